@@ -1,0 +1,24 @@
+"""Distillation for dense prediction on OpenMMLab, by one hook entry.
+
+``mmselfkd.losses`` needs torch alone. Everything else needs mmengine and is
+imported (and so registered) only where mmengine is installed.
+"""
+from importlib.util import find_spec
+
+from .version import __version__
+
+__all__ = ['__version__']
+
+if find_spec('mmengine') is not None:
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    from .errors import ConfigError
+    from .hooks import (AICSDHook, DistillHook, ICSDHook, NFDHook, SKDHook)
+    from .teachers import FrozenTeacher
+
+    # lets `mmselfkd::nfd/<config>.py` resolve as `mmseg::...` does
+    MODULE2PACKAGE.setdefault('mmselfkd', 'mmselfkd')
+    __all__ += [
+        'AICSDHook', 'ConfigError', 'DistillHook', 'FrozenTeacher',
+        'ICSDHook', 'NFDHook', 'SKDHook'
+    ]

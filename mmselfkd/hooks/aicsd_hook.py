@@ -1,0 +1,42 @@
+"""AICSD as a preset of DistillHook."""
+from ..registry import register_hook
+from .distill_hook import DistillHook
+from .icsd_hook import ICSDHook
+
+_UP = dict(type='LinearRamp')
+_DOWN = dict(type='LinearRamp', start_factor=1.0, end_factor=0.0)
+
+
+@register_hook
+class AICSDHook(DistillHook):
+    r"""Inter-Class Similarity Distillation with adaptive loss weighting.
+
+    .. math::
+        L = \alpha (L_{task} + \lambda_{ics} L_{ICS}) +
+            (1 - \alpha) \lambda_{kd} L_{KL}
+
+    with :math:`\alpha = t / T` growing linearly from 0 to 1 over the run:
+    the student first follows the teacher's pixels, then more and more the
+    labels and the similarity of the classes. ``loss_kd`` is
+    :class:`~mmselfkd.losses.KDLoss` and ``loss_icsd``
+    :class:`~mmselfkd.losses.ICSDLoss`, both on ``logits``.
+
+    Differs from the official code: :math:`\alpha` is counted in iterations,
+    which an epoch- and an iteration-based run both have; there it is
+    epoch / 120 and commented out.
+
+    Args:
+        teacher, losses, task_schedule: See
+            :class:`~mmselfkd.hooks.DistillHook`.
+
+    Reference: AICSD: Adaptive Inter-Class Similarity Distillation for
+    Semantic Segmentation, Multimedia Tools and Applications 2025, arXiv
+    2308.04243; AmirMansurian/AICSD at f99949e.
+    """
+
+    preset = dict(
+        loss_icsd=dict(**ICSDHook.preset['loss_icsd'], schedule=_UP),
+        loss_kd=dict(
+            type='KDLoss', source='logits', ignore_index=None,
+            loss_weight=1.0, schedule=_DOWN))
+    preset_task_schedule = _UP

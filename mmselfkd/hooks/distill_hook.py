@@ -1,0 +1,499 @@
+"""The mechanism: one hook that makes a stock run a distillation run."""
+import copy
+import functools
+import gc
+from typing import Any, Dict, List, Optional, Tuple
+
+import torch
+from mmengine.hooks import EMAHook, Hook
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapperDict
+from mmengine.runner import BaseLoop
+from torch import nn
+
+from .. import randomness
+from ..errors import ConfigError, nearest
+from ..registry import SCHEDULES, TEACHERS, build_part, register_hook
+from ..taps import Tap
+from ..terms import Term, factor_at, gather, resolve_schedule
+from .adversary import Adversary
+from .report import Monitor, class_agreement, linear_cka, render
+from .state import ENTRY, StateHook
+
+AGREEMENT_INTERVAL = 10  # iterations between two agreement measurements
+
+
+@register_hook
+class DistillHook(Hook):
+    """Adds distillation losses to the losses of an unchanged student.
+
+    Before training it rehearses one forward pass of a copy of the student
+    and of each teacher on two training samples; from that it knows which
+    taps fire, the channels, and what the losses need. In training it taps
+    the student's own forward pass in ``mode='loss'``, runs the teacher on
+    the same batch and returns the loss dict with an entry
+    ``distill.<key>`` per loss. After training, or an exception, the model is
+    as it was.
+
+    Args:
+        teacher (dict): One teacher (``config``, ``checkpoint`` and,
+            optionally, ``type``, by default ``FrozenTeacher``), or a dict of
+            named ones.
+        losses (dict[str, dict]): Loss by key. Each has ``type`` and the
+            arguments of the loss, ``source``, ``loss_weight`` (1.0) and
+            optionally ``schedule``. In a method hook they change the
+            method's own losses key by key, ``None`` switching one off, or
+            add further ones.
+        task_schedule (dict, optional): A schedule whose factor scales the
+            student's own losses.
+
+    Raises:
+        ConfigError: Before the first iteration, for whatever in the config
+            cannot work.
+    """
+
+    priority = 'HIGH'  # modules are attached before EMAHook copies the model
+    preset: Dict[str, dict] = {}
+    preset_task_schedule: Optional[dict] = None
+
+    def __init__(self,
+                 teacher: Optional[dict] = None,
+                 losses: Optional[Dict[str, Optional[dict]]] = None,
+                 task_schedule: Optional[dict] = None,
+                 **unknown) -> None:
+        name = type(self).__name__
+        for argument, value in unknown.items():
+            raise ConfigError(
+                f'{name}.{argument} = {value!r}: no such argument' +
+                nearest(argument, ('teacher', 'losses', 'task_schedule')))
+        self._teacher_cfgs = _named_teachers(teacher, f'{name}.teacher')
+        self.terms = [
+            Term(key, cfg, f'{name}.losses.{key}', list(self._teacher_cfgs))
+            for key, cfg in _merged(self.preset, losses,
+                                    f'{name}.losses').items()
+        ]
+        schedule = task_schedule or self.preset_task_schedule
+        self.task_schedule = None if schedule is None else build_part(
+            schedule, SCHEDULES, f'{name}.task_schedule')
+        self.teachers: Dict[str, Any] = {}
+        self.adversaries: Dict[str, Adversary] = {}
+        self._student: Optional[nn.Module] = None
+        self._taps: Dict[str, Tap] = {}
+        self._clones: List[str] = []
+        self._handles: List[Any] = []
+        self._weights: Dict[str, float] = {}
+        self._task_factor = 1.0
+        self._measure_agreement = False
+
+    # -- before training ----------------------------------------------------
+
+    def before_run(self, runner) -> None:
+        # val and test call this stage too; there the train loop is a config
+        # or has run to its end
+        loop = runner._train_loop
+        if not isinstance(loop, BaseLoop) or loop.iter >= loop.max_iters:
+            return
+        try:
+            self._prepare(runner)
+        except BaseException:
+            self._release()
+            raise
+        for owner, name in ((runner, '_init_model_weights'),
+                            (runner, 'load_or_resume'), (loop, 'run')):
+            self._guard(owner, name, is_last=name == 'run')
+
+    def _prepare(self, runner) -> None:
+        key = type(self).__name__
+        if hasattr(runner, 'strategy'):
+            raise ConfigError(f'runner_type = {type(runner).__name__!r}: '
+                              f'{key} works with mmengine\'s Runner only')
+        if sum(isinstance(hook, DistillHook) for hook in runner.hooks) > 1:
+            raise ConfigError(f'custom_hooks holds two distillation hooks: '
+                              f'put the losses of both into {key}.losses')
+        self._student = _unwrapped(runner.model)
+        iterations, epochs = _length(runner)
+        resolve_schedule(self.task_schedule, f'{key}.task_schedule',
+                         iterations, epochs)
+        for term in self.terms:
+            resolve_schedule(term.schedule, f'{term.key}.schedule',
+                             iterations, epochs)
+        self._used = [term for term in self.terms if term.loss_weight > 0]
+        names = {name for term in self._used
+                 for name, _ in term.teacher_sources}
+        self.teachers = {
+            name: build_part(
+                dict(type='FrozenTeacher', key=where) | dict(cfg), TEACHERS,
+                where)
+            for name, (where, cfg) in self._teacher_cfgs.items()
+            if name in names
+        }
+        rows = self._rehearse(runner) if self._used else []
+        self.adversaries = {
+            term.name: Adversary(term)
+            for term in self._used if term.is_adversarial
+        }
+        self._attach(runner)
+        self._state = StateHook(self.adversaries)
+        runner.register_hook(self._state)
+        self._monitor = Monitor([term.name for term in self._used])
+        self._announce(runner, rows)
+
+    @torch.no_grad()
+    def _rehearse(self, runner) -> List[tuple]:
+        """One forward pass of copies; returns the rows of the first table."""
+        rows = []
+        with randomness.preserved():
+            student = copy.deepcopy(self._student).train()
+            inputs, samples = _two_samples(runner, student)
+            taps = self._tap(student, self._used)
+            for tap in taps.values():
+                tap.open()
+            student(inputs, samples, mode='loss')
+            self._clones = [s for s, t in taps.items() if t.was_changed()]
+            seen = {source: tap.take() for source, tap in taps.items()}
+            taught = {}
+            for name, teacher in self.teachers.items():
+                teacher.follow(self._student, inputs.device)
+                for term in self._used:
+                    for owner, source in term.teacher_sources:
+                        if owner == name:
+                            teacher.add_tap(source, f'{term.key}.source')
+                for source, levels in teacher.rehearse(inputs,
+                                                       samples).items():
+                    taught[name, source] = levels
+            label = _labels(samples)
+            for term in self._used:
+                levels = gather(term.student_sources, seen)
+                targets = gather(term.teacher_sources, taught)
+                term.fit(levels, targets, inputs)
+                try:
+                    term.value(term.aligned(levels, targets), label, inputs)
+                except (ValueError, TypeError) as error:
+                    raise ConfigError(f'{term.key}: {error}') from error
+                rows.append(_row(term, levels, targets))
+        return rows
+
+    def _attach(self, runner) -> None:
+        """Put the adapters into the student, its wrapper and optimizer."""
+        modules = nn.ModuleDict({
+            term.name: term.adapters
+            for term in self._used if list(term.adapters.parameters())
+        })
+        if not modules:
+            return
+        if runner.cfg.get('optim_wrapper') is None:
+            raise ConfigError(
+                'optim_wrapper: the adapters need an optimizer that is built '
+                'anew; make the runner by Runner.from_cfg(cfg)')
+        order = [type(hook) for hook in runner.hooks]
+        if any(issubclass(kind, EMAHook)
+               for kind in order[:order.index(type(self))]):
+            raise ConfigError(f'{type(self).__name__}.priority: must come '
+                              'before EMAHook, which copies the model')
+        self._student.add_module(ENTRY, modules)
+        if is_model_wrapper(runner.model):
+            runner.model = self._student
+            gc.collect()  # the old wrapper's gradient hooks go with it
+            runner.model = runner.wrap_model(
+                copy.deepcopy(runner.cfg.get('model_wrapper_cfg')),
+                self._student)
+        runner.optim_wrapper = runner.build_optim_wrapper(
+            copy.deepcopy(runner.cfg.optim_wrapper))
+        runner.param_schedulers = copy.deepcopy(
+            runner.cfg.get('param_scheduler'))
+        runner.scale_lr(runner.optim_wrapper, runner.auto_scale_lr)
+        if runner.param_schedulers is not None:
+            runner.param_schedulers = runner.build_param_scheduler(
+                runner.param_schedulers)
+        optimized = {
+            id(p) for wrapper in _wrappers(runner)
+            for group in wrapper.optimizer.param_groups
+            for p in group['params']
+        }
+        for name, parameter in modules.named_parameters():
+            if id(parameter) not in optimized:
+                raise ConfigError(
+                    'optim_wrapper.constructor = '
+                    f'{runner.cfg.optim_wrapper.get("constructor")!r}: '
+                    f'leaves {ENTRY}.{name} without an optimizer')
+
+    def _announce(self, runner, rows: List[tuple]) -> None:
+        if not self._used:
+            runner.logger.warning(
+                f'{type(self).__name__}: every loss_weight is 0, nothing is '
+                'distilled')
+            return
+        runner.logger.info(render(
+            'Distillation', ('logged as', 'loss', 'student taps',
+                             'teacher taps', 'adapters', 'weight'), rows))
+        extra = sum(p.numel() for t in self._used
+                    for p in t.adapters.parameters())
+        judges = sum(a.num_parameters for a in self.adversaries.values())
+        for name, teacher in self.teachers.items():
+            runner.logger.info(
+                f'{name}: {teacher.name}, checkpoint {teacher.checkpoint}, '
+                f'{teacher.num_parameters:,} parameters, not trained')
+            classes = runner.train_dataloader.dataset.metainfo.get('classes')
+            if teacher.classes and classes and tuple(
+                    teacher.classes) != tuple(classes):
+                runner.logger.warning(
+                    f'{teacher.key}: was trained on the classes '
+                    f'{tuple(teacher.classes)}, the data has '
+                    f'{tuple(classes)}')
+        runner.logger.info(
+            f'extra trained parameters: {extra:,} in adapters, {judges:,} in '
+            'discriminators; none of them in the saved student')
+
+    # -- during training ----------------------------------------------------
+
+    def before_train(self, runner) -> None:
+        """Tap the student, now that EMAHook has its copy."""
+        self._taps = self._tap(self._student, self._used)
+        for source in self._clones:
+            self._taps[source].clone = True
+        self._handles = [
+            self._student.register_forward_pre_hook(
+                self._before_forward, with_kwargs=True),
+            self._student.register_forward_hook(
+                self._after_forward, with_kwargs=True)
+        ]
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        iteration, epoch = runner.iter, runner.epoch
+        if not _counts_epochs(runner):
+            epoch = iteration // len(runner.train_dataloader)
+        self._weights = {
+            term.name: term.weight_at(iteration, epoch)
+            for term in self._used
+        }
+        self._task_factor = factor_at(self.task_schedule, iteration, epoch)
+        self._measure_agreement = iteration % AGREEMENT_INTERVAL == 0
+
+    def _before_forward(self, student, args, kwargs) -> None:
+        if kwargs.get('mode') == 'loss' and student.training:
+            for term in self._active():
+                for source in term.student_sources:
+                    self._taps[source].open()
+
+    def _after_forward(self, student, args, kwargs, losses) -> Any:
+        if kwargs.get('mode') != 'loss' or not student.training:
+            return None
+        for tap in self._taps.values():
+            tap.close()
+        losses = dict(losses)
+        if self._task_factor != 1:
+            for name in losses:
+                if 'loss' in name:
+                    losses[name] = _scaled(losses[name], self._task_factor)
+        inputs, samples = _batch(args, kwargs)
+        losses.update(self._distill(inputs, samples))
+        return losses
+
+    def _distill(self, inputs: torch.Tensor,
+                 samples: Any) -> Dict[str, torch.Tensor]:
+        """The entries for the loss dict of this forward pass."""
+        active = self._active()
+        sources = {s for term in active for s in term.student_sources}
+        seen = {source: self._taps[source].take() for source in sources}
+        taught = {}
+        for name, teacher in self.teachers.items():
+            wanted = {source for term in active
+                      for owner, source in term.teacher_sources
+                      if owner == name}
+            if wanted:
+                for source, levels in teacher.run(inputs, samples,
+                                                  wanted).items():
+                    taught[name, source] = levels
+        label = _labels(samples) if any(
+            getattr(term.loss, 'needs_label', False)
+            for term in active) else None
+        losses, compared = {}, {}
+        for term in self._used:
+            weight = self._weights[term.name]
+            if weight == 0:
+                losses[f'distill.{term.name}'] = term.zero(inputs.device)
+                continue
+            pairs = term.aligned(gather(term.student_sources, seen),
+                                 gather(term.teacher_sources, taught))
+            losses[f'distill.{term.name}'] = weight * term.value(
+                pairs, label, inputs)
+            compared[term] = pairs[0]
+            if term.is_adversarial:
+                self.adversaries[term.name].see(pairs, inputs)
+        if compared and self._measure_agreement:
+            losses['distill/agreement'] = _agreement(compared)
+        return losses
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None,
+                         outputs=None) -> None:
+        group = next(_wrappers(runner)).optimizer.param_groups[0]
+        initial = group.get('initial_lr') or group['lr'] or 1.0
+        for adversary in self.adversaries.values():
+            adversary.step(group['lr'] / initial)
+        self._monitor.update(outputs or {}, self._weights, runner.iter)
+
+    def after_train(self, runner) -> None:
+        if self._used:
+            runner.logger.info(self._monitor.summary())
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        if self._student is not None:
+            self._state.restore(runner, checkpoint)
+
+    # -- afterwards ---------------------------------------------------------
+
+    def _release(self) -> None:
+        """Leave the student without a trace of this hook."""
+        for handle in self._handles:
+            handle.remove()
+        for tap in self._taps.values():
+            tap.remove()
+        for teacher in self.teachers.values():
+            teacher.remove()
+        if self._student is not None:
+            self._student._modules.pop(ENTRY, None)
+        self._handles, self._taps, self.teachers = [], {}, {}
+        self._student = None
+
+    def _guard(self, owner: Any, name: str, is_last: bool) -> None:
+        """Release the student when ``owner.name()`` raises or is the last."""
+        method = getattr(owner, name)
+
+        @functools.wraps(method)
+        def guarded(*args, **kwargs):
+            delattr(owner, name)
+            done = False
+            try:
+                result = method(*args, **kwargs)
+                done = True
+            finally:
+                if is_last or not done:
+                    self._release()
+            return result
+
+        setattr(owner, name, guarded)
+
+    def _active(self) -> List[Term]:
+        return [t for t in self._used if self._weights.get(t.name)]
+
+    @staticmethod
+    def _tap(model: nn.Module, terms: List[Term]) -> Dict[str, Tap]:
+        taps: Dict[str, Tap] = {}
+        for term in terms:
+            for source in term.student_sources:
+                if source not in taps:
+                    taps[source] = Tap(model, source, f'{term.key}.source')
+        return taps
+
+
+def _named_teachers(teacher: Any, key: str) -> Dict[str, Tuple[str, dict]]:
+    """Name -> (config key, config) of each teacher."""
+    if not isinstance(teacher, dict) or not teacher:
+        raise ConfigError(f'{key} = {teacher!r}: '
+                          'dict(config=..., checkpoint=...) is needed, or a '
+                          'dict of several such')
+    if not all(isinstance(value, dict) for value in teacher.values()) or set(
+            teacher) <= {'config', 'checkpoint', 'type'}:
+        return {'teacher': (key, teacher)}
+    return {name: (f'{key}.{name}', cfg) for name, cfg in teacher.items()}
+
+
+def _merged(preset: Dict[str, dict], losses: Any,
+            key: str) -> Dict[str, dict]:
+    """The preset's losses, changed and extended by the user's."""
+    if losses is not None and not isinstance(losses, dict):
+        raise ConfigError(f'{key} = {losses!r}: a dict of losses is needed')
+    merged = copy.deepcopy(preset)
+    for name, cfg in (losses or {}).items():
+        if cfg is None and name in preset:
+            del merged[name]
+        elif not isinstance(cfg, dict):
+            raise ConfigError(f'{key}.{name} = {cfg!r}: a dict is needed' + (
+                nearest(name, preset) if preset and cfg is None else ''))
+        elif name in preset and cfg.get('type') in (None,
+                                                    preset[name]['type']):
+            merged[name].update(cfg)
+        elif 'type' not in cfg:
+            raise ConfigError(f'{key}.{name} = {dict(cfg)!r}: has no `type`' +
+                              (nearest(name, preset) if preset else ''))
+        else:
+            merged[name] = dict(cfg)
+    if not merged:
+        raise ConfigError(f'{key} = {losses!r}: at least one loss is needed, '
+                          "such as dict(loss_kd=dict(type='KDLoss', "
+                          "source='logits'))")
+    return merged
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    return model.module if is_model_wrapper(model) else model
+
+
+def _wrappers(runner):
+    """The optimizer wrappers of the run, one or several."""
+    wrapper = runner.optim_wrapper
+    return iter(wrapper.values() if isinstance(wrapper, OptimWrapperDict)
+                else [wrapper])
+
+
+def _counts_epochs(runner) -> bool:
+    return getattr(runner.train_loop, '_max_iters', 0) == (
+        runner.max_epochs * len(runner.train_dataloader))
+
+
+def _length(runner) -> Tuple[int, int]:
+    """Iterations and epochs of the run; a started epoch counts."""
+    epochs = -(-runner.max_iters // len(runner.train_dataloader))
+    return runner.max_iters, epochs
+
+
+def _two_samples(runner, student: nn.Module) -> Tuple[torch.Tensor, Any]:
+    """A batch of two training samples, preprocessed for the student."""
+    loader = runner.train_dataloader
+    items = [loader.dataset[i % len(loader.dataset)] for i in range(2)]
+    data = student.data_preprocessor(loader.collate_fn(items), True)
+    return data['inputs'], data['data_samples']
+
+
+def _batch(args: tuple, kwargs: dict) -> Tuple[torch.Tensor, Any]:
+    values = dict(zip(('inputs', 'data_samples'), args), **kwargs)
+    return values['inputs'], values.get('data_samples')
+
+
+def _labels(samples: Any) -> Optional[torch.Tensor]:
+    """The class maps (N, H, W) of a segmentation batch, None for others."""
+    if not samples or not all('gt_sem_seg' in sample for sample in samples):
+        return None
+    return torch.stack([s.gt_sem_seg.data.squeeze(0) for s in samples])
+
+
+def _scaled(loss: Any, factor: float) -> Any:
+    if isinstance(loss, (list, tuple)):
+        return [item * factor for item in loss]
+    return loss * factor
+
+
+@torch.no_grad()
+def _agreement(compared: Dict[Term, tuple]) -> torch.Tensor:
+    """Of class scores where there are any, else of the first features."""
+    for term, (student, teacher) in compared.items():
+        if getattr(term.loss, 'channels', '') == 'classes':
+            return class_agreement(student, teacher)
+    return linear_cka(*next(iter(compared.values())))
+
+
+def _row(term: Term, student: List[torch.Tensor],
+         teacher: List[torch.Tensor]) -> tuple:
+    """What the first table says of one term."""
+
+    def show(sources, levels):
+        shapes = ' '.join('x'.join(map(str, x.shape[1:])) for x in levels)
+        return f'{", ".join(sources)}: {shapes}'
+
+    adapters = [f'{m.in_channels}->{m.out_channels}' for m in term.adapters
+                if isinstance(m, nn.Conv2d)]
+    schedule = type(term.schedule).__name__ if term.schedule else ''
+    return (f'distill.{term.name}', type(term.loss).__name__,
+            show(term.student_sources, student),
+            show([source for _, source in term.teacher_sources], teacher),
+            ' '.join(adapters) or '-', f'{term.loss_weight:g} {schedule}')

@@ -1,0 +1,27 @@
+"""ICSD as a preset of DistillHook."""
+from ..registry import register_hook
+from .distill_hook import DistillHook
+
+
+@register_hook
+class ICSDHook(DistillHook):
+    """Inter-Class Similarity Distillation.
+
+    ``loss_icsd``: :class:`~mmselfkd.losses.ICSDLoss` on ``logits``, added to
+    the task loss.
+
+    The official weight, 9500, belongs to another quantity (a softmax over
+    the rows of the map only, rows of the matrix normalised); the weight here
+    was chosen on CamVid (``benchmarks/``).
+
+    Args:
+        teacher, losses, task_schedule: See
+            :class:`~mmselfkd.hooks.DistillHook`.
+
+    Reference: AICSD: Adaptive Inter-Class Similarity Distillation for
+    Semantic Segmentation, Multimedia Tools and Applications 2025, arXiv
+    2308.04243; AmirMansurian/AICSD at f99949e.
+    """
+
+    preset = dict(
+        loss_icsd=dict(type='ICSDLoss', source='logits', loss_weight=1.0))

@@ -1,0 +1,141 @@
+"""Proof in the log that distillation takes place."""
+import math
+from collections import deque
+from typing import Any, Dict, List, Sequence
+
+import torch
+from mmengine.logging import MMLogger
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+WINDOW = 20  # iterations: of the averages in the last table, and until a
+#              value that does not move is called constant
+
+
+def render(title: str, header: Sequence[str],
+           rows: Sequence[Sequence[Any]]) -> str:
+    """A plain text table."""
+    table = Table(*header, title=title, title_justify='left', box=box.ASCII)
+    for row in rows:
+        table.add_row(*map(str, row))
+    console = Console(width=160, no_color=True)
+    with console.capture() as capture:
+        console.print(table)
+    return '\n' + capture.get()
+
+
+def class_agreement(student: torch.Tensor,
+                    teacher: torch.Tensor) -> torch.Tensor:
+    """Share of the pixels at which both score the same class highest.
+
+    Args:
+        student (Tensor): Logits (N, K, H, W).
+        teacher (Tensor): Logits (N, K, H, W).
+
+    Returns:
+        Tensor: A scalar in [0, 1].
+    """
+    return (student.argmax(1) == teacher.argmax(1)).float().mean()
+
+
+def linear_cka(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    r"""Linear centred kernel alignment of two feature maps.
+
+    :math:`\|S T^\top\|_F^2 / (\|S S^\top\|_F \|T T^\top\|_F)` with the
+    positions of the whole batch as samples and each channel centred.
+
+    Args:
+        student (Tensor): Features (N, C_s, H, W).
+        teacher (Tensor): Features (N, C_t, H, W).
+
+    Returns:
+        Tensor: A scalar in [0, 1]; 0 for a constant map.
+
+    Reference: Similarity of Neural Network Representations Revisited, ICML
+    2019, arXiv 1905.00414.
+    """
+    s, t = (x.float().transpose(0, 1).flatten(1) for x in (student, teacher))
+    s, t = s - s.mean(1, keepdim=True), t - t.mean(1, keepdim=True)
+    scale = (s @ s.T).norm() * (t @ t.T).norm()
+    return (s @ t.T).square().sum() / scale.clamp(min=1e-12)
+
+
+def _number(value: Any) -> float:
+    return value.item() if isinstance(value, torch.Tensor) else float(value)
+
+
+class Monitor:
+    """Watches the logged values of every term and says what looks wrong.
+
+    Warns, once a term, when its value does not change, and when it is a
+    thousandfold of the task's own loss; and, each time, when it is not
+    finite.
+
+    Args:
+        names (Sequence[str]): The terms.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.first: Dict[str, List[float]] = {name: [] for name in names}
+        self.last = {name: deque(maxlen=WINDOW) for name in names}
+        self.active = dict.fromkeys(names, 0)
+        self.agreement: List[float] = []
+        self._warned = set()
+
+    def update(self, outputs: Dict[str, Any], weights: Dict[str, float],
+               iteration: int) -> None:
+        """Look at what the student's ``train_step`` returned."""
+        task = sum(
+            abs(_number(value)) for key, value in outputs.items()
+            if 'loss' in key and key != 'loss'
+            and not key.startswith('distill.'))
+        for name, weight in weights.items():
+            if weight == 0 or f'distill.{name}' not in outputs:
+                continue
+            value = _number(outputs[f'distill.{name}'])
+            self.active[name] += 1
+            if len(self.first[name]) < WINDOW:
+                self.first[name].append(value)
+            self.last[name].append(value)
+            self._check(name, value, task, iteration)
+        if 'distill/agreement' in outputs:
+            self.agreement.append(_number(outputs['distill/agreement']))
+
+    def _check(self, name: str, value: float, task: float,
+               iteration: int) -> None:
+        last = self.last[name]
+        if not math.isfinite(value):
+            self._warn(None, f'distill.{name} is {value} in iteration '
+                       f'{iteration + 1}')
+        elif value > 1000 * task > 0:
+            self._warn((name, 'large'), f'distill.{name} = {value:.4g} is '
+                       f'more than 1000 times the task loss {task:.4g}; '
+                       'lower its loss_weight')
+        if len(last) == WINDOW and len(set(last)) == 1:
+            self._warn((name, 'constant'), f'distill.{name} = {value:.4g} '
+                       f'has not changed in {WINDOW} iterations: nothing is '
+                       'learned from it')
+
+    def _warn(self, once: Any, text: str) -> None:
+        if once not in self._warned:
+            MMLogger.get_current_instance().warning(text)
+        if once is not None:
+            self._warned.add(once)
+
+    def summary(self) -> str:
+        """The table at the end of the run."""
+
+        def mean(values):
+            return f'{sum(values) / len(values):.4g}' if values else '-'
+
+        rows = [(f'distill.{name}', self.active[name],
+                 mean(self.first[name]), mean(self.last[name]))
+                for name in self.active]
+        if self.agreement:
+            rows.append(('distill/agreement', len(self.agreement),
+                         f'{self.agreement[0]:.4g}',
+                         f'{self.agreement[-1]:.4g}'))
+        return render('Distillation, from first to last',
+                      ('logged as', 'values', f'first {WINDOW}',
+                       f'last {WINDOW}'), rows)

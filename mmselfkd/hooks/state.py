@@ -1,0 +1,183 @@
+"""What distillation adds to a checkpoint, kept apart from the student.
+
+``state_dict``, ``ema_state_dict`` and ``optimizer`` of a saved checkpoint
+hold exactly what a plain run holds. The rest lies in the entry ``mmselfkd``
+and comes back on resume, by name: what the config no longer has is dropped,
+what is new starts fresh, and the log says which.
+"""
+from collections import OrderedDict
+from typing import Any, Callable, Dict, List
+
+from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapperDict
+from torch import nn
+
+ENTRY = 'mmselfkd'  # of the checkpoint; and the submodule of the student
+PREFIX = f'{ENTRY}.'
+EMA_PREFIX = f'module.{PREFIX}'
+
+
+class StateHook(Hook):
+    """Cleans a checkpoint after every other hook, fills it before them.
+
+    ``DistillHook`` registers it with the lowest priority, so that it sees
+    ``before_save_checkpoint`` after EMAHook, and calls :meth:`restore`
+    itself from its own, early ``after_load_checkpoint``.
+
+    Args:
+        adversaries (dict[str, Adversary]): By the name of their term.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(self, adversaries: Dict[str, Any]) -> None:
+        self.adversaries = adversaries
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        entry = dict(
+            modules=_pop(checkpoint['state_dict'], PREFIX),
+            ema=_pop(checkpoint.get('ema_state_dict', {}), EMA_PREFIX),
+            adversaries={
+                name: adversary.state_dict()
+                for name, adversary in self.adversaries.items()
+            })
+        if 'optimizer' in checkpoint:
+            entry['optimizer'] = _each(
+                runner, checkpoint, _split_optimizer)
+        checkpoint[ENTRY] = entry
+
+    def restore(self, runner, checkpoint: dict) -> None:
+        """Put the entry's parts where the loading code looks for them."""
+        entry = checkpoint.pop(ENTRY, {}) if runner._resume else {}
+        model = _unwrapped(runner.model)
+        own = {
+            name: value for name, value in model.state_dict().items()
+            if name.startswith(PREFIX)
+        }
+        saved = entry.get('modules', {})
+        kept = _fill(checkpoint['state_dict'], own, saved, PREFIX)
+        if 'ema_state_dict' in checkpoint:
+            _fill(checkpoint['ema_state_dict'], own, entry.get('ema', {}),
+                  EMA_PREFIX)
+        if not runner._resume:
+            return
+        if 'optimizer' in checkpoint:
+            extras = entry.get('optimizer', {})
+            _each(runner, checkpoint, _join_optimizer, extras)
+        players = entry.get('adversaries', {})
+        for name, adversary in self.adversaries.items():
+            if name in players:
+                adversary.load_state_dict(players[name])
+        self._report(
+            kept + [n for n in self.adversaries if n in players],
+            [n.removeprefix(PREFIX) for n in own] + list(self.adversaries),
+            list(saved) + list(players))
+
+    @staticmethod
+    def _report(kept: List[str], now: List[str], before: List[str]) -> None:
+        def names(items):
+            return ', '.join(sorted(items)) or 'nothing'
+
+        if now or before:
+            MMLogger.get_current_instance().info(
+                f'distillation resumed: kept {names(kept)}; '
+                f'added {names(set(now) - set(kept))}; '
+                f'dropped {names(set(before) - set(kept))}')
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    return model.module if is_model_wrapper(model) else model
+
+
+def _pop(state: dict, prefix: str) -> 'OrderedDict[str, Any]':
+    metadata = getattr(state, '_metadata', {})
+    for name in [n for n in metadata if f'{n}.'.startswith(prefix)]:
+        del metadata[name]
+    return OrderedDict((name.removeprefix(prefix), state.pop(name))
+                       for name in list(state) if name.startswith(prefix))
+
+
+def _fill(state: dict, own: dict, saved: dict, prefix: str) -> List[str]:
+    """Complete ``state`` by the saved or the present values; the saved."""
+    kept = []
+    for name, value in own.items():
+        name = name.removeprefix(PREFIX)
+        found = saved.get(name)
+        if found is not None and found.shape == value.shape:
+            kept.append(name)
+        else:
+            found = value.clone()
+        state[prefix + name] = found
+    return kept
+
+
+def _each(runner, checkpoint: dict, work: Callable, extras: dict = {}) -> dict:
+    """Apply ``work`` to the state of the one optimizer or of each of them."""
+    names = {
+        id(p): n for n, p in _unwrapped(runner.model).named_parameters()}
+    wrapper = runner.optim_wrapper
+    several = isinstance(wrapper, OptimWrapperDict)
+    result = {}
+    for name, one in (wrapper.items() if several else [('', wrapper)]):
+        state = checkpoint['optimizer'][name] if several else checkpoint[
+            'optimizer']
+        order = [[names.get(id(p), '') for p in group['params']]
+                 for group in one.optimizer.param_groups]
+        result[name] = work(state, order, extras.get(name, {}), one)
+    return result
+
+
+def _split_optimizer(state: dict, order: List[List[str]], *_) -> dict:
+    """Take the parameters of this project out of ``state``, by name."""
+    flat = [name for names in order for name in names]
+    stock = [i for i, name in enumerate(flat) if not name.startswith(PREFIX)]
+    number = {old: new for new, old in enumerate(stock)}
+    extra_state = {
+        name: state['state'][i] for i, name in enumerate(flat)
+        if i not in number and i in state['state']
+    }
+    groups, extra_groups = [], {}
+    for group, names in zip(state['param_groups'], order):
+        params = [number[i] for i in group['params'] if i in number]
+        settings = {k: v for k, v in group.items() if k != 'params'}
+        if params:
+            groups.append({**settings, 'params': params})
+        else:
+            extra_groups.update(dict.fromkeys(names, settings))
+    state['state'] = {
+        number[i]: value for i, value in state['state'].items()
+        if i in number
+    }
+    state['param_groups'] = groups
+    return dict(state=extra_state, groups=extra_groups)
+
+
+def _join_optimizer(state: dict, order: List[List[str]], extra: dict,
+                    wrapper) -> None:
+    """The inverse: ``state`` for the optimizer as it is built now."""
+    stock = iter(state['param_groups'])
+    first = state['param_groups'][0]
+    progress = first['lr'] / (first.get('initial_lr') or first['lr'] or 1)
+    result, groups, index, old = {}, [], 0, 0
+    for names, fresh in zip(order, wrapper.optimizer.param_groups):
+        own = all(name.startswith(PREFIX) for name in names)
+        settings = dict(next(stock)) if not own else extra.get(
+            'groups', {}).get(names[0])
+        if settings is None:  # new: as far in its schedule as the others
+            settings = {k: v for k, v in fresh.items() if k != 'params'}
+            settings['lr'] = settings.get('initial_lr',
+                                          settings['lr']) * progress
+        numbers = []
+        for name in names:
+            numbers.append(index)
+            if name.startswith(PREFIX):
+                found = extra.get('state', {}).get(name)
+            else:
+                found, old = state['state'].get(old), old + 1
+            if found is not None:
+                result[index] = found
+            index += 1
+        groups.append({**settings, 'params': numbers})
+    state['state'], state['param_groups'] = result, groups

@@ -1,0 +1,32 @@
+"""What is compared between student and teacher: one paper per file.
+
+A loss knows no model. The contract between a loss and the hook that calls it
+is this and no more:
+
+- ``loss(student, teacher, label=None)`` returns a scalar tensor. ``student``
+  and ``teacher`` are maps of equal N, H and W; the teacher is detached inside,
+  and the arithmetic is in float32 or better under autocast too. The value
+  does not depend on the batch size or the size of the map.
+- ``channels`` (class attribute) says what the channels of the two maps must
+  be: ``'classes'``: logits of the same classes; ``'adapt'``: features with
+  equal channels, which a 1x1 convolution on the student's side provides where
+  they differ; ``'any'``: features whose channels may differ.
+- ``needs_label`` (optional, default False): the loss makes use of ``label``,
+  the integer class map of the batch in its own size.
+- ``needs_image`` (optional, default False): the loss is to be called with
+  ``image=``, the input of the student, as well.
+- ``discriminator_loss(student, teacher, image=None)`` (optional): a second
+  loss, for the parameters of ``loss.discriminator`` alone; they have their
+  own optimizer, described by ``loss.optimizer_cfg``, and are made by
+  ``loss.build(num_classes, image_channels)`` or in the first call.
+"""
+from .holistic_loss import HolisticLoss
+from .icsd_loss import ICSDLoss, icsd_loss
+from .kd_loss import KDLoss, kd_loss
+from .nfd_loss import NFDLoss, nfd_loss
+from .pairwise_loss import PairwiseLoss, pairwise_loss
+
+__all__ = [
+    'HolisticLoss', 'ICSDLoss', 'KDLoss', 'NFDLoss', 'PairwiseLoss',
+    'icsd_loss', 'kd_loss', 'nfd_loss', 'pairwise_loss'
+]

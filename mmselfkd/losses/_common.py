@@ -1,0 +1,107 @@
+"""What the losses share: checks, label resize and arithmetic precision."""
+import math
+from numbers import Integral, Real
+
+import torch
+import torch.nn.functional as F
+
+
+def check_positive(name, value):
+    """Raise ValueError unless ``value`` is a finite number above 0."""
+    if not _is_finite(value) or value <= 0:
+        raise ValueError(
+            f'{name} must be a finite number above 0, but got {value!r}')
+
+
+def check_not_negative(name, value):
+    """Raise ValueError unless ``value`` is a finite number from 0 on."""
+    if not _is_finite(value) or value < 0:
+        raise ValueError(
+            f'{name} must be a finite number of 0 or more, but got {value!r}')
+
+
+def check_integer_or_none(name, value, minimum=None):
+    """Raise ValueError unless ``value`` is None or an allowed integer."""
+    is_integer = isinstance(value, Integral) and not isinstance(value, bool)
+    if value is None or is_integer and (minimum is None or value >= minimum):
+        return
+    limit = '' if minimum is None else f' of {minimum} or more'
+    raise ValueError(
+        f'{name} must be None or an integer{limit}, but got {value!r}')
+
+
+def check_choice(name, value, choices):
+    """Raise ValueError unless ``value`` is one of the ``choices``."""
+    if value not in choices:
+        allowed = ', '.join(repr(choice) for choice in choices)
+        raise ValueError(f'{name} must be one of {allowed}, but got {value!r}')
+
+
+def check_maps(student, teacher, same_channels=True):
+    """Raise unless both are non-empty 4-D float maps of equal shape.
+
+    Args:
+        student (Tensor): map of the student.
+        teacher (Tensor): map of the teacher.
+        same_channels (bool): whether the channel counts must agree too.
+    """
+    for name, tensor in (('student', student), ('teacher', teacher)):
+        if not tensor.is_floating_point():
+            raise TypeError(f'{name} must be a floating point tensor, '
+                            f'but got {tensor.dtype}')
+    shapes = (f'got student {tuple(student.shape)} and '
+              f'teacher {tuple(teacher.shape)}')
+    if student.ndim != 4 or teacher.ndim != 4:
+        raise ValueError(f'maps must have 4 axes (N, C, H, W), but {shapes}')
+    if student.numel() == 0 or teacher.numel() == 0:
+        raise ValueError(f'maps must not be empty, but {shapes}')
+    if same_channels and student.shape != teacher.shape:
+        raise ValueError(f'maps must have the same shape, but {shapes}')
+    if (student.shape[0] != teacher.shape[0]
+            or student.shape[2:] != teacher.shape[2:]):
+        raise ValueError(
+            f'maps must have the same N, H and W, but {shapes}')
+
+
+def autocast_off(tensor):
+    """Context without autocast on the device of ``tensor``."""
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
+def full_precision(student, teacher):
+    """Both maps in their common type, float32 at least; teacher detached."""
+    dtype = torch.promote_types(student.dtype, teacher.dtype)
+    dtype = torch.promote_types(dtype, torch.float32)
+    return student.to(dtype), teacher.detach().to(dtype)
+
+
+def resize_label(label, logits):
+    """Labels at the size of the logits, by nearest neighbour.
+
+    Args:
+        label (Tensor): integers of shape (N, H0, W0) or (N, 1, H0, W0).
+        logits (Tensor): logits of shape (N, K, H, W).
+
+    Returns:
+        Tensor: int64 labels of shape (N, H, W).
+    """
+    if label.is_floating_point() or label.dtype == torch.bool:
+        raise TypeError(f'label must hold integers, but got {label.dtype}')
+    maps = label[:, None] if label.ndim == 3 else label
+    if maps.ndim != 4 or maps.shape[1] != 1 or len(maps) != len(logits):
+        raise ValueError(
+            'label must have shape (N, H, W) or (N, 1, H, W) with the N of '
+            f'the logits, but got label {tuple(label.shape)} and '
+            f'logits {tuple(logits.shape)}')
+    if maps.numel() == 0:
+        raise ValueError(
+            f'label must not be empty, but got label {tuple(label.shape)} '
+            f'and logits {tuple(logits.shape)}')
+    # interpolate takes no int64; float32 holds every label below 2**24
+    maps = F.interpolate(maps.float(), size=logits.shape[2:], mode='nearest')
+    return maps[:, 0].long()
+
+
+def _is_finite(value):
+    return (isinstance(value, Real) and not isinstance(value, bool)
+            and math.isfinite(value))

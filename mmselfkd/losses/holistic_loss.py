@@ -1,0 +1,207 @@
+"""Score maps judged as a whole by a discriminator (structured KD)."""
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.utils import parametrize
+
+from ..models.discriminator import Discriminator
+from ._common import (autocast_off, check_choice, check_maps,
+                      check_not_negative)
+
+MODES = ('wgan-gp', 'hinge')
+
+
+class HolisticLoss(nn.Module):
+    r"""Adversarial loss that makes whole score maps look like the teacher's.
+
+    .. math::
+        L = -\frac{1}{N} \sum_{n=1}^{N} D(z^s_n | I_n)
+
+    :math:`z^s_n` (K, H, W) are the student's logits of image :math:`I_n` and
+    :math:`D` the score of the discriminator. This term, the result of the
+    call, trains the student only. :meth:`discriminator_loss` trains the
+    discriminator:
+
+    .. math::
+        L_D^{gp} = \frac{1}{N} \sum_{n=1}^{N} D(z^s_n) - D(z^t_n)
+            + \lambda (\lVert \nabla_{\hat z_n} D \rVert_2 - 1)^2, \quad
+        \hat z_n = a_n z^t_n + (1 - a_n) z^s_n
+
+    .. math::
+        L_D^{hinge} = \frac{1}{N} \sum_{n=1}^{N}
+            \max(0, 1 - D(z^t_n)) + \max(0, 1 + D(z^s_n))
+
+    with :math:`a_n` uniform in [0, 1), one per image, and :math:`\lambda`
+    the ``gradient_penalty``. The gradient is that of the sum of all scores
+    by the mixed logits (not by the image); as the input of the discriminator
+    is normalised by the statistics of the batch, it holds what an image does
+    to the scores of the others.
+
+    The discriminator is created at the first call, or by :meth:`build`, on
+    the device of the logits; before, ``discriminator`` is None. Creating it
+    and drawing :math:`a_n` take numbers from torch's global generator. Its
+    spectral norms make one power iteration in each call of
+    :meth:`discriminator_loss`, and none elsewhere. All arithmetic is in the
+    precision of the discriminator (float32 as built), without autocast.
+
+    Differs from the paper: a score is the mean of a score map, so that
+    logits of any size will do; see :class:`~mmselfkd.models.Discriminator`.
+
+    Differs from the official code: that one never shows the image to the
+    discriminator (``conditional=False``) and multiplies the loss of the
+    discriminator by the weight of this term, 0.1, too.
+
+    Args:
+        mode (str): 'wgan-gp' or 'hinge'. Defaults to 'wgan-gp'.
+        conditional (bool): whether the discriminator sees the image.
+            Defaults to True.
+        gradient_penalty (float): weight of the penalty of 'wgan-gp'; 'hinge'
+            has none. Defaults to 10.0.
+        optimizer (dict, optional): config of the discriminator's optimizer,
+            kept as ``optimizer_cfg`` for the training loop; this module never
+            steps it. Defaults to the official SGD with lr=4e-4,
+            momentum=0.9 and weight_decay=5e-4.
+
+    Shape:
+        - student, teacher: (N, K, H, W), H and W of 1 or more.
+        - image: (N, 3, H0, W0) or another number of channels; resized to the
+          logits bilinearly.
+
+    Returns:
+        Tensor: scalar, the mean over the images.
+
+    Raises:
+        TypeError: if the maps are not floating point.
+        ValueError: if shapes do not agree, an argument is out of range or
+            the image is missing.
+
+    Reference:
+        Structured Knowledge Distillation for Semantic Segmentation, CVPR
+        2019, and Structured Knowledge Distillation for Dense Prediction,
+        TPAMI 2020, both arXiv:1903.04197,
+        irfanICMLL/structure_knowledge_distillation (ce208e1).
+
+    Example:
+        >>> import torch
+        >>> holistic = HolisticLoss(conditional=False)
+        >>> student = torch.rand(2, 5, 8, 8, requires_grad=True)
+        >>> teacher = torch.rand(2, 5, 8, 8)
+        >>> holistic(student, teacher).backward()
+        >>> all(p.grad is None for p in holistic.discriminator.parameters())
+        True
+        >>> holistic.discriminator_loss(student, teacher).backward()
+        >>> holistic.discriminator.score.weight.grad.shape
+        torch.Size([1, 512, 4, 4])
+    """
+    channels = 'classes'
+
+    def __init__(self,
+                 mode: str = 'wgan-gp',
+                 conditional: bool = True,
+                 gradient_penalty: float = 10.0,
+                 optimizer: Optional[dict] = None):
+        super().__init__()
+        check_choice('mode', mode, MODES)
+        check_choice('conditional', conditional, (True, False))
+        check_not_negative('gradient_penalty', gradient_penalty)
+        if optimizer is None:
+            optimizer = dict(
+                type='SGD', lr=4e-4, momentum=0.9, weight_decay=5e-4)
+        self.mode = mode
+        self.conditional = conditional
+        self.gradient_penalty = gradient_penalty
+        self.optimizer_cfg = optimizer
+        self.register_module('discriminator', None)
+
+    @property
+    def needs_image(self) -> bool:
+        """Whether both losses need the image."""
+        return self.conditional
+
+    def build(self, num_classes: int, image_channels: int = 3) -> None:
+        """Create the discriminator, anew if there was one.
+
+        Args:
+            num_classes (int): channels of the logits.
+            image_channels (int): channels of the image; not used unless
+                ``conditional``. Defaults to 3.
+        """
+        self.discriminator = Discriminator(
+            num_classes, image_channels if self.conditional else 0)
+
+    def forward(self,
+                student: Tensor,
+                teacher: Tensor,
+                label: Optional[Tensor] = None,
+                image: Optional[Tensor] = None) -> Tensor:
+        """The student's term; the teacher's values and label are not used."""
+        with autocast_off(student):
+            student, _, image = self._inputs(student, teacher, image)
+            # in eval mode the power iterations rest
+            self.discriminator.eval()
+            fixed = {
+                name: parameter.detach()
+                for name, parameter in self.discriminator.named_parameters()
+            }
+            scores = functional_call(self.discriminator, fixed,
+                                     (student, image))
+            return -scores.mean()
+
+    def discriminator_loss(self,
+                           student: Tensor,
+                           teacher: Tensor,
+                           image: Optional[Tensor] = None) -> Tensor:
+        """The discriminator's loss on the detached maps, a scalar.
+
+        Args:
+            student (Tensor): logits of the student, (N, K, H, W).
+            teacher (Tensor): logits of the teacher, (N, K, H, W).
+            image (Tensor, optional): (N, 3, H0, W0), needed if
+                ``conditional``. Defaults to None.
+
+        Returns:
+            Tensor: mean over the images, penalty included.
+        """
+        with autocast_off(student):
+            student, teacher, image = self._inputs(student.detach(), teacher,
+                                                   image)
+            self.discriminator.train()
+            # cached: all scores of a step come from one set of weights
+            with parametrize.cached():
+                fake = self.discriminator(student, image)
+                real = self.discriminator(teacher, image)
+                if self.mode == 'hinge':
+                    return (F.relu(1 - real) + F.relu(1 + fake)).mean()
+                loss = (fake - real).mean()
+                if self.gradient_penalty > 0:
+                    penalty = self._penalty(student, teacher, image)
+                    loss = loss + self.gradient_penalty * penalty
+                return loss
+
+    def _inputs(self, student, teacher, image):
+        """Checked inputs in the precision of the discriminator."""
+        check_maps(student, teacher)
+        if self.conditional and image is None:
+            raise ValueError('image must be a tensor of shape (N, C, H, W) '
+                             'with conditional=True, but got None')
+        if self.discriminator is None:
+            self.build(student.shape[1],
+                       image.shape[1] if self.conditional else 0)
+            self.discriminator.to(student.device)
+        dtype = self.discriminator.score.weight.dtype
+        if image is not None:
+            image = image.detach().to(dtype)
+        return student.to(dtype), teacher.detach().to(dtype), image
+
+    def _penalty(self, student, teacher, image):
+        """Mean squared distance of the norm of the gradient from 1."""
+        share = torch.rand(
+            len(student), 1, 1, 1, dtype=student.dtype, device=student.device)
+        mixed = (share * teacher + (1 - share) * student).requires_grad_()
+        scores = self.discriminator(mixed, image)
+        slope, = torch.autograd.grad(scores.sum(), mixed, create_graph=True)
+        norm = torch.linalg.vector_norm(slope.flatten(1), dim=1)
+        return (norm - 1).square().mean()

@@ -1,0 +1,233 @@
+"""Similarities between the positions of a map (structured distillation)."""
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from ._common import (autocast_off, check_choice, check_integer_or_none,
+                      check_maps, full_precision)
+
+POOL_MODES = ('avg', 'max')
+
+
+def pairwise_loss(student: Tensor,
+                  teacher: Tensor,
+                  pool: Optional[int] = 2,
+                  pool_mode: str = 'avg',
+                  connection_range: Optional[int] = None) -> Tensor:
+    r"""Squared difference of the cosine similarities of all node pairs.
+
+    .. math::
+        L = \frac{1}{N |E|} \sum_{n=1}^{N} \sum_{(i, j) \in E}
+            (a^s_{n,ij} - a^t_{n,ij})^2, \quad
+        a_{n,ij} = \frac{f_{n,i} \cdot f_{n,j}}
+                        {\lVert f_{n,i} \rVert \lVert f_{n,j} \rVert}
+
+    :math:`f_{n,i}` (C) is the pooled feature of node :math:`i`, one of the
+    P = ceil(H / pool) * ceil(W / pool) patches of image :math:`n`.
+    :math:`E` holds the ordered pairs with :math:`i = j` among them: all
+    P * P, or with ``connection_range`` those whose rows and whose columns
+    are at most that far apart (Chebyshev distance). Only similarities are
+    compared, so the two maps may differ in channels. A node without any
+    activation has similarity 0 to every node.
+
+    Cost, fully connected: with the normalised maps S (C_s, P), T (C_t, P),
+
+    .. math::
+        \lVert S'S - T'T \rVert^2 =
+        \lVert SS' \rVert^2 + \lVert TT' \rVert^2 - 2 \lVert ST' \rVert^2,
+        \quad \nabla_S = 4 (SS'S - ST'T),
+
+    in Frobenius norms: memory is linear in P, time P * C^2. These products
+    are in float64, for the three terms cancel where the student is close to
+    the teacher. The P x P form is taken where P is below the channels. With
+    ``connection_range`` r: time P * C * (2r + 1)^2 / 2 (a pair counts for
+    both of its orders), memory linear in P. The gradient is ready with the
+    value, one map of the size of S; it cannot be differentiated again.
+
+    Differs from the paper: the normaliser is the number of pairs that exist,
+    also at the border of a local graph and for a last patch that is cut off.
+
+    Differs from the official code: it takes the maximum over patches of half
+    the map (four to nine nodes) instead of 2 x 2 pixels, and gives the norm
+    no gradient. The normaliser is the same in the fully connected graph.
+
+    Args:
+        student (Tensor): features of the student.
+        teacher (Tensor): features of the teacher; detached here.
+        pool (int, optional): side of a patch in pixels; a patch cut off by
+            the border counts its pixels inside the map. 1 or None: every
+            pixel is a node. Defaults to 2.
+        pool_mode (str): 'avg' or 'max' over a patch. Defaults to 'avg'.
+        connection_range (int, optional): largest distance of a connected
+            pair, in nodes. None: all are connected. Defaults to None.
+
+    Shape:
+        - student: (N, C_s, H, W).
+        - teacher: (N, C_t, H, W).
+
+    Returns:
+        Tensor: scalar, the mean over the images and over the ordered pairs
+        of connected nodes.
+
+    Raises:
+        TypeError: if the maps are not floating point.
+        ValueError: if shapes do not agree or an argument is out of range.
+
+    Reference:
+        Structured Knowledge Distillation for Semantic Segmentation, CVPR
+        2019, and Structured Knowledge Distillation for Dense Prediction,
+        TPAMI 2020, both arXiv:1903.04197,
+        irfanICMLL/structure_knowledge_distillation (ce208e1).
+
+    Example:
+        >>> import torch
+        >>> student = torch.tensor([[1., 0.], [0., 1.]]).view(1, 2, 1, 2)
+        >>> teacher = torch.ones(1, 4, 1, 2)
+        >>> pairwise_loss(student, teacher, pool=None).item()
+        0.5
+    """
+    check_maps(student, teacher, same_channels=False)
+    _check_arguments(pool, pool_mode, connection_range)
+    with autocast_off(student):
+        student, teacher = full_precision(student, teacher)
+        student = _nodes(student, pool, pool_mode)
+        teacher = _nodes(teacher, pool, pool_mode)
+        return _SimilarityDistance.apply(student, teacher, connection_range)
+
+
+def _check_arguments(pool, pool_mode, connection_range):
+    check_integer_or_none('pool', pool, minimum=1)
+    check_choice('pool_mode', pool_mode, POOL_MODES)
+    check_integer_or_none('connection_range', connection_range, minimum=0)
+
+
+def _nodes(maps, pool, pool_mode):
+    """Pooled maps with features of length 1, or 0 where all were 0."""
+    if pool is not None and pool > 1:
+        if pool_mode == 'max':
+            maps = F.max_pool2d(maps, pool, ceil_mode=True)
+        else:
+            maps = F.avg_pool2d(
+                maps, pool, ceil_mode=True, count_include_pad=False)
+    norm = torch.linalg.vector_norm(maps, dim=1, keepdim=True)
+    # dividing a zero vector by a tiny number instead would give its gradient
+    # a factor that no half precision can hold
+    return maps / norm.masked_fill(norm < 1e-12, 1)
+
+
+class _SimilarityDistance(torch.autograd.Function):
+    """Mean squared difference of similarities, image by image in float64."""
+
+    @staticmethod
+    def forward(ctx, student, teacher, connection_range):
+        with_slope = ctx.needs_input_grad[0]
+        slopes = torch.empty_like(student) if with_slope else None
+        total = 0
+        for n in range(len(student)):
+            value, slope = _image_distance(student[n].double(),
+                                           teacher[n].double(),
+                                           connection_range, with_slope)
+            total = total + value
+            if with_slope:
+                slopes[n] = slope / len(student)
+        ctx.slopes = slopes
+        return (total / len(student)).to(student.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        return grad * ctx.slopes, None, None
+
+
+def _image_distance(s, t, connection_range, with_slope):
+    """Mean over the pairs of one image, and its gradient by ``s``."""
+    height, width = s.shape[1:]
+    if connection_range is None or connection_range >= max(height, width) - 1:
+        value, slope = _connected(s.flatten(1), t.flatten(1), with_slope)
+        pairs = (height * width)**2
+    else:
+        value, slope, pairs = _local(s, t, connection_range, with_slope)
+    if with_slope:
+        slope = slope.view_as(s) / pairs
+    return value / pairs, slope
+
+
+def _connected(s, t, with_slope):
+    """Sum over all pairs of the columns of s (C_s, P) and t (C_t, P)."""
+    if s.shape[1] < max(len(s), len(t)):
+        difference = s.T @ s - t.T @ t
+        slope = 4 * s @ difference if with_slope else None
+        return difference.square().sum(), slope
+    ss, st = s @ s.T, s @ t.T
+    value = ss.square().sum() - 2 * st.square().sum()
+    value = value + (t @ t.T).square().sum()
+    slope = 4 * (ss @ s - st @ t) if with_slope else None
+    return value.clamp(min=0), slope
+
+
+def _local(s, t, reach, with_slope):
+    """Sum over the pairs within ``reach``; s (C_s, H, W), t (C_t, H, W)."""
+    height, width = s.shape[1:]
+    value, pairs = 0, 0
+    slope = torch.zeros_like(s) if with_slope else None
+    for down in range(min(reach, height - 1) + 1):
+        # downwards and to the right: the other half of the window holds the
+        # same pairs in the other order
+        farthest = min(reach, width - 1)
+        for right in range(-farthest if down else 0, farthest + 1):
+            here = (slice(None), slice(0, height - down),
+                    slice(max(0, -right), width - max(0, right)))
+            there = (slice(None), slice(down, height),
+                     slice(max(0, right), width - max(0, -right)))
+            difference = ((s[here] * s[there]).sum(0)
+                          - (t[here] * t[there]).sum(0))
+            orders = 2 if down or right else 1
+            pairs += orders * difference.numel()
+            value = value + orders * difference.square().sum()
+            if with_slope:
+                slope[here] += 2 * orders * difference * s[there]
+                slope[there] += 2 * orders * difference * s[here]
+    return value, slope, pairs
+
+
+class PairwiseLoss(nn.Module):
+    """Similarities of all node pairs of a map: :func:`pairwise_loss`.
+
+    Args:
+        pool (int, optional): side of a patch in pixels; 1 or None: every
+            pixel is a node. Defaults to 2.
+        pool_mode (str): 'avg' or 'max' over a patch. Defaults to 'avg'.
+        connection_range (int, optional): largest distance of a connected
+            pair, in nodes. None: all are connected. Defaults to None.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+        >>> import torch
+        >>> features = torch.rand(2, 16, 9, 12)
+        >>> PairwiseLoss(pool=4)(features, 3 * features).item() < 1e-12
+        True
+    """
+    channels = 'any'
+
+    def __init__(self,
+                 pool: Optional[int] = 2,
+                 pool_mode: str = 'avg',
+                 connection_range: Optional[int] = None):
+        super().__init__()
+        _check_arguments(pool, pool_mode, connection_range)
+        self.pool = pool
+        self.pool_mode = pool_mode
+        self.connection_range = connection_range
+
+    def forward(self,
+                student: Tensor,
+                teacher: Tensor,
+                label: Optional[Tensor] = None) -> Tensor:
+        """See :func:`pairwise_loss`; the label is not used."""
+        return pairwise_loss(student, teacher, self.pool, self.pool_mode,
+                             self.connection_range)

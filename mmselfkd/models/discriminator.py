@@ -1,0 +1,217 @@
+"""Discriminator of score maps (structured knowledge distillation)."""
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, distributed, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+
+class InputNorm(nn.Module):
+    """Standardise every channel by the statistics of the whole batch.
+
+    Mean and biased variance are taken over (n, h, w), always of the batch at
+    hand: there are no running buffers. In a distributed run they are those
+    of all processes together (equal shapes in each), and the exchange can be
+    differentiated twice; every process has to make the same calls.
+
+    Args:
+        channels (int): number of channels.
+        eps (float): added to the variance. Defaults to 1e-5.
+
+    Shape:
+        - Input and output: (N, channels, H, W).
+
+    Example:
+        >>> import torch
+        >>> out = InputNorm(2)(torch.rand(4, 2, 8, 8) * 100 + 5)
+        >>> bool(out.mean().abs() < 1e-4)
+        True
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1, channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Standardised ``x``, scaled and shifted."""
+        x = x - _batch_mean(x)
+        x = x / (_batch_mean(x.square()) + self.eps).sqrt()
+        return x * self.weight + self.bias
+
+
+def _batch_mean(x):
+    """Mean over (n, h, w) of all processes, of shape (1, C, 1, 1)."""
+    mean = x.mean((0, 2, 3), keepdim=True)
+    if distributed.is_available() and distributed.is_initialized():
+        processes = distributed.get_world_size()
+        if processes > 1:
+            from torch.distributed.nn.functional import all_reduce
+            mean = all_reduce(mean) / processes
+    return mean
+
+
+class SelfAttention(nn.Module):
+    """Add to every position what it attends to: x + gamma * attention(x).
+
+    Queries and keys have an eighth of the channels; gamma starts at 0. Keys
+    and values are averaged down to 32 x 32 positions at most, so memory is
+    linear in the size of larger maps; smaller ones keep all their positions.
+    Written in plain products, for a gradient penalty differentiates twice.
+
+    Args:
+        channels (int): number of channels, 8 or more.
+
+    Shape:
+        - Input and output: (N, channels, H, W).
+
+    Reference:
+        Self-Attention Generative Adversarial Networks, ICML 2019,
+        arXiv:1805.08318.
+
+    Example:
+        >>> import torch
+        >>> x = torch.rand(1, 16, 5, 3)
+        >>> torch.equal(SelfAttention(16)(x), x)
+        True
+    """
+    max_side = 32
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.query = nn.Conv2d(channels, channels // 8, 1)
+        self.key = nn.Conv2d(channels, channels // 8, 1)
+        self.value = nn.Conv2d(channels, channels, 1)
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` with what its positions attend to."""
+        sides = [min(side, self.max_side) for side in x.shape[2:]]
+        context = F.adaptive_avg_pool2d(x, sides)
+        query = self.query(x).flatten(2)
+        key = self.key(context).flatten(2)
+        value = self.value(context).flatten(2)
+        attention = (query.transpose(1, 2) @ key).softmax(dim=2)
+        attended = value @ attention.transpose(1, 2)
+        return x + self.gamma * attended.view_as(x)
+
+
+class Block(nn.Module):
+    """Spectrally normalised 4 x 4 convolution of stride 2 and LeakyReLU.
+
+    The map is padded by one zero on each side, and by one more at the end of
+    an odd axis: H becomes ceil(H / 2), which is never below 1.
+
+    Args:
+        in_channels (int): channels of the input.
+        out_channels (int): channels of the output.
+
+    Shape:
+        - Input: (N, in_channels, H, W).
+        - Output: (N, out_channels, ceil(H / 2), ceil(W / 2)).
+
+    Example:
+        >>> import torch
+        >>> Block(3, 8)(torch.rand(1, 3, 1, 5)).shape
+        torch.Size([1, 8, 1, 3])
+    """
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.conv = spectral_norm(
+            nn.Conv2d(in_channels, out_channels, 4, stride=2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Half the size, ``out_channels`` channels."""
+        height, width = x.shape[2:]
+        x = F.pad(x, (1, 1 + width % 2, 1, 1 + height % 2))
+        return F.leaky_relu(self.conv(x), 0.1)
+
+
+class Discriminator(nn.Module):
+    """Score how much the class scores of an image look like the teacher's.
+
+    Normalisation right at the input (it balances image and logits), four
+    :class:`Block` of 64, 128, 256 and 512 channels, :class:`SelfAttention`
+    after the third and the fourth, one more 4 x 4 convolution to a score
+    map, and the mean over that map.
+
+    Differs from the paper: it leaves the padding open. Here any size from
+    1 x 1 on is accepted and the map keeps its size in the last convolution.
+
+    Differs from the official code: that one is built for maps of 65 x 65 and
+    never sees the image (``image_channels=0``); it keeps running statistics
+    in its input normalisation.
+
+    Args:
+        num_classes (int): channels of the logits.
+        image_channels (int): channels of the image that the scores are
+            conditioned on. 0: the logits alone. Defaults to 0.
+
+    Shape:
+        - logits: (N, num_classes, H, W).
+        - image: (N, image_channels, H0, W0), resized to the logits
+          bilinearly.
+        - Output: (N,).
+
+    Raises:
+        ValueError: if an argument is out of range or shapes do not agree.
+
+    Reference:
+        Structured Knowledge Distillation for Semantic Segmentation, CVPR
+        2019, arXiv:1903.04197,
+        irfanICMLL/structure_knowledge_distillation (ce208e1).
+
+    Example:
+        >>> import torch
+        >>> discriminator = Discriminator(19, image_channels=3)
+        >>> image = torch.rand(2, 3, 64, 128)
+        >>> discriminator(torch.rand(2, 19, 8, 16), image).shape
+        torch.Size([2])
+    """
+
+    def __init__(self, num_classes: int, image_channels: int = 0):
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(
+                f'num_classes must be 1 or more, but got {num_classes!r}')
+        if image_channels < 0:
+            raise ValueError(
+                'image_channels must be 0 or more, but got '
+                f'{image_channels!r}')
+        self.num_classes = num_classes
+        self.image_channels = image_channels
+        channels = num_classes + image_channels
+        self.norm = InputNorm(channels)
+        self.blocks = nn.Sequential(
+            Block(channels, 64), Block(64, 128), Block(128, 256),
+            SelfAttention(256), Block(256, 512), SelfAttention(512))
+        self.score = nn.Conv2d(512, 1, 4)
+
+    def forward(self,
+                logits: Tensor,
+                image: Optional[Tensor] = None) -> Tensor:
+        """Mean score of every image, shape (N,)."""
+        if logits.ndim != 4 or logits.shape[1] != self.num_classes:
+            raise ValueError(f'logits must have shape (N, {self.num_classes}, '
+                             f'H, W), but got {tuple(logits.shape)}')
+        if self.image_channels:
+            logits = torch.cat([self._resized(image, logits), logits], dim=1)
+        x = self.blocks(self.norm(logits))
+        # an even kernel: one zero before and two after keep the size
+        return self.score(F.pad(x, (1, 2, 1, 2))).mean((1, 2, 3))
+
+    def _resized(self, image, logits):
+        if image is None:
+            raise ValueError('a conditional discriminator needs the image, '
+                             'but got None')
+        if (image.ndim != 4 or image.shape[1] != self.image_channels
+                or len(image) != len(logits)):
+            raise ValueError(
+                f'image must have shape ({len(logits)}, {self.image_channels}'
+                f', H, W), but got image {tuple(image.shape)} and '
+                f'logits {tuple(logits.shape)}')
+        return F.interpolate(
+            image, size=logits.shape[2:], mode='bilinear', align_corners=False)

@@ -1,0 +1,107 @@
+"""Children of mmengine's registries in the scope ``mmselfkd``.
+
+A type of this project resolves with or without the prefix ``mmselfkd.``,
+whatever the default scope: hooks stand in mmengine's root registry too, and
+what a hook's config names is built by :func:`build_part`, which does not
+depend on the default scope.
+"""
+import inspect
+from typing import Any
+
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
+from mmengine.registry import DefaultScope, Registry
+
+from . import losses, schedules
+from .errors import ConfigError, nearest
+
+SCOPE = 'mmselfkd'
+
+HOOKS = Registry(
+    'hook', parent=MMENGINE_HOOKS, scope=SCOPE, locations=['mmselfkd.hooks'])
+MODELS = Registry(
+    'model', parent=MMENGINE_MODELS, scope=SCOPE,
+    locations=['mmselfkd.losses'])
+DATASETS = Registry(
+    'dataset', parent=MMENGINE_DATASETS, scope=SCOPE,
+    locations=['mmselfkd.datasets'])
+TRANSFORMS = Registry(
+    'transform', parent=MMENGINE_TRANSFORMS, scope=SCOPE,
+    locations=['mmselfkd.datasets'])
+TEACHERS = Registry('teacher', scope=SCOPE, locations=['mmselfkd.teachers'])
+SCHEDULES = Registry(
+    'loss-weight schedule', scope=SCOPE, locations=['mmselfkd.schedules'])
+
+# these two packages know neither mmengine nor this registry
+for _registry, _package in ((MODELS, losses), (SCHEDULES, schedules)):
+    for _name in _package.__all__:
+        if inspect.isclass(getattr(_package, _name)):
+            _registry.register_module(module=getattr(_package, _name))
+
+
+def register_hook(cls: type) -> type:
+    """Register a hook as ``mmselfkd.Name`` and, where free, as ``Name``."""
+    HOOKS.register_module(module=cls)
+    if cls.__name__ not in MMENGINE_HOOKS.module_dict:
+        MMENGINE_HOOKS.register_module(module=cls)
+    return cls
+
+
+def build_part(cfg: Any, registry: Registry, key: str) -> Any:
+    """Build ``cfg`` and blame its config ``key`` for what does not fit.
+
+    Args:
+        cfg (dict): ``type`` and the arguments of the class.
+        registry (Registry): Searched first; then, for a user's own classes,
+            the same registry of the default scope.
+        key (str): Where ``cfg`` stands in the config, for the error.
+
+    Raises:
+        ConfigError: Unknown type, unknown or missing argument, or a value
+            that the class refuses.
+    """
+    if not isinstance(cfg, dict) or 'type' not in cfg:
+        raise ConfigError(f'{key} = {cfg!r}: a dict with the key `type` is '
+                          f'needed, for example one of '
+                          f'{sorted(registry.module_dict)}')
+    kwargs = dict(cfg)
+    kind = kwargs.pop('type')
+    cls = _find(kind, registry) if isinstance(kind, str) else kind
+    if cls is None:
+        raise ConfigError(f'{key}.type = {kind!r} is not registered' +
+                          nearest(kind, registry.module_dict))
+    parameters = inspect.signature(cls).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for name in kwargs:
+            if name not in parameters:
+                raise ConfigError(
+                    f'{key}.{name} = {kwargs[name]!r}: {cls.__name__} has '
+                    f'no argument {name!r}' + nearest(name, parameters))
+    for name, parameter in parameters.items():
+        if (parameter.default is parameter.empty and name not in kwargs
+                and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD,
+                                       parameter.KEYWORD_ONLY)):
+            raise ConfigError(f'{key}.{name} is missing: {cls.__name__} '
+                              f'needs it')
+    try:
+        return cls(**kwargs)
+    except ConfigError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f'{key} = {dict(cfg)!r}: {error}') from error
+
+
+def _find(name: str, registry: Registry):
+    try:
+        found = registry.get(name)
+    except RuntimeError:  # mmengine's word for a name it cannot import
+        found = None
+    scope = DefaultScope.get_current_instance()
+    if found is None and scope is not None and registry.parent is not None:
+        try:
+            found = registry.get(f'{scope.scope_name}.{name}')
+        except RuntimeError:
+            found = None
+    return found

@@ -1,0 +1,200 @@
+"""A tap: one place of a model whose tensors a loss looks at.
+
+A source is a dotted module path (``decode_head.conv_seg``), with ``[i]`` to
+pick one of several outputs (``backbone[3]``), or an alias:
+
+- ``logits``: the class scores of the main head before any resize, that is
+  the output of its ``conv_seg``;
+- ``features``: what enters that classifier, in front of its dropout (the PSP
+  output, the ASPP output, the fused map of an FPN or SegFormer head).
+
+What a tap gives is a list of tensors, the levels:
+
+- a module that gives one tensor gives one level; a tuple, list or dict is
+  flattened in its order, so ``neck`` alone is all levels;
+- a module that runs several times within one forward (a head shared by the
+  levels of an FPN) gives the levels of its runs in their order;
+- ``[i]`` picks from what the module returned, or from its runs where there
+  are several; ``[i][j]`` goes on inside;
+- only runs within the model's own forward count: what activation
+  checkpointing runs again in the backward pass does not.
+"""
+import re
+from typing import Any, Callable, List, Optional, Tuple
+
+import torch
+from torch import nn
+
+from .errors import ConfigError, nearest
+
+_SOURCE = re.compile(r'^(?P<path>[^\[\]]+)(?P<index>(\[-?\d+\])*)$')
+
+
+class Tap:
+    """Records what passes one place of a model while it is open.
+
+    Args:
+        model (nn.Module): The unwrapped model.
+        source (str): See the module's docstring.
+        key (str): Where the source stands in the config, for the errors.
+
+    Raises:
+        ConfigError: The source names no module of the model.
+    """
+
+    def __init__(self, model: nn.Module, source: str, key: str) -> None:
+        self.source, self.key = source, key
+        self.clone = False  # keep a copy: the tensor is changed afterwards
+        self.expected_runs: Optional[int] = None  # known after a rehearsal
+        self.runs: List[Tuple[Any, Any]] = []
+        self.is_open = False
+        self.on_run: Callable[[], None] = _nothing
+        module, self._indices, takes_input = _resolve(model, source, key)
+        if takes_input:
+            self._handle = module.register_forward_pre_hook(self._see_input)
+        else:
+            self._handle = module.register_forward_hook(self._see_output)
+
+    def _see_input(self, module: nn.Module, args: Tuple) -> None:
+        self._see(args[0])
+
+    def _see_output(self, module: nn.Module, args: Tuple, out: Any) -> None:
+        self._see(out)
+
+    def _see(self, value: Any) -> None:
+        if not self.is_open:
+            return
+        if self.clone:
+            value = _map_tensors(torch.clone, value)
+        self.runs.append((value, _versions(value)))
+        self.on_run()
+
+    def open(self) -> None:
+        """Forget what was recorded and record from now on."""
+        self.runs = []
+        self.is_open = True
+
+    def close(self) -> None:
+        """Record no more; what was recorded stays until :meth:`take`."""
+        self.is_open = False
+
+    def remove(self) -> None:
+        """Take the torch hook off the model."""
+        self.close()
+        self.runs = []
+        self._handle.remove()
+
+    @property
+    def is_satisfied(self) -> bool:
+        """Whether as many runs were recorded as in the rehearsal."""
+        return (self.expected_runs is not None
+                and len(self.runs) >= self.expected_runs)
+
+    def was_changed(self) -> bool:
+        """Whether a recorded tensor was changed in place afterwards."""
+        return any(_versions(value) != versions
+                   for value, versions in self.runs)
+
+    def take(self) -> List[torch.Tensor]:
+        """The recorded levels; the tap forgets them.
+
+        Raises:
+            ConfigError: The module did not run, an index is out of range,
+                or what it gave holds something else than tensors.
+        """
+        runs, self.runs = self.runs, []
+        where = f'{self.key} = {self.source!r}'
+        if not runs:
+            raise ConfigError(
+                f'{where}: the module did not run in the forward pass. '
+                'mmseg calls the `forward` of a decode head directly, so a '
+                'head itself cannot be tapped: tap a module inside it, such '
+                'as `decode_head.conv_seg`, or use the alias '
+                "'logits' or 'features'")
+        value = runs[0][0] if len(runs) == 1 else [run for run, _ in runs]
+        for index in self._indices:
+            if isinstance(value, dict):
+                value = list(value.values())
+            if not isinstance(value, (list, tuple)):
+                raise ConfigError(f'{where}: [{index}] has nothing to pick '
+                                  f'from, the module gives one '
+                                  f'{type(value).__name__}')
+            if not -len(value) <= index < len(value):
+                raise ConfigError(f'{where}: index {index} is out of range, '
+                                  f'allowed: 0 to {len(value) - 1}')
+            value = value[index]
+        levels = list(_flatten(value))
+        for level in levels:
+            if not isinstance(level, torch.Tensor):
+                raise ConfigError(f'{where}: gives a '
+                                  f'{type(level).__name__}, not a tensor')
+            if not level.is_floating_point():
+                raise ConfigError(f'{where}: gives {level.dtype} values; a '
+                                  'loss needs floating point')
+        return levels
+
+
+def _nothing() -> None:
+    pass
+
+
+def _resolve(model: nn.Module, source: str,
+             key: str) -> Tuple[nn.Module, Tuple[int, ...], bool]:
+    """The module to hook, the indices, and whether its input is meant."""
+    match = _SOURCE.match(source) if isinstance(source, str) else None
+    if match is None:
+        raise ConfigError(
+            f'{key} = {source!r}: a source is a dotted module path with '
+            "optional [i], such as 'backbone[3]', or 'logits' or 'features'")
+    path = match['path']
+    indices = tuple(int(i) for i in re.findall(r'-?\d+', match['index']))
+    if path in ('logits', 'features'):
+        head = _main_head(model, source, key)
+        if path == 'logits':
+            return head.conv_seg, indices, False
+        dropout = getattr(head, 'dropout', None)
+        return (head.conv_seg if dropout is None else dropout), indices, True
+    modules = dict(model.named_modules())
+    if path not in modules or path == '':
+        raise ConfigError(
+            f'{key} = {source!r}: {type(model).__name__} has no module '
+            f'{path!r}' + nearest(path, [*modules, 'logits', 'features']))
+    return modules[path], indices, False
+
+
+def _main_head(model: nn.Module, source: str, key: str) -> nn.Module:
+    head = getattr(model, 'decode_head', None)
+    if isinstance(head, nn.ModuleList):  # cascade: the last one decides
+        head = head[-1]
+    if isinstance(getattr(head, 'conv_seg', None), nn.Module):
+        return head
+    name = type(model if head is None else head).__name__
+    raise ConfigError(
+        f'{key} = {source!r}: {name} has no `decode_head.conv_seg`, which '
+        'this alias stands for; name the module instead, one of '
+        f'{[n for n, _ in (head or model).named_children()]} below '
+        f'{"the model" if head is None else "decode_head"}')
+
+
+def _flatten(value: Any):
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _flatten(item)
+    else:
+        yield value
+
+
+def _map_tensors(function: Callable, value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {k: _map_tensors(function, v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_map_tensors(function, v) for v in value]
+    return value
+
+
+def _versions(value: Any) -> List[int]:
+    return [v._version for v in _flatten(value) if isinstance(v, torch.Tensor)]

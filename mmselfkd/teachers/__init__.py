@@ -1,0 +1,4 @@
+"""Who teaches: one class per file."""
+from .frozen import FrozenTeacher
+
+__all__ = ['FrozenTeacher']

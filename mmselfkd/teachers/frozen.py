@@ -1,0 +1,254 @@
+"""A pretrained model of any OpenMMLab project that only teaches."""
+import os.path as osp
+from typing import Any, Dict, Iterable, List, Optional, Union
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.runner.checkpoint import CheckpointLoader
+from mmengine.utils import import_modules_from_strings, scandir
+from torch import nn
+
+from .. import randomness
+from ..errors import ConfigError, nearest
+from ..registry import TEACHERS
+from ..taps import Tap
+
+UNUSED = 'auxiliary_head'  # exists for the teacher's own training only
+
+
+class _Enough(Exception):
+    """Every tap has what it wants: the rest of the forward is not needed."""
+
+
+@TEACHERS.register_module()
+class FrozenTeacher:
+    """A model that runs in eval mode, without gradient and without labels.
+
+    It is no submodule of the student: not in its checkpoint, its optimizer,
+    its EMA copy or DDP. It runs ``mode='tensor'`` and stops at the deepest
+    tap; it never sees ground truth and has no auxiliary head.
+
+    Args:
+        config (str | dict | Config): A path, a name such as
+            ``mmseg::pspnet/pspnet_r101-d8_4xb2-80k_cityscapes-512x1024.py``,
+            or a config (or only its ``model``) as dict or Config.
+        checkpoint (str): A path or URL; ``'random'`` for a teacher that is
+            untrained on purpose.
+        key (str): Where this stands in the user's config, for the errors.
+
+    Raises:
+        ConfigError: The config or the checkpoint cannot be read, or weights
+            are missing, unexpected or of another shape.
+    """
+
+    def __init__(self,
+                 config: Union[str, dict, Config],
+                 checkpoint: Optional[str] = None,
+                 key: str = 'teacher') -> None:
+        self.checkpoint = checkpoint
+        self.key = key
+        self.classes: Optional[tuple] = None
+        self.taps: Dict[str, Tap] = {}
+        self._affine = None
+        cfg = _load_config(config, key)
+        with randomness.preserved():
+            self.model = _build_model(cfg, key)
+        self.name = config if isinstance(config, str) else type(
+            self.model).__name__
+        self.model._modules.pop(UNUSED, None)
+        if checkpoint != 'random':
+            self._load_weights()
+        self.model.requires_grad_(False).eval()
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(p.numel() for p in self.model.parameters())
+
+    def follow(self, student: nn.Module, device: torch.device) -> None:
+        """Move to ``device`` and undo the student's normalisation.
+
+        The teacher is given the batch that the student's preprocessor made.
+        Where mean, std or channel order differ from the teacher's own, one
+        affine map turns the one into the other.
+        """
+        self.model.to(device)
+        ours = getattr(self.model, 'data_preprocessor', None)
+        theirs = getattr(student, 'data_preprocessor', None)
+        self._affine = _normalisation_change(theirs, ours)
+
+    def add_tap(self, source: str, key: str) -> None:
+        """Let :meth:`run` return what passes ``source``."""
+        if source not in self.taps:
+            self.taps[source] = Tap(self.model, source, key)
+            self.taps[source].on_run = self._stop_when_enough
+
+    def rehearse(self, inputs: torch.Tensor,
+                 samples: Any) -> Dict[str, List[torch.Tensor]]:
+        """A first, full run: learn which taps fire how often.
+
+        Taps whose tensors are changed in place afterwards (a ReLU) start to
+        keep a copy.
+        """
+        self._forward(inputs, samples, self.taps)
+        for tap in self.taps.values():
+            tap.clone = tap.clone or tap.was_changed()
+            tap.expected_runs = len(tap.runs)
+        return {source: tap.take() for source, tap in self.taps.items()}
+
+    def run(self, inputs: torch.Tensor, samples: Any,
+            sources: Iterable[str]) -> Dict[str, List[torch.Tensor]]:
+        """Run as deep as the deepest of the taps asked for.
+
+        Args:
+            inputs (Tensor): The student's preprocessed batch (N, 3, H, W).
+            samples (list | None): The batch's data samples; only their meta
+                information is passed on.
+            sources (Iterable[str]): The taps to read, added before.
+
+        Returns:
+            dict[str, list[Tensor]]: The levels by their source.
+        """
+        taps = {source: self.taps[source] for source in sources}
+        self._forward(inputs, samples, taps)
+        return {source: tap.take() for source, tap in taps.items()}
+
+    def remove(self) -> None:
+        """Take every torch hook off the teacher."""
+        for tap in self.taps.values():
+            tap.remove()
+        self.taps = {}
+
+    @torch.no_grad()
+    def _forward(self, inputs: torch.Tensor, samples: Any,
+                 taps: Dict[str, Tap]) -> None:
+        if self._affine is not None:
+            swap, scale, shift = self._affine
+            inputs = inputs[:, [2, 1, 0]] if swap else inputs
+            inputs = inputs * scale.to(inputs) + shift.to(inputs)
+        if samples is not None:
+            samples = [type(s)(metainfo=s.metainfo) for s in samples]
+        for tap in taps.values():
+            tap.open()
+        try:
+            self.model(inputs, samples, mode='tensor')
+        except _Enough:
+            pass
+        finally:
+            for tap in taps.values():
+                tap.close()
+
+    def _stop_when_enough(self) -> None:
+        if all(tap.is_satisfied for tap in self.taps.values()
+               if tap.is_open):
+            raise _Enough
+
+    def _load_weights(self) -> None:
+        where = f'{self.key}.checkpoint = {self.checkpoint!r}'
+        if not isinstance(self.checkpoint, str):
+            raise ConfigError(f"{where}: a path or URL is needed; 'random' "
+                              'for a teacher untrained on purpose')
+        if '://' not in self.checkpoint and not osp.isfile(self.checkpoint):
+            raise ConfigError(f'{where}: no such file' +
+                              _neighbours(self.checkpoint, '.pth'))
+        try:
+            loaded = CheckpointLoader.load_checkpoint(
+                self.checkpoint, map_location='cpu')
+        except Exception as error:  # whatever a broken file makes torch raise
+            raise ConfigError(f'{where}: cannot be read: {error}') from error
+        if not isinstance(loaded, dict):
+            raise ConfigError(f'{where}: holds a {type(loaded).__name__}, '
+                              'not a checkpoint')
+        state = loaded.get('state_dict', loaded)
+        state = {
+            name.removeprefix('module.'): value
+            for name, value in state.items()
+            if not name.removeprefix('module.').startswith(UNUSED)
+        }
+        own = self.model.state_dict()
+        problems = {
+            'missing': [n for n in own if n not in state],
+            'unexpected': [n for n in state if n not in own],
+            'of another shape': [
+                f'{n} {tuple(state[n].shape)} instead of '
+                f'{tuple(own[n].shape)}' for n in own
+                if n in state and state[n].shape != own[n].shape
+            ]
+        }
+        if any(problems.values()):
+            raise ConfigError(
+                f'{where} does not fit {self.key}.config: ' + '; '.join(
+                    f'{len(names)} weights {what} ({", ".join(names[:3])}'
+                    f'{", ..." if len(names) > 3 else ""})'
+                    for what, names in problems.items() if names))
+        self.model.load_state_dict(state)
+        meta = loaded.get('meta') or {}
+        self.classes = (meta.get('dataset_meta') or {}).get('classes')
+
+
+def _load_config(config: Union[str, dict, Config], key: str) -> ConfigDict:
+    """The full config of the teacher; its ``model`` is what gets built."""
+    where = f'{key}.config = {config!r}'
+    if isinstance(config, str):
+        if '::' not in config and not osp.isfile(config):
+            raise ConfigError(f'{where}: no such file' +
+                              _neighbours(config, '.py'))
+        try:
+            # a string config lets mmengine resolve `package::path` itself
+            config = Config.fromfile(config) if '::' not in config else (
+                Config.fromstring(f'_base_ = {config!r}', '.py'))
+        except Exception as error:  # the file's own code may raise anything
+            raise ConfigError(f'{where}: cannot be read: {error}') from error
+    elif isinstance(config, dict):
+        config = Config(dict(config))
+    elif not isinstance(config, Config):
+        raise ConfigError(f'{where}: a path, a name such as `mmseg::...`, a '
+                          'dict or a Config is needed')
+    if 'model' not in config and 'type' in config:
+        config = Config(dict(model=config.to_dict()))
+    if 'model' not in config:
+        raise ConfigError(f'{where}: has no key `model`')
+    return config
+
+
+def _build_model(cfg: Config, key: str) -> nn.Module:
+    if cfg.get('custom_imports'):
+        import_modules_from_strings(**cfg.custom_imports)
+    model = dict(cfg.model)
+    if cfg.get('default_scope'):
+        model.setdefault('_scope_', cfg.default_scope)
+    try:
+        return MMENGINE_MODELS.build(model)
+    except Exception as error:  # any model may refuse its arguments anyhow
+        raise ConfigError(f'{key}.config: the model cannot be built: '
+                          f'{error}') from error
+
+
+def _neighbours(path: str, suffix: str) -> str:
+    folder = osp.dirname(path) or '.'
+    if not osp.isdir(folder):
+        return f'; the folder {folder!r} does not exist either'
+    return nearest(
+        osp.basename(path), scandir(folder, suffix=suffix))
+
+
+def _normalisation_change(theirs: Any, ours: Any):
+    """``(swap, scale, shift)`` from the student's input to the teacher's."""
+
+    def read(preprocessor):
+        swap = bool(getattr(preprocessor, '_channel_conversion', False))
+        if not getattr(preprocessor, '_enable_normalize', False):
+            return swap, torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
+        return (swap, preprocessor.mean.cpu().float(),
+                preprocessor.std.cpu().float())
+
+    if ours is None or theirs is None:
+        return None
+    swap_s, mean_s, std_s = read(theirs)
+    swap_t, mean_t, std_t = read(ours)
+    swap = swap_s != swap_t
+    if swap:  # the student's statistics in the teacher's channel order
+        mean_s, std_s = mean_s.flip(0), std_s.flip(0)
+    if not swap and torch.equal(mean_s, mean_t) and torch.equal(std_s, std_t):
+        return None
+    return swap, std_s / std_t, (mean_s - mean_t) / std_t

@@ -1,0 +1,205 @@
+"""One entry of a hook's ``losses``: where to look, what to compare."""
+import math
+from numbers import Real
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import torch
+from torch import nn
+
+from .adapters import build_adapters, resize_like
+from .errors import ConfigError, nearest
+from .registry import MODELS, SCHEDULES, build_part
+
+Levels = List[torch.Tensor]
+
+
+class Term:
+    """``loss_weight * schedule(t) * sum over levels of loss(s, t)``.
+
+    Args:
+        name (str): The key in ``losses``; logged as ``distill.<name>``.
+        cfg (dict): ``source``, ``loss_weight``, ``schedule`` and the loss.
+        key (str): Where ``cfg`` stands in the config, for the errors.
+        teachers (Sequence[str]): Names of the teachers there are.
+
+    Raises:
+        ConfigError: Anything in ``cfg`` that cannot work.
+    """
+
+    def __init__(self, name: str, cfg: Any, key: str,
+                 teachers: Sequence[str]) -> None:
+        self.name, self.key = name, key
+        if 'loss' not in name:
+            raise ConfigError(
+                f'{key}: mmengine adds up the entries whose key contains '
+                f"'loss'; rename it to {'loss_' + name!r}")
+        if not name.isidentifier():
+            raise ConfigError(f'{key}: a key is letters, digits and _')
+        if not isinstance(cfg, dict):
+            raise ConfigError(f'{key} = {cfg!r}: a dict is needed')
+        cfg = dict(cfg)
+        if 'source' not in cfg:
+            raise ConfigError(f"{key}.source is missing: for example 'logits',"
+                              " 'features' or 'backbone[3]'")
+        source = cfg.pop('source')
+        self.loss_weight = _checked_weight(
+            cfg.pop('loss_weight', 1.0), f'{key}.loss_weight')
+        schedule = cfg.pop('schedule', None)
+        self.schedule = None if schedule is None else build_part(
+            schedule, SCHEDULES, f'{key}.schedule')
+        self.loss: nn.Module = build_part(cfg, MODELS, key)
+        self.student_sources, self.teacher_sources = _parse_source(
+            source, f'{key}.source', teachers)
+        self.adapters = nn.ModuleList()
+
+    @property
+    def is_adversarial(self) -> bool:
+        return hasattr(self.loss, 'discriminator_loss')
+
+    def weight_at(self, iteration: int, epoch: int) -> float:
+        """The weight in this iteration; 0 means that the term costs nothing."""
+        return self.loss_weight * factor_at(self.schedule, iteration, epoch)
+
+    def fit(self, student: Levels, teacher: Levels, image: torch.Tensor
+            ) -> None:
+        """Check one rehearsed pair of levels and build what it needs.
+
+        Args:
+            student (list[Tensor]): The student's levels (N, C, H, W).
+            teacher (list[Tensor]): The teacher's levels.
+            image (Tensor): The student's input (N, 3, H, W).
+
+        Raises:
+            ConfigError: Levels, dimensions or classes that do not agree.
+        """
+        where = f'{self.key}.source'
+        if len(student) != len(teacher):
+            raise ConfigError(
+                f'{where}: {len(student)} levels of the student '
+                f'({_shapes(student)}) but {len(teacher)} of the teacher '
+                f'({_shapes(teacher)}); pick the same number with [i]')
+        for s, t in zip(student, teacher):
+            if s.dim() != 4 or t.dim() != 4:
+                raise ConfigError(f'{where}: maps (N, C, H, W) are needed, '
+                                  f'got {_shapes([s])} and {_shapes([t])}')
+        kind = getattr(self.loss, 'channels', 'adapt')
+        if kind == 'adapt':
+            self.adapters = build_adapters(student, teacher)
+        elif kind == 'classes':
+            self._check_classes(student, teacher)
+        if self.is_adversarial:
+            self.loss.build(student[0].shape[1], image.shape[1])
+            self.loss.to(image.device)
+
+    def _check_classes(self, student: Levels, teacher: Levels) -> None:
+        name = type(self.loss).__name__
+        for s, t in zip(student, teacher):
+            if s.shape[1] != t.shape[1]:
+                raise ConfigError(
+                    f'{self.key}: {name} compares class scores, but the '
+                    f'student has {s.shape[1]} classes and the teacher '
+                    f'{t.shape[1]}; use a teacher of the same classes or a '
+                    'loss on features')
+            if s.shape[1] == 1 and not self.is_adversarial:
+                raise ConfigError(
+                    f'{self.key}: {name} takes a softmax over the classes, '
+                    'which is constant for the one channel here; use two '
+                    'output channels or a loss on features')
+
+    def aligned(self, student: Levels, teacher: Levels
+                ) -> List[Tuple[torch.Tensor, torch.Tensor]]:
+        """The pairs of levels as the loss sees them."""
+        adapters = self.adapters or [nn.Identity()] * len(student)
+        return [(adapt(s), resize_like(t, s))
+                for adapt, s, t in zip(adapters, student, teacher)]
+
+    def value(self, pairs, label: Optional[torch.Tensor],
+              image: torch.Tensor) -> torch.Tensor:
+        """The unweighted loss, summed over the levels."""
+        extra = {'image': image} if getattr(self.loss, 'needs_image',
+                                            False) else {}
+        return sum(self.loss(s, t, label, **extra) for s, t in pairs)
+
+    def zero(self, device: torch.device) -> torch.Tensor:
+        """An exact 0 that reaches the adapters, so that DDP misses none."""
+        zero = torch.zeros((), device=device)
+        for parameter in self.adapters.parameters():
+            zero = zero + parameter.sum() * 0
+        return zero
+
+
+def factor_at(schedule: Any, iteration: int, epoch: int) -> float:
+    """The factor of a schedule (None: 1) in this iteration."""
+    if schedule is None:
+        return 1.0
+    return schedule.factor(epoch if schedule.by_epoch else iteration)
+
+
+def resolve_schedule(schedule: Any, key: str, iterations: int,
+                     epochs: int) -> None:
+    """Fit a schedule into the run.
+
+    Raises:
+        ConfigError: It lies beyond the run.
+    """
+    if schedule is None:
+        return
+    try:
+        schedule.resolve(epochs if schedule.by_epoch else iterations)
+    except ValueError as error:
+        unit = 'epochs' if schedule.by_epoch else 'iterations'
+        raise ConfigError(f'{key}: {error} {unit}') from error
+
+
+def _checked_weight(value: Any, key: str) -> float:
+    if (isinstance(value, bool) or not isinstance(value, Real)
+            or not math.isfinite(value) or value < 0):
+        raise ConfigError(f'{key} = {value!r}: a finite number >= 0 is '
+                          'needed')
+    return float(value)
+
+
+def _parse_source(source: Any, key: str, teachers: Sequence[str]
+                  ) -> Tuple[List[str], List[Tuple[str, str]]]:
+    """Student sources, and teacher sources with the teacher's name."""
+    if isinstance(source, dict):
+        if set(source) != {'student', 'teacher'}:
+            raise ConfigError(f'{key} = {source!r}: a dict needs exactly the '
+                              "keys 'student' and 'teacher'")
+        student, teacher = source['student'], source['teacher']
+    else:
+        student = teacher = source
+    student, teacher = _as_list(student, key), _as_list(teacher, key)
+    named = []
+    for item in teacher:
+        name, colon, rest = item.partition(':')
+        if not colon:
+            if len(teachers) > 1:
+                raise ConfigError(
+                    f'{key} = {item!r}: there are several teachers; write '
+                    "dict(student=..., teacher='<name>:<source>') with one "
+                    f'of {list(teachers)}')
+            name, rest = teachers[0], item
+        elif name not in teachers:
+            raise ConfigError(f'{key} = {item!r}: no teacher {name!r}' +
+                              nearest(name, teachers))
+        named.append((name, rest))
+    return student, named
+
+
+def _as_list(source: Any, key: str) -> List[str]:
+    items = [source] if isinstance(source, str) else source
+    if (not isinstance(items, (list, tuple)) or not items
+            or not all(isinstance(item, str) for item in items)):
+        raise ConfigError(f'{key} = {source!r}: a string or a list of '
+                          'strings is needed')
+    return list(items)
+
+
+def _shapes(levels: Sequence[torch.Tensor]) -> str:
+    return ', '.join(str(tuple(level.shape)) for level in levels)
+
+
+def gather(sources: Sequence[Any], taken: Dict[Any, Levels]) -> Levels:
+    """The levels of several sources, one after the other."""
+    return [level for source in sources for level in taken[source]]
