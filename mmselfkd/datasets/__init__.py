@@ -1,5 +1,8 @@
-"""The procedural toy dataset: no files, no download."""
+"""The procedural toy dataset, and a transform for unlabelled images."""
+from .keep_labels import KeepLabels
 from .toy_scenes import Scene, SceneObject, make_scene
 from .toy_seg import ToySegDataset
 
-__all__ = ['Scene', 'SceneObject', 'ToySegDataset', 'make_scene']
+__all__ = [
+    'KeepLabels', 'Scene', 'SceneObject', 'ToySegDataset', 'make_scene'
+]

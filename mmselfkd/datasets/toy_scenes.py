@@ -129,11 +129,11 @@ def _random_object(rng: np.random.Generator) -> SceneObject:
         shape=SHAPES[rng.integers(len(SHAPES))],
         texture=TEXTURES[rng.integers(len(TEXTURES))],
         centre=tuple(rng.uniform(0, 1, 2)),
-        radius=rng.uniform(0.08, 0.22),
+        radius=rng.uniform(0.1, 0.24),
         angle=rng.uniform(0, 2 * np.pi),
         depth=rng.uniform(),
-        period=rng.uniform(0.06, 0.1),
-        colours=_random_colours(rng, contrast=rng.uniform(40, 90)))
+        period=rng.uniform(0.08, 0.12),
+        colours=_random_colours(rng, contrast=rng.uniform(60, 140)))
 
 
 def _random_ground(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -141,7 +141,7 @@ def _random_ground(rng: np.random.Generator, size: int) -> np.ndarray:
                    rng.uniform(0, 2 * np.pi))
     return _surface(TEXTURES[rng.integers(len(TEXTURES))], grid,
                     rng.uniform(0.06, 0.2),
-                    _random_colours(rng, contrast=rng.uniform(10, 60)))
+                    _random_colours(rng, contrast=rng.uniform(0, 20)))
 
 
 def _random_colours(rng: np.random.Generator, contrast: float) -> np.ndarray:
@@ -157,7 +157,7 @@ def _photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     x, y = _turned(_grid(len(image)), (0.5, 0.5), rng.uniform(0, 2 * np.pi))
     light = rng.uniform(0.7, 1.1) + rng.uniform(0, 0.6) * x
     image = image * light[..., None]
-    image = image + rng.normal(0, rng.uniform(4, 14), image.shape)
+    image = image + rng.normal(0, rng.uniform(2, 10), image.shape)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 

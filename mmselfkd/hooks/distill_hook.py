@@ -81,6 +81,7 @@ class DistillHook(Hook):
         self._taps: Dict[str, Tap] = {}
         self._clones: List[str] = []
         self._handles: List[Any] = []
+        self._guards: List[Tuple[Any, str]] = []
         self._weights: Dict[str, float] = {}
         self._task_factor = 1.0
         self._measure_agreement = False
@@ -352,7 +353,10 @@ class DistillHook(Hook):
             teacher.remove()
         if self._student is not None:
             self._student._modules.pop(ENTRY, None)
-        self._handles, self._taps, self.teachers = [], {}, {}
+        for owner, name in self._guards:
+            delattr(owner, name)
+        self._handles, self._guards = [], []
+        self._taps, self.teachers = {}, {}
         self._student = None
 
     def _guard(self, owner: Any, name: str, is_last: bool) -> None:
@@ -361,7 +365,6 @@ class DistillHook(Hook):
 
         @functools.wraps(method)
         def guarded(*args, **kwargs):
-            delattr(owner, name)
             done = False
             try:
                 result = method(*args, **kwargs)
@@ -372,6 +375,7 @@ class DistillHook(Hook):
             return result
 
         setattr(owner, name, guarded)
+        self._guards.append((owner, name))
 
     def _active(self) -> List[Term]:
         return [t for t in self._used if self._weights.get(t.name)]

@@ -194,9 +194,9 @@ def _load_config(config: Union[str, dict, Config], key: str) -> ConfigDict:
             raise ConfigError(f'{where}: no such file' +
                               _neighbours(config, '.py'))
         try:
-            # a string config lets mmengine resolve `package::path` itself
-            config = Config.fromfile(config) if '::' not in config else (
-                Config.fromstring(f'_base_ = {config!r}', '.py'))
+            # found first: as a base it would get the package as its scope
+            config = Config.fromfile(Config._get_cfg_path(config, '')[0]
+                                     if '::' in config else config)
         except Exception as error:  # the file's own code may raise anything
             raise ConfigError(f'{where}: cannot be read: {error}') from error
     elif isinstance(config, dict):

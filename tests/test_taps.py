@@ -1,0 +1,209 @@
+"""Taps: where they look, what they give, and what they say when they fail."""
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from mmselfkd.errors import ConfigError
+from mmselfkd.taps import Tap
+
+
+class Head(nn.Module):
+    """Like a decode head of mmseg: dropout, then ``conv_seg``."""
+
+    def __init__(self, dropout=0.5):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 6, 1)
+        self.dropout = nn.Dropout2d(dropout) if dropout else None
+        self.conv_seg = nn.Conv2d(6, 3, 1)
+
+    def forward(self, levels):
+        x = self.conv(levels[-1])
+        if self.dropout is not None:
+            x = self.dropout(x)
+        return self.conv_seg(x)
+
+
+class Model(nn.Module):
+
+    def __init__(self, dropout=0.5, inplace=False, reuse=1, ckpt=False):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.relu = nn.ReLU(inplace=inplace)
+        self.backbone = Levels()
+        self.decode_head = Head(dropout)
+        self.shared = nn.Conv2d(4, 2, 1)
+        self.reuse, self.ckpt = reuse, ckpt
+
+    def forward(self, x):
+        x = self.relu(self.stem(x))
+        levels = self.backbone(x)
+        for _ in range(self.reuse):
+            self.shared(x)
+        if self.ckpt:
+            x = checkpoint(self.shared, x, use_reentrant=False)
+            return x.sum()
+        # mmseg calls forward, not the module
+        return self.decode_head.forward(levels)
+
+
+class Levels(nn.Module):
+
+    def forward(self, x):
+        return x, nn.functional.avg_pool2d(x, 2)
+
+
+def run(model, source, **kwargs):
+    tap = Tap(model, source, 'losses.loss_x.source')
+    tap.open()
+    model(torch.rand(2, 3, 8, 8))
+    tap.close()
+    return tap
+
+
+def test_path_gives_the_output_of_the_module():
+    model = Model()
+    seen = []
+    model.stem.register_forward_hook(lambda m, a, out: seen.append(out))
+    (level, ) = run(model, 'stem').take()
+    assert level is seen[0]
+
+
+def test_tuple_is_all_levels_and_an_index_picks_one():
+    model = Model()
+    levels = run(model, 'backbone').take()
+    assert [tuple(x.shape) for x in levels] == [(2, 4, 8, 8), (2, 4, 4, 4)]
+    assert run(model, 'backbone[1]').take()[0].shape[-1] == 4
+    assert run(model, 'backbone[-2]').take()[0].shape[-1] == 8
+
+
+def test_several_runs_are_levels_in_their_order():
+    levels = run(Model(reuse=3), 'shared').take()
+    assert len(levels) == 3
+    assert len(run(Model(reuse=3), 'shared[2]').take()) == 1
+
+
+def test_logits_and_features_stand_around_the_dropout():
+    model = Model().train()
+    entering, leaving = [], []
+    model.decode_head.conv.register_forward_hook(
+        lambda m, a, out: entering.append(out))
+    model.decode_head.conv_seg.register_forward_hook(
+        lambda m, a, out: leaving.append(out))
+    (features, ) = run(model, 'features').take()
+    assert features is entering[0]
+    (logits, ) = run(model, 'logits').take()
+    assert logits is leaving[1]
+
+
+def test_features_of_a_head_without_dropout():
+    model = Model(dropout=0)
+    entering = []
+    model.decode_head.conv.register_forward_hook(
+        lambda m, a, out: entering.append(out))
+    assert run(model, 'features').take()[0] is entering[0]
+
+
+def test_cascade_means_the_last_head():
+    model = Model()
+    model.decode_head = nn.ModuleList([Head(), Head()])
+    tap = Tap(model, 'logits', 'key')
+    tap.open()
+    model.decode_head[0].forward([torch.rand(1, 4, 2, 2)])
+    assert not tap.runs
+    model.decode_head[1].forward([torch.rand(1, 4, 2, 2)])
+    assert len(tap.runs) == 1
+
+
+def test_in_place_change_is_noticed_and_a_clone_survives_it():
+    model = Model(inplace=True)
+    with torch.no_grad():
+        model.stem.weight.fill_(-1.)
+        model.stem.bias.fill_(0.)
+    tap = run(model, 'stem')
+    assert tap.was_changed()
+    assert tap.take()[0].min() == 0  # what a naive recorder would give
+    tap.clone = True
+    tap.open()
+    model(torch.rand(2, 3, 8, 8) + 0.1)
+    assert not tap.was_changed()
+    assert tap.take()[0].max() < 0
+    assert not run(Model(inplace=False), 'stem').was_changed()
+
+
+def test_closed_tap_ignores_what_checkpointing_runs_again():
+    model = Model(ckpt=True, reuse=0)
+    tap = Tap(model, 'shared', 'key')
+    tap.open()
+    loss = model(torch.rand(2, 3, 8, 8))
+    tap.close()
+    (level, ) = tap.take()
+    assert level.requires_grad
+    loss.backward()
+    assert tap.runs == []
+
+
+def test_gradient_flows_through_a_tap():
+    model = Model()
+    run(model, 'stem').take()[0].sum().backward()
+    assert model.stem.weight.grad.abs().sum() > 0
+
+
+def test_removed_tap_leaves_no_hook():
+    model = Model()
+    tap = Tap(model, 'features', 'key')
+    assert model.decode_head.dropout._forward_pre_hooks
+    tap.remove()
+    assert not model.decode_head.dropout._forward_pre_hooks
+
+
+@pytest.mark.parametrize('source, says', [
+    ('decode_head.conv_sge', "'decode_head.conv_seg'"),
+    ('logit', "'logits'"),
+    ('backbone[', 'dotted module path'),
+    ('', 'dotted module path'),
+    (3, 'dotted module path'),
+])
+def test_unknown_source_names_the_key_the_value_and_the_nearest(source, says):
+    with pytest.raises(ConfigError) as error:
+        Tap(Model(), source, 'hook.losses.loss_x.source')
+    message = str(error.value)
+    assert message.startswith(f'hook.losses.loss_x.source = {source!r}')
+    assert says in message
+
+
+@pytest.mark.parametrize('source, says', [
+    ('decode_head', 'did not run'),
+    ('backbone[2]', 'allowed: 0 to 1'),
+    ('stem[0]', 'nothing to pick'),
+])
+def test_source_that_gives_nothing_says_why(source, says):
+    with pytest.raises(ConfigError, match='losses.loss_x.source') as error:
+        run(Model(), source).take()
+    assert says in str(error.value)
+
+
+def test_output_that_is_no_float_tensor():
+    model = Model()
+    model.odd = Odd()
+    tap = Tap(model, 'odd', 'key')
+    for value, says in ((torch.arange(3), 'int64'), ('text', 'str'),
+                        ((torch.rand(1), None), 'NoneType')):
+        tap.open()
+        model.odd(value)
+        with pytest.raises(ConfigError, match=says):
+            tap.take()
+
+
+class Odd(nn.Module):
+
+    def forward(self, x):
+        return x
+
+
+def test_alias_without_a_classifier_lists_what_there_is():
+    model = Model()
+    model.decode_head = nn.Sequential(nn.Conv2d(3, 3, 1))
+    with pytest.raises(ConfigError, match='conv_seg') as error:
+        Tap(model, 'logits', 'key')
+    assert "['0']" in str(error.value)
