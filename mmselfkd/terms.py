@@ -148,7 +148,7 @@ def resolve_schedule(schedule: Any, key: str, iterations: int,
         schedule.resolve(epochs if schedule.by_epoch else iterations)
     except ValueError as error:
         unit = 'epochs' if schedule.by_epoch else 'iterations'
-        raise ConfigError(f'{key}: {error} {unit}') from error
+        raise ConfigError(f'{key}: counted in {unit}, {error}') from error
 
 
 def _checked_weight(value: Any, key: str) -> float:

@@ -88,6 +88,14 @@ class IgnoreAllLabels(BaseTransform):
         return results
 
 
+@TRANSFORMS.register_module()
+class BinaryLabels(BaseTransform):
+
+    def transform(self, results):
+        results['gt_seg_map'] = results['gt_seg_map'].clip(max=1)
+        return results
+
+
 _count = 0
 
 

@@ -1,0 +1,194 @@
+"""Bad input: an error before training, with key, value and what is allowed."""
+import pytest
+import torch
+from mmengine.hooks import EMAHook
+
+from mmselfkd import ConfigError
+
+KD = dict(type='KDLoss', source='logits')
+
+
+def start(tiny, tmp_path, losses=None, hook=None, **changes):
+    """Train with one hook; returns what the error says."""
+    entry = dict(
+        dict(type='mmselfkd.DistillHook', teacher=tiny.teacher(),
+             losses=losses if losses is not None else dict(loss_kd=KD)),
+        **(hook or {}))
+    entry = {k: v for k, v in entry.items() if v != 'absent'}
+    with pytest.raises(ConfigError) as error:
+        runner = tiny.build(tiny.config(tmp_path, entry, **changes))
+        runner.train()
+    if 'runner' in locals():
+        assert runner.iter == 0
+        for module in runner.model.modules():
+            assert not module._forward_hooks
+        assert not hasattr(runner.model, 'mmselfkd')
+    return str(error.value)
+
+
+@pytest.mark.parametrize('losses, says', [
+    ({}, ['DistillHook.losses = {}', 'at least one loss']),
+    ([KD], ['DistillHook.losses', 'a dict of losses']),
+    (dict(loss_kd=5), ['losses.loss_kd = 5', 'dict is needed']),
+    (dict(kd=KD), ['losses.kd', "'loss_kd'"]),
+    ({'loss.kd': KD}, ['losses.loss.kd', 'letters']),
+    (dict(loss_kd=dict(source='logits')), ['losses.loss_kd', '`type`']),
+    (dict(loss_kd=dict(KD, type='KDLos')),
+     ["losses.loss_kd.type = 'KDLos'", "nearest: 'KDLoss'"]),
+    (dict(loss_kd=dict(KD, temprature=2.)),
+     ['losses.loss_kd.temprature = 2.0', "nearest: 'temperature'"]),
+    (dict(loss_kd=dict(KD, temperature=0.)),
+     ['losses.loss_kd', 'temperature', '0.0', 'above 0']),
+    (dict(loss_kd=dict(type='KDLoss')), ['losses.loss_kd.source is missing']),
+    (dict(loss_kd=dict(KD, source='logit')),
+     ["losses.loss_kd.source = 'logit'", "nearest: 'logits'"]),
+    (dict(loss_kd=dict(KD, source='decode_head')),
+     ["losses.loss_kd.source = 'decode_head'", 'did not run',
+      'decode_head.conv_seg']),
+    (dict(loss_kd=dict(KD, source=['logits', 3])), ['a list of strings']),
+    (dict(loss_kd=dict(KD, source=dict(student='logits'))),
+     ["exactly the keys 'student' and 'teacher'"]),
+    (dict(loss_x=dict(type='NFDLoss', source='backbone[7]')),
+     ["source = 'backbone[7]'", '0 to 3']),
+    (dict(loss_x=dict(type='NFDLoss', source=dict(
+        student='backbone', teacher='backbone[3]'))),
+     ['losses.loss_x.source', '4 levels of the student', '1 of the teacher']),
+    (dict(loss_kd=dict(KD, source=dict(student='logits',
+                                       teacher='big:logits'))),
+     ["'big:logits'", "no teacher 'big'", "'teacher'"]),
+    (dict(loss_kd=dict(KD, loss_weight=-1)),
+     ['losses.loss_kd.loss_weight = -1', '>= 0']),
+    (dict(loss_kd=dict(KD, loss_weight=float('nan'))), ['loss_weight = nan']),
+    (dict(loss_kd=dict(KD, loss_weight='1')), ["loss_weight = '1'"]),
+    (dict(loss_kd=dict(KD, schedule=dict(type='LinearRmp'))),
+     ["losses.loss_kd.schedule.type = 'LinearRmp'", "'LinearRamp'"]),
+    (dict(loss_kd=dict(KD, schedule=dict(type='LinearRamp', end=50))),
+     ['losses.loss_kd.schedule', '50', 'counted in iterations', 'run of 2']),
+    (dict(loss_kd=dict(KD, schedule=dict(type='Stop', end=9,
+                                         by_epoch=True))),
+     ['losses.loss_kd.schedule', '9', 'counted in epochs', 'run of 1']),
+    (dict(loss_kd=dict(KD, schedule=dict(type='Stop'))),
+     ['losses.loss_kd.schedule.end is missing']),
+    (dict(loss_ho=dict(type='HolisticLoss', source='logits',
+                       optimizer=dict(type='SDG', lr=1.))),
+     ['losses.loss_ho.optimizer', 'SDG']),
+    (dict(loss_x=dict(type='NFDLoss', source='features', dims='wh')),
+     ['losses.loss_x', 'dims', "'wh'", "'hw'"]),
+])
+def test_bad_losses(tiny, tmp_path, losses, says):
+    message = start(tiny, tmp_path, losses)
+    for part in says:
+        assert part in message, message
+
+
+@pytest.mark.parametrize('hook, says', [
+    (dict(looses=1), ['DistillHook.looses = 1', "nearest: 'losses'"]),
+    (dict(teacher='absent'), ['DistillHook.teacher = None']),
+    (dict(teacher={}), ['DistillHook.teacher = {}']),
+    (dict(task_schedule=dict(type='Ramp')), ['DistillHook.task_schedule']),
+    (dict(task_schedule=dict(type='LinearRamp', end=7)),
+     ['DistillHook.task_schedule', '7', 'counted in iterations', 'run of 2']),
+    (dict(type='mmselfkd.NFDHook', losses=dict(loss_nfd=None)),
+     ['NFDHook.losses', 'at least one loss']),
+    (dict(type='mmselfkd.NFDHook', losses=dict(loss_nf=None)),
+     ['NFDHook.losses.loss_nf = None', "nearest: 'loss_nfd'"]),
+    (dict(type='mmselfkd.NFDHook', losses=dict(loss_nf=dict(loss_weight=1))),
+     ['NFDHook.losses.loss_nf', "nearest: 'loss_nfd'"]),
+])
+def test_bad_hook(tiny, tmp_path, hook, says):
+    message = start(tiny, tmp_path, hook=hook)
+    for part in says:
+        assert part in message, message
+
+
+def test_other_number_of_classes(tiny, tmp_path):
+    message = start(tiny, tmp_path, hook=dict(teacher=tiny.teacher(
+        classes=5)))
+    assert 'losses.loss_kd' in message
+    assert 'student has 7 classes and the teacher 5' in message
+
+
+def test_one_sigmoid_channel_has_no_softmax(tiny, tmp_path):
+    one = {'num_classes': 2, 'out_channels': 1, 'threshold': 0.3}
+    changes = {f'model.{head}.{k}': v for head in (
+        'decode_head', 'auxiliary_head') for k, v in one.items()}
+    changes.update({f'model.{head}.loss_decode.use_sigmoid': True for head in (
+        'decode_head', 'auxiliary_head')})
+    teacher = tiny.teacher(classes=2)
+    for head in ('decode_head', 'auxiliary_head'):
+        teacher['config']['model'][head].update(one)
+        teacher['config']['model'][head]['loss_decode'] = dict(
+            type='CrossEntropyLoss', use_sigmoid=True)
+    changes['train_dataloader.dataset.pipeline'] = [
+        dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'),
+        dict(type='BinaryLabels'), dict(type='PackSegInputs')]
+    message = start(tiny, tmp_path, hook=dict(teacher=teacher), **changes)
+    assert 'losses.loss_kd' in message and 'softmax' in message
+
+
+def test_several_teachers_need_names_in_the_source(tiny, tmp_path):
+    message = start(tiny, tmp_path, hook=dict(
+        teacher=dict(a=tiny.teacher(), b=tiny.teacher())))
+    assert "source = 'logits'" in message and "['a', 'b']" in message
+
+
+def test_two_hooks_in_one_run(tiny, tmp_path):
+    hook = dict(type='mmselfkd.NFDHook', teacher=tiny.teacher())
+    cfg = tiny.config(tmp_path, hook, hook)
+    with pytest.raises(ConfigError, match='two distillation hooks'):
+        tiny.build(cfg).train()
+
+
+def test_ema_hook_in_front_of_ours(tiny, tmp_path):
+    cfg = tiny.config(
+        tmp_path, dict(type='mmselfkd.NFDHook', teacher=tiny.teacher()),
+        dict(type='EMAHook', priority='VERY_HIGH'))
+    runner = tiny.build(cfg)
+    assert any(isinstance(h, EMAHook) for h in runner.hooks)
+    with pytest.raises(ConfigError, match='EMAHook'):
+        runner.train()
+
+
+def test_runner_without_config_cannot_have_adapters(tiny, tmp_path):
+    runner = tiny.build(tiny.config(tmp_path, dict(
+        type='mmselfkd.NFDHook', teacher=tiny.teacher())))
+    runner.cfg.pop('optim_wrapper')
+    with pytest.raises(ConfigError, match='optim_wrapper'):
+        runner.train()
+    assert not hasattr(runner.model, 'mmselfkd')
+
+
+def test_optimizer_that_leaves_the_adapters_out(tiny, tmp_path):
+    runner = tiny.build(tiny.config(tmp_path, dict(
+        type='mmselfkd.NFDHook', teacher=tiny.teacher())))
+    original = runner.build_optim_wrapper
+
+    def build(cfg):
+        wrapper = original(cfg)
+        if hasattr(runner.model, 'mmselfkd'):
+            wrapper.optimizer.param_groups[0]['params'] = wrapper.optimizer \
+                .param_groups[0]['params'][:-2]
+        return wrapper
+
+    runner.build_optim_wrapper = build
+    with pytest.raises(ConfigError, match='loss_nfd.0.weight'):
+        runner.train()
+
+
+def test_nothing_of_the_random_stream_is_used(tiny, tmp_path):
+    """The rehearsal, adapters and teachers draw numbers of their own."""
+    runner = tiny.build(tiny.config(tmp_path, dict(
+        type='mmselfkd.SKDHook', teacher=tiny.teacher(),
+        losses=dict(loss_nfd=dict(type='NFDLoss', source='features')))))
+    states = []
+    hook = next(h for h in runner.hooks if type(h).__name__ == 'SKDHook')
+    original = hook._prepare
+
+    def prepare(runner):
+        states.append(torch.get_rng_state())
+        original(runner)
+        states.append(torch.get_rng_state())
+
+    hook._prepare = prepare
+    runner.train()
+    assert torch.equal(*states)
