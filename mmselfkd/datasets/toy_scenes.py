@@ -86,7 +86,7 @@ class Scene(NamedTuple):
 
 def make_scene(index: int,
                split: str = 'train',
-               size: int = 96,
+               size: int = 64,
                seed: int = 0) -> Scene:
     """Draw the scene of an index.
 
@@ -112,7 +112,7 @@ def make_scene(index: int,
     if split not in SPLITS:
         raise ValueError(f'split={split!r}: allowed are {SPLITS}')
     rng = np.random.default_rng((SPLITS.index(split), seed, index))
-    objects = sorted((_random_object(rng) for _ in range(rng.integers(4, 9))),
+    objects = sorted((_random_object(rng) for _ in range(rng.integers(3, 7))),
                      key=lambda obj: -obj.depth)
 
     image = _random_ground(rng, size)
@@ -129,10 +129,10 @@ def _random_object(rng: np.random.Generator) -> SceneObject:
         shape=SHAPES[rng.integers(len(SHAPES))],
         texture=TEXTURES[rng.integers(len(TEXTURES))],
         centre=tuple(rng.uniform(0, 1, 2)),
-        radius=rng.uniform(0.1, 0.24),
-        angle=rng.uniform(0, 2 * np.pi),
+        radius=rng.uniform(0.12, 0.26),
+        angle=rng.uniform(-0.5, 0.5),
         depth=rng.uniform(),
-        period=rng.uniform(0.08, 0.12),
+        period=rng.uniform(0.1, 0.15),
         colours=_random_colours(rng, contrast=rng.uniform(60, 140)))
 
 

@@ -37,7 +37,7 @@ class ToySegDataset(BaseSegDataset):
     def __init__(self,
                  length: int,
                  split: str = 'train',
-                 size: int = 96,
+                 size: int = 64,
                  seed: int = 0,
                  **kwargs) -> None:
         if BaseSegDataset is object:

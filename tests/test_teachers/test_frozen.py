@@ -1,0 +1,147 @@
+"""FrozenTeacher by itself: what it reads, and what it refuses."""
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+
+from mmselfkd import ConfigError, FrozenTeacher
+from mmselfkd.registry import MODELS
+
+MODEL = dict(
+    type='EncoderDecoder',
+    data_preprocessor=dict(type='SegDataPreProcessor'),
+    backbone=dict(
+        type='ResNetV1c', depth=18, stem_channels=4, base_channels=4,
+        norm_cfg=dict(type='BN')),
+    decode_head=dict(
+        type='FCNHead', in_channels=32, in_index=3, channels=4, num_convs=1,
+        num_classes=3, norm_cfg=dict(type='BN')),
+    auxiliary_head=dict(
+        type='FCNHead', in_channels=16, in_index=2, channels=4, num_convs=1,
+        num_classes=3, norm_cfg=dict(type='BN')))
+CONFIG = dict(model=MODEL, default_scope='mmseg')
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A checkpoint as mmengine writes it; returns its path and weights."""
+    torch.manual_seed(1)
+    model = MODELS.build(dict(MODEL, _scope_='mmseg'))
+    path = tmp_path / 'teacher.pth'
+    torch.save(
+        dict(meta=dict(dataset_meta=dict(classes=('a', 'b', 'c'))),
+             state_dict=model.state_dict()), path)
+    return str(path), model
+
+
+def test_config_as_dict_config_model_path_and_name(tmp_path, checkpoint):
+    path, model = checkpoint
+    file = tmp_path / 'teacher.py'
+    Config(CONFIG).dump(file)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        for config in (CONFIG, Config(CONFIG), MODEL, str(file)):
+            teacher = FrozenTeacher(config, path)
+            own = teacher.model.state_dict()
+            for name, value in own.items():
+                assert torch.equal(value, model.state_dict()[name])
+    assert teacher.classes == ('a', 'b', 'c')
+
+
+def test_name_of_a_host_config_from_another_scope():
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        teacher = FrozenTeacher(
+            'mmseg::fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py',
+            'random')
+    assert type(teacher.model.decode_head).__name__ == 'FCNHead'
+    assert teacher.model.decode_head.conv_seg.out_channels == 19
+
+
+def test_frozen_evaluating_and_without_auxiliary_head(checkpoint):
+    teacher = FrozenTeacher(CONFIG, checkpoint[0])
+    assert not any(m.training for m in teacher.model.modules())
+    assert not any(p.requires_grad for p in teacher.model.parameters())
+    assert not hasattr(teacher.model, 'auxiliary_head')
+    teacher.add_tap('logits', 'key')
+    x = torch.rand(2, 3, 32, 32, requires_grad=True)
+    taught = teacher.rehearse(x, None)['logits'][0]
+    assert not taught.requires_grad
+    again = teacher.run(x, None, ['logits'])['logits'][0]
+    assert torch.equal(taught, again)  # neither dropout nor batch statistics
+
+
+def test_weights_of_the_data_parallel_wrapper(tmp_path, checkpoint):
+    path, model = checkpoint
+    state = {f'module.{k}': v for k, v in model.state_dict().items()}
+    torch.save(state, tmp_path / 'ddp.pth')
+    FrozenTeacher(CONFIG, str(tmp_path / 'ddp.pth'))
+
+
+def test_building_leaves_the_random_stream_alone():
+    before = torch.get_rng_state()
+    FrozenTeacher(CONFIG, 'random')
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_no_tensor_is_kept_between_runs(checkpoint):
+    teacher = FrozenTeacher(CONFIG, checkpoint[0])
+    teacher.add_tap('logits', 'key')
+    teacher.rehearse(torch.rand(2, 3, 32, 32), None)
+    assert teacher.taps['logits'].runs == []
+
+
+@pytest.mark.parametrize('change, says', [
+    (lambda s: s.pop('decode_head.conv_seg.weight'),
+     ['1 weights missing', 'decode_head.conv_seg.weight']),
+    (lambda s: s.update({'neck.x': torch.zeros(1)}),
+     ['1 weights unexpected', 'neck.x']),
+    (lambda s: s.update({'decode_head.conv_seg.bias': torch.zeros(9)}),
+     ['of another shape', '(9,) instead of (3,)']),
+])
+def test_weights_that_do_not_fit(tmp_path, checkpoint, change, says):
+    state = checkpoint[1].state_dict()
+    change(state)
+    path = str(tmp_path / 'bad.pth')
+    torch.save(dict(state_dict=state), path)
+    with pytest.raises(ConfigError) as error:
+        FrozenTeacher(CONFIG, path, key='NFDHook.teacher')
+    for part in ['NFDHook.teacher.checkpoint', 'bad.pth', *says]:
+        assert part in str(error.value)
+
+
+def test_auxiliary_weights_do_not_matter(tmp_path, checkpoint):
+    state = {k: v for k, v in checkpoint[1].state_dict().items()
+             if not k.startswith('auxiliary_head')}
+    torch.save(dict(state_dict=state), tmp_path / 'x.pth')
+    FrozenTeacher(CONFIG, str(tmp_path / 'x.pth'))
+
+
+def test_checkpoint_that_is_missing_names_the_nearest(tmp_path, checkpoint):
+    with pytest.raises(ConfigError, match="nearest: 'teacher.pth'"):
+        FrozenTeacher(CONFIG, str(tmp_path / 'teachr.pth'))
+    with pytest.raises(ConfigError, match='does not exist'):
+        FrozenTeacher(CONFIG, str(tmp_path / 'gone/teacher.pth'))
+    with pytest.raises(ConfigError, match="'random'"):
+        FrozenTeacher(CONFIG)
+
+
+def test_checkpoint_that_is_broken(tmp_path):
+    (tmp_path / 'x.pth').write_bytes(b'not a checkpoint')
+    with pytest.raises(ConfigError, match='cannot be read'):
+        FrozenTeacher(CONFIG, str(tmp_path / 'x.pth'))
+    torch.save([1, 2], tmp_path / 'y.pth')
+    with pytest.raises(ConfigError, match='holds a list'):
+        FrozenTeacher(CONFIG, str(tmp_path / 'y.pth'))
+
+
+@pytest.mark.parametrize('config, says', [
+    ('gone.py', 'no such file'),
+    ('mmseg::pspnet/gone.py', 'cannot be read'),
+    ('mmgone::pspnet/gone.py', 'cannot be read'),
+    (5, 'is needed'),
+    ({}, 'no key `model`'),
+    (dict(model=dict(type='Gone')), 'cannot be built'),
+])
+def test_config_that_cannot_be_used(config, says):
+    with pytest.raises(ConfigError, match=says) as error:
+        FrozenTeacher(config, 'random', key='NFDHook.teacher')
+    assert 'NFDHook.teacher.config' in str(error.value)
