@@ -1,0 +1,46 @@
+"""One process of a distributed run: RANK, WORLD_SIZE, ... are set."""
+import os
+import sys
+
+import torch.distributed as dist
+from conftest import tiny_config, tiny_teacher
+from mmengine.runner import Runner
+
+LOSSES = dict(
+    loss_kd=dict(type='KDLoss', source='logits'),
+    loss_nfd=dict(type='NFDLoss', source='features'),
+    loss_late=dict(type='NFDLoss', source='backbone[3]',
+                   schedule=dict(type='LinearRamp', begin=2, end=3)),
+    loss_ho=dict(type='HolisticLoss', source='logits', mode='hinge',
+                 loss_weight=0.1))
+
+
+def main(work_dir, batch_size):
+    distributed = int(os.environ.get('WORLD_SIZE', 1)) > 1
+    if distributed:
+        dist.init_process_group('gloo')
+    norm = dict(type='GN', num_groups=2, requires_grad=True)
+    cfg = tiny_config(
+        work_dir,
+        dict(type='mmselfkd.DistillHook', losses=LOSSES,
+             teacher=tiny_teacher()),
+        dict(type='EMAHook'),
+        iters=4,
+        **{
+            'train_dataloader.batch_size': batch_size,
+            'train_dataloader.sampler.shuffle': False,
+            'model.backbone.norm_cfg': norm,
+        })
+    for head in ('decode_head', 'auxiliary_head'):
+        cfg.model[head].update(norm_cfg=norm, dropout_ratio=0.)
+    cfg.train_dataloader.dataset.pipeline.pop(2)  # the random flip
+    if distributed:
+        cfg.launcher = 'pytorch'
+        cfg.model_wrapper_cfg = dict(
+            type='MMDistributedDataParallel', device_ids=None,
+            broadcast_buffers=False, find_unused_parameters=False)
+    Runner.from_cfg(cfg).train()
+
+
+if __name__ == '__main__':
+    main(sys.argv[1], int(sys.argv[2]))
