@@ -1,0 +1,283 @@
+"""Every shipped config makes a training step, and every list of them agrees."""
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.hooks import Hook
+from mmengine.hub import get_config
+from mmengine.registry import (DATASETS, MODELS, TRANSFORMS,
+                               init_default_scope)
+from mmengine.runner import Runner
+
+from mmselfkd.hooks import DistillHook
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted(
+    path.relative_to(ROOT) for path in ROOT.glob('configs/*/*.py')
+    if path.parent.name != '_base_')
+METHODS = ('aicsd', 'icsd', 'nfd', 'skd')
+SIDE = 64
+
+
+@DATASETS.register_module()
+class MemoryDataset:
+    """Two random images that go through the config's own pipeline."""
+
+    def __init__(self, pipeline, num_classes):
+        self.metainfo = dict(classes=[str(i) for i in range(num_classes)])
+        self.pipeline = Compose(pipeline)
+        rng = np.random.default_rng(0)
+        shape = (2, SIDE, SIDE)
+        self.images = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
+        self.labels = rng.integers(0, num_classes, shape, dtype=np.uint8)
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return self.pipeline(
+            dict(
+                img=self.images[index].copy(),
+                gt_seg_map=self.labels[index].copy(),
+                img_shape=(SIDE, SIDE),
+                ori_shape=(SIDE, SIDE),
+                img_path=str(index),
+                reduce_zero_label=False,
+                seg_fields=['gt_seg_map'],
+                sample_idx=index))
+
+
+class Witness(Hook):
+    """Keeps the teachers and their weights before the first iteration."""
+
+    def __init__(self, hook):
+        self.hook = hook
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 0:
+            self.teachers = dict(self.hook.teachers)
+            self.before = {
+                name: {k: v.clone() for k, v in t.model.state_dict().items()}
+                for name, t in self.teachers.items()
+            }
+
+
+def without_downloads(cfg):
+    """``cfg`` without the pretrained weights anywhere in it."""
+    if isinstance(cfg, dict):
+        for key in ('pretrained', 'init_cfg'):
+            if key in cfg:
+                cfg[key] = None
+        for value in cfg.values():
+            without_downloads(value)
+    elif isinstance(cfg, (list, tuple)):
+        for value in cfg:
+            without_downloads(value)
+    return cfg
+
+
+def first_dataset(cfg):
+    """The training data set, the first one where several are joined."""
+    dataset = cfg.train_dataloader.dataset
+    return dataset.datasets[0] if 'datasets' in dataset else dataset
+
+
+def small(name, work_dir):
+    """The config, but on small images in memory and for few iterations."""
+    cfg = Config.fromfile(ROOT / name)
+    without_downloads(cfg.model)
+    cfg.model.data_preprocessor.size = (SIDE, SIDE)
+    pipeline = []
+    for step in first_dataset(cfg).pipeline:
+        if step['type'] not in ('LoadImageFromFile', 'LoadAnnotations'):
+            for key in ('scale', 'crop_size', 'size'):
+                if key in step:
+                    step[key] = (SIDE, SIDE)
+            pipeline.append(step)
+    cfg.train_dataloader = dict(
+        batch_size=2,
+        num_workers=0,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        collate_fn=dict(type='pseudo_collate'),
+        dataset=dict(
+            type='mmengine.MemoryDataset',
+            pipeline=pipeline,
+            num_classes=cfg.model.decode_head.num_classes))
+    for stage in ('val', 'test'):
+        for part in ('cfg', 'dataloader', 'evaluator'):
+            cfg.pop(f'{stage}_{part}', None)
+    hooks = cfg.get('custom_hooks', [])
+    for hook in hooks:
+        if 'teacher' in hook:
+            hook.teacher.checkpoint = 'random'
+    # the weight of some terms of AICSD is 0 in the first iteration
+    iterations = 2 if 'aicsd' in name.parts else 1
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=iterations)
+    cfg.default_hooks.checkpoint = dict(
+        type='CheckpointHook', by_epoch=False, interval=iterations)
+    cfg.default_hooks.pop('visualization', None)
+    cfg.work_dir = str(work_dir)
+    cfg.randomness = dict(seed=0)
+    cfg.experiment_name = name.stem
+    return cfg
+
+
+@pytest.mark.parametrize('name', CONFIGS, ids=lambda path: path.stem)
+def test_training_step(name, tmp_path):
+    cfg = small(name, tmp_path)
+    runner = Runner.from_cfg(cfg)
+    hooks = [h for h in runner.hooks if isinstance(h, DistillHook)]
+    assert len(hooks) == len(cfg.get('custom_hooks', []))
+    assert hooks or name.parts[1] not in METHODS
+    if hooks:
+        witness = Witness(hooks[0])
+        runner.register_hook(witness)
+    start = {k: v.clone() for k, v in runner.model.state_dict().items()}
+    runner.train()
+    scalars = runner.message_hub.log_scalars
+    assert np.isfinite(scalars['train/loss'].current())
+    assert any(not torch.equal(start[k], v)
+               for k, v in runner.model.named_parameters())
+
+    for hook in hooks:
+        for term in hook.terms:
+            value = scalars[f'train/distill.{term.name}'].current()
+            assert np.isfinite(value)
+            assert value > 0 or term.name == 'loss_ho'
+        assert list(witness.teachers) == ['teacher']
+        teacher = witness.teachers['teacher'].model
+        after = teacher.state_dict()
+        assert all(torch.equal(v, after[k])
+                   for k, v in witness.before['teacher'].items())
+        assert not teacher.training
+        assert sum(p.numel() for p in teacher.parameters()) > sum(
+            p.numel() for p in runner.model.parameters())
+
+    saved = torch.load(
+        tmp_path / f'iter_{runner.max_iters}.pth', weights_only=False)
+    plain = MODELS.build(cfg.model)
+    assert list(saved['state_dict']) == list(plain.state_dict())
+    plain.load_state_dict(saved['state_dict'], strict=True)
+
+
+@pytest.mark.parametrize('name', CONFIGS, ids=lambda path: path.stem)
+def test_own_pipelines_and_reload(name, tmp_path):
+    """What a stock train.py dumps is the config; its transforms exist."""
+    cfg = Config.fromfile(ROOT / name)
+    cfg.dump(tmp_path / 'dumped.py')
+    assert Config.fromfile(tmp_path / 'dumped.py').to_dict() == cfg.to_dict()
+    init_default_scope(cfg.default_scope)
+    for dataset in (first_dataset(cfg), cfg.val_dataloader.dataset):
+        for step in dataset.pipeline:
+            TRANSFORMS.build(step)
+
+
+def test_semi_keeps_the_labels_of_one_image_in_eight(tmp_path):
+    name, = [path for path in CONFIGS if '-semi_' in path.stem]
+    pipeline = first_dataset(Config.fromfile(ROOT / name)).pipeline
+    types = [step['type'] for step in pipeline]
+    place = types.index('mmselfkd.KeepLabels')
+    assert types[place - 1] == 'LoadAnnotations'
+
+    cfg = small(name, tmp_path)
+    assert cfg.model.decode_head.loss_decode.avg_non_ignore
+    dataset = Runner.from_cfg(cfg).train_dataloader.dataset
+    kept, dropped = (
+        dataset[i]['data_samples'].gt_sem_seg.data for i in range(2))
+    assert (kept != 255).any()
+    assert (dropped == 255).all()
+
+
+def test_pairs_cover_the_data():
+    """Each method has each pair, and the pairs have all three data sets."""
+    pairs = {path.stem for path in ROOT.glob('configs/_base_/pairs/*.py')}
+    assert len(pairs) == 5
+    for method in METHODS:
+        stems = {p.stem for p in CONFIGS if p.parts[1] == method}
+        assert {f'{method}_{pair}' for pair in pairs} <= stems
+    types = {
+        first_dataset(Config.fromfile(path)).type
+        for path in ROOT.glob('configs/_base_/pairs/*.py')
+    }
+    assert types == {
+        'ADE20KDataset', 'BaseSegDataset', 'CityscapesDataset',
+        'PascalVOCDataset'
+    }
+
+
+@pytest.mark.parametrize(
+    'name', [p for p in CONFIGS if p.parts[1] in METHODS],
+    ids=lambda path: path.stem)
+def test_found_by_its_installed_name(name, tmp_path, monkeypatch):
+    """Where the package is installed: from any folder, by mim's way too."""
+    monkeypatch.chdir(tmp_path)
+    short = f'mmselfkd::{name.parts[1]}/{name.name}'
+    cfg = get_config(short)
+    assert cfg.to_dict() == Config.fromfile(ROOT / name).to_dict()
+    child = Config.fromstring(f'_base_ = {short!r}', '.py')
+    assert child.custom_hooks[0].teacher == cfg.custom_hooks[0].teacher
+
+
+@pytest.mark.parametrize('folder', sorted({p.parts[1] for p in CONFIGS}))
+def test_metafile_lists_the_folder(folder):
+    path = ROOT / 'configs' / folder / 'metafile.yml'
+    if folder not in METHODS and not path.exists():
+        return  # plain models, for the commands of the methods
+    content = yaml.safe_load(path.read_text())
+    files = {
+        f'configs/{folder}/{p.name}'
+        for p in CONFIGS if p.parts[1] == folder
+    }
+    listed = [model['Config'] for model in content['Models']]
+    assert sorted(listed) == sorted(files)
+    for model in content['Models']:
+        assert model['Name'] == Path(model['Config']).stem
+        assert model['In Collection'] in [
+            collection['Name'] for collection in content['Collections']]
+    for collection in content['Collections']:
+        assert (ROOT / collection.get('README', 'configs')).exists()
+
+
+def test_model_index_lists_every_metafile():
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+    found = [
+        str(path.relative_to(ROOT))
+        for path in sorted(ROOT.glob('configs/*/metafile.yml'))]
+    assert index['Import'] == found
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_readme_names_what_exists(method):
+    text = (ROOT / 'configs' / method / 'README.md').read_text()
+    for link in re.findall(r'\]\((?!https?:)([^)]*\.py)\)', text):
+        assert (ROOT / 'configs' / method / link).is_file(), link
+    commands = '\n'.join(re.findall(r'```shell\n(.*?)```', text, re.DOTALL))
+    names = re.findall(r'(?:tools|configs)/\S+', commands)
+    assert len(names) > 8
+    for name in names:
+        assert (ROOT / name).is_file(), name
+    checkpoints = re.findall(r'work_dirs/(\S+)/iter_(\d+)\.pth', commands)
+    assert len(checkpoints) == 2
+    for stem, iteration in checkpoints:
+        cfg = Config.fromfile(ROOT / f'configs/{method}/{stem}.py')
+        assert cfg.train_cfg.max_iters == int(iteration)
+
+
+@pytest.mark.parametrize('path', sorted(ROOT.glob('configs/_base_/pairs/*')),
+                         ids=lambda path: path.stem)
+def test_teacher_of_a_pair(path):
+    """Published weights, or what training its config leaves behind."""
+    teacher = Config.fromfile(path).teacher
+    name = Path(teacher.config.partition('::')[2])
+    if teacher.checkpoint.startswith('https://'):
+        assert teacher.checkpoint.endswith('.pth')
+        assert teacher.checkpoint.split('/')[5] == name.parts[0]
+    else:
+        cfg = get_config(teacher.config)
+        assert teacher.checkpoint == (
+            f'work_dirs/{name.stem}/iter_{cfg.train_cfg.max_iters}.pth')

@@ -1,0 +1,355 @@
+import copy
+import functools
+
+import pytest
+import torch
+
+from mmselfkd.losses import HolisticLoss
+
+
+def maps(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    student = torch.randn(shape, generator=generator)
+    teacher = 2 * torch.randn(shape, generator=generator)
+    image = torch.randn(
+        shape[0], 3, 4 * shape[2], 4 * shape[3], generator=generator)
+    return student, teacher, image
+
+
+def built(classes=4, **options):
+    loss = HolisticLoss(**options)
+    loss.discriminator = copy.deepcopy(
+        discriminator(classes, loss.conditional))
+    return loss
+
+
+@functools.lru_cache(maxsize=None)
+def discriminator(classes, conditional):
+    torch.manual_seed(0)
+    loss = HolisticLoss(conditional=conditional)
+    loss.build(classes)
+    # attention starts switched off: let the tests see it
+    for name, parameter in loss.named_parameters():
+        if name.endswith('gamma'):
+            parameter.data.fill_(0.5)
+    return loss.discriminator
+
+
+def buffers(loss):
+    return {k: v.clone() for k, v in loss.named_buffers()}
+
+
+def scores(loss, logits, image):
+    loss.discriminator.eval()
+    with torch.no_grad():
+        return loss.discriminator(logits, image)
+
+
+@pytest.mark.parametrize('mode', ['wgan-gp', 'hinge'])
+@pytest.mark.parametrize('conditional', [True, False])
+def test_student_term_is_minus_the_mean_score(mode, conditional):
+    student, teacher, image = maps(2, 4, 8, 6)
+    loss = built(mode=mode, conditional=conditional)
+    image = image if conditional else None
+    expected = -scores(loss, student, image).mean()
+    value = loss(student, teacher, image=image)
+    torch.testing.assert_close(value, expected)
+    assert torch.equal(loss(student, 0 * teacher, None, image), value)
+
+
+def test_hand_values_with_given_scores():
+    class Given(torch.nn.Module):
+        """Score = first logit of the image."""
+        num_classes = 1
+
+        def __init__(self):
+            super().__init__()
+            self.score = torch.nn.Conv2d(1, 1, 1)
+
+        def forward(self, logits, image=None):
+            return logits[:, 0, 0, 0]
+
+    student = torch.tensor([-3., 0.5]).view(2, 1, 1, 1)
+    teacher = torch.tensor([0.25, 4.]).view(2, 1, 1, 1)
+    expected = {
+        # relu(1 - t): 0.75, 0; relu(1 + s): 0, 1.5; each a mean of two
+        'hinge': 0.375 + 0.75,
+        # -1.25 - 2.125; the gradient has norm 1 at every image
+        'wgan-gp': -3.375,
+    }
+    for mode, value in expected.items():
+        loss = HolisticLoss(mode, conditional=False)
+        loss.discriminator = Given()
+        assert loss(student, teacher).item() == 1.25
+        assert loss.discriminator_loss(student, teacher).item() == value
+    # two pixels share the score: each has slope 1/2, the norm is 1/sqrt(2)
+    loss.discriminator.forward = lambda logits, image=None: logits.mean(
+        (1, 2, 3))
+    wide = student.expand(2, 1, 1, 2), teacher.expand(2, 1, 1, 2)
+    torch.testing.assert_close(
+        loss.discriminator_loss(*wide),
+        torch.tensor(-3.375 + 10 * (0.5**0.5 - 1)**2))
+
+
+@pytest.mark.parametrize('conditional', [True, False])
+def test_gradient_penalty(conditional):
+    """Against gradients taken by central differences, in float64."""
+    student, teacher, image = (m.double() for m in maps(2, 1, 3, 2))
+    image = image if conditional else None
+    loss = built(1, conditional=conditional, gradient_penalty=3.0).double()
+    torch.manual_seed(5)
+    value = loss.discriminator_loss(student, teacher, image)
+    torch.manual_seed(5)
+    share = torch.rand(2, 1, 1, 1, dtype=torch.float64)
+    mixed = share * teacher + (1 - share) * student
+    # the iteration of that step is done: the same weights again
+    slope = torch.zeros_like(mixed)
+    for index in range(mixed.numel()):
+        step = torch.zeros_like(mixed)
+        step.view(-1)[index] = 1e-5
+        slope.view(-1)[index] = (
+            scores(loss, mixed + step, image).sum()
+            - scores(loss, mixed - step, image).sum()) / 2e-5
+    norm = [slope[n].square().sum().sqrt() for n in range(2)]
+    expected = (
+        scores(loss, student, image).mean()
+        - scores(loss, teacher, image).mean()
+        + 3.0 * sum((n - 1)**2 for n in norm) / 2)
+    torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_penalty_trains_the_discriminator():
+    # the derivative of the penalty by a weight, by central differences
+    student, teacher, image = (m.double() for m in maps(2, 2, 4, 6))
+    loss = built(2).double()
+    loss.discriminator.train()
+    weight = loss.discriminator.norm.weight
+
+    def penalty():
+        torch.manual_seed(5)
+        loss.discriminator.eval()
+        return loss._penalty(student, teacher, image)
+
+    slope, = torch.autograd.grad(penalty(), weight)
+    with torch.no_grad():
+        weight[0, 1] += 1e-5
+    above = penalty()
+    with torch.no_grad():
+        weight[0, 1] -= 2e-5
+    below = penalty()
+    torch.testing.assert_close(
+        slope[0, 1].squeeze(), (above - below) / 2e-5, rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize('conditional', [True, False])
+def test_student_term_trains_the_student_only(conditional):
+    student, teacher, image = maps(2, 4, 8, 6)
+    student.requires_grad_(), teacher.requires_grad_(), image.requires_grad_()
+    loss = built(conditional=conditional)
+    before = buffers(loss)
+    loss(student, teacher, image=image).backward()
+    assert student.grad.abs().sum() > 0
+    assert teacher.grad is None and image.grad is None
+    for parameter in loss.parameters():
+        assert parameter.grad is None and parameter.requires_grad
+    for name, buffer in loss.named_buffers():
+        assert torch.equal(buffer, before[name])
+
+
+@pytest.mark.parametrize('mode', ['wgan-gp', 'hinge'])
+def test_discriminator_loss_trains_the_discriminator_only(mode):
+    student, teacher, image = maps(2, 4, 18, 33)
+    student.requires_grad_(), teacher.requires_grad_()
+    loss = built(mode=mode)
+    before = buffers(loss)
+    loss.discriminator_loss(student, teacher, image).backward()
+    assert student.grad is None and teacher.grad is None
+    for name, parameter in loss.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+        # a shift of all keys, or of all scores in a difference, is no change
+        if not name.endswith(('key.bias', 'score.bias')):
+            assert parameter.grad.abs().sum() > 0, name
+    changed = [k for k, v in loss.named_buffers()
+               if not torch.equal(v, before[k])]
+    assert len(changed) == len(before) == 8
+
+
+def test_one_power_iteration_a_step():
+    student, teacher, image = maps(2, 4, 8, 6)
+    loss = built()
+    first = loss.discriminator.blocks[0].conv
+    u = first.parametrizations.weight[0]._u.clone()
+    matrix = first.parametrizations.weight.original.detach().flatten(1)
+    v = torch.nn.functional.normalize(matrix.T @ u, dim=0)
+    expected = torch.nn.functional.normalize(
+        matrix @ first.parametrizations.weight[0]._v, dim=0)
+    loss.discriminator_loss(student, teacher, image)
+    torch.testing.assert_close(
+        first.parametrizations.weight[0]._u, expected)
+    torch.testing.assert_close(
+        first.parametrizations.weight[0]._v,
+        torch.nn.functional.normalize(matrix.T @ expected, dim=0))
+    assert not torch.equal(v, expected)
+
+
+@pytest.mark.parametrize('mode', ['wgan-gp', 'hinge'])
+def test_a_few_steps_separate_two_sets(mode):
+    student, teacher, _ = maps(4, 3, 16, 12)
+    teacher = teacher.cumsum(2)  # smooth down the columns
+    loss = built(3, mode=mode, conditional=False)
+    optimizer = torch.optim.Adam(loss.parameters(), lr=2e-3)
+
+    def gap():
+        return (scores(loss, teacher, None)
+                - scores(loss, student, None)).mean()
+
+    start = gap()
+    for _ in range(4):
+        optimizer.zero_grad()
+        loss.discriminator_loss(student, teacher).backward()
+        optimizer.step()
+    assert gap() > start + 0.1
+    assert (scores(loss, teacher, None).min()
+            > scores(loss, student, None).max())
+
+
+@pytest.mark.parametrize('size', [(1, 1), (1, 7), (8, 8), (33, 65)])
+@pytest.mark.parametrize('conditional', [True, False])
+def test_any_size(size, conditional):
+    student, teacher, image = maps(1, 4, *size)
+    student.requires_grad_()
+    loss = built(conditional=conditional)
+    loss(student, teacher, image=image).backward()
+    loss.discriminator_loss(student, teacher, image).backward()
+    assert student.grad.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in loss.parameters())
+
+
+def test_conditional_depends_on_the_image():
+    student, teacher, image = maps(2, 4, 8, 6)
+    loss = built()
+    assert loss(student, teacher, image=image) != loss(
+        student, teacher, image=image.flip(3))
+    loss = built(conditional=False)
+    assert loss(student, teacher, image=image) == loss(student, teacher)
+
+
+def test_conditional_needs_the_image():
+    assert HolisticLoss().needs_image
+    assert not HolisticLoss(conditional=False).needs_image
+    student, teacher, image = maps(2, 4, 8, 6)
+    loss = HolisticLoss()
+    for call in (loss, loss.discriminator_loss):
+        with pytest.raises(ValueError, match='image.*conditional=True'):
+            call(student, teacher)
+    with pytest.raises(ValueError, match=r'\(1, 3, 32, 24\).*\(2, 4, 8, 6'):
+        loss(student, teacher, image=image[:1])
+
+
+def test_created_at_the_first_call():
+    student, teacher, image = maps(2, 4, 8, 6)
+    for conditional, channels in ((True, 7), (False, 4)):
+        loss = HolisticLoss(conditional=conditional)
+        assert loss.discriminator is None and not loss.state_dict()
+        loss(student, teacher, image=image)
+        made = loss.discriminator
+        assert made.norm.weight.shape[1] == channels
+        loss.discriminator_loss(student, teacher, image)
+        assert loss.discriminator is made
+
+
+def test_state_dict_round_trip():
+    student, teacher, image = maps(2, 4, 8, 6)
+    loss = built()
+    loss.discriminator_loss(student, teacher, image)
+    expected = loss(student, teacher, image=image)
+    other = HolisticLoss()
+    other.build(4)
+    assert other(student, teacher, image=image) != expected
+    state = loss.state_dict()
+    assert all(key.startswith('discriminator.') for key in state)
+    other.load_state_dict(state, strict=True)
+    assert torch.equal(other(student, teacher, image=image), expected)
+    torch.manual_seed(1)
+    expected = loss.discriminator_loss(student, teacher, image)
+    torch.manual_seed(1)
+    value = other.discriminator_loss(student, teacher, image)
+    assert torch.equal(value, expected)
+
+
+def test_mixes_by_the_global_generator():
+    student, teacher, image = maps(2, 4, 8, 6)
+    values = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        loss = built()
+        values.append(loss.discriminator_loss(student, teacher, image))
+    assert values[0] == values[1] != values[2]
+
+
+def test_penalty_of_weight_zero_draws_nothing():
+    student, teacher, image = maps(2, 4, 8, 6)
+    loss = built(gradient_penalty=0)
+    before = torch.get_rng_state()
+    value = loss.discriminator_loss(student, teacher, image)
+    assert torch.equal(torch.get_rng_state(), before)
+    expected = (scores(loss, student, image)
+                - scores(loss, teacher, image)).mean()
+    torch.testing.assert_close(value, expected)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(dtype):
+    student, teacher, image = (m.to(dtype) for m in maps(2, 4, 8, 6))
+    student.requires_grad_()
+    loss = built()
+    expected = loss(student.float(), teacher.float(), image=image.float())
+    assert expected.dtype == torch.float32
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        value = loss(student, teacher, image=image)
+        assert torch.equal(value, expected)
+        assert loss.discriminator_loss(
+            student, teacher, image).dtype == torch.float32
+    value.backward()
+    assert student.grad.dtype == dtype and student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('mode', ['wgan-gp', 'hinge'])
+def test_extreme_maps_stay_finite(mode):
+    _, teacher, image = maps(2, 4, 8, 6)
+    loss = built(mode=mode)
+    for student in (1e4 * teacher, torch.full((2, 4, 8, 6), 1e4)):
+        student.requires_grad_()
+        loss(student, teacher, image=image).backward()
+        loss.discriminator_loss(student, teacher, image).backward()
+        assert student.grad.isfinite().all()
+        assert all(p.grad.isfinite().all() for p in loss.parameters())
+
+
+def test_error_shows_both_shapes():
+    loss = HolisticLoss(conditional=False)
+    for call in (loss, loss.discriminator_loss):
+        with pytest.raises(ValueError, match=r'\(1, 2, 3, 4\).*\(1, 2, 4, 3'):
+            call(torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 4, 3))
+    with pytest.raises(TypeError, match='student.*int64'):
+        loss(torch.zeros(1, 2, 3, 4).long(), torch.zeros(1, 2, 3, 4))
+
+
+def test_optimizer_config():
+    assert HolisticLoss().optimizer_cfg == dict(
+        type='SGD', lr=4e-4, momentum=0.9, weight_decay=5e-4)
+    config = dict(type='Adam', lr=1e-4)
+    assert HolisticLoss(optimizer=config).optimizer_cfg == config
+
+
+@pytest.mark.parametrize('name, value, allowed', [
+    ('mode', 'wgan', "one of 'wgan-gp', 'hinge'"),
+    ('conditional', 'yes', 'one of True, False'),
+    ('gradient_penalty', -1, 'a finite number of 0 or more'),
+    ('gradient_penalty', float('inf'), 'a finite number of 0 or more'),
+])
+def test_bad_arguments(name, value, allowed):
+    with pytest.raises(ValueError) as error:
+        HolisticLoss(**{name: value})
+    assert f'{name} must be {allowed}' in str(error.value)
+    assert repr(value) in str(error.value)

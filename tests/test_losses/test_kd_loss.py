@@ -1,0 +1,155 @@
+import math
+
+import pytest
+import torch
+
+from mmselfkd.losses import KDLoss, kd_loss
+
+
+def maps(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    student = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return student, 2 * torch.randn(
+        shape, generator=generator, dtype=torch.float64)
+
+
+def naive(student, teacher, valid, temperature):
+    """The equation by loops, ``valid`` (N, H, W) at the logits' size."""
+    batch, classes, height, width = student.shape
+    total, count = 0.0, 0
+    for n in range(batch):
+        for y in range(height):
+            for x in range(width):
+                if not valid[n, y, x]:
+                    continue
+                count += 1
+                q = []
+                for z in (student[n, :, y, x], teacher[n, :, y, x]):
+                    e = [math.exp(v / temperature) for v in z.tolist()]
+                    q.append([v / sum(e) for v in e])
+                for q_s, q_t in zip(*q):
+                    total += temperature**2 * q_t * math.log(q_t / q_s)
+    return total / count if count else 0.0
+
+
+def test_hand_value():
+    # q_t = (3/4, 1/4), q_s = (1/2, 1/2): 3/4 ln 3/2 + 1/4 ln 1/2
+    teacher = torch.tensor([math.log(3), 0.0]).view(1, 2, 1, 1)
+    expected = 0.75 * math.log(1.5) - 0.25 * math.log(2)
+    value = kd_loss(torch.zeros(1, 2, 1, 1), teacher)
+    torch.testing.assert_close(value, torch.tensor(expected))
+    # T = 2 with doubled logits: the same probabilities, times 2**2
+    value = kd_loss(torch.zeros(1, 2, 1, 1), 2 * teacher, temperature=2)
+    torch.testing.assert_close(value, torch.tensor(4 * expected))
+
+
+@pytest.mark.parametrize('shape', [(1, 3, 4, 5), (2, 4, 5, 3), (2, 1, 2, 3),
+                                   (3, 2, 1, 1)])
+@pytest.mark.parametrize('temperature', [1.0, 0.5, 4.0])
+def test_equation(shape, temperature):
+    student, teacher = maps(*shape)
+    generator = torch.Generator().manual_seed(1)
+    label = torch.randint(
+        3, (shape[0], 2 * shape[2], 2 * shape[3]), generator=generator)
+    label[label == 2] = 255
+    everywhere = torch.ones(shape[0], *shape[2:])
+    valid = label[:, ::2, ::2] != 255
+    for arguments, mask in (((), everywhere), ((label, ), valid)):
+        expected = naive(student, teacher, mask, temperature)
+        value = kd_loss(
+            student, teacher, *arguments, temperature=temperature)
+        assert value.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+        single = kd_loss(student.float(), teacher.float(), *arguments,
+                         temperature=temperature)
+        assert single.item() == pytest.approx(expected, rel=1e-5, abs=1e-7)
+
+
+def test_teacher_leads():
+    # KL(q_t || q_s), not KL(q_s || q_t)
+    student, teacher = maps(1, 4, 3, 5)
+    assert kd_loss(student, teacher) != pytest.approx(
+        kd_loss(teacher, student).item(), rel=1e-3)
+
+
+def test_shift_of_all_classes_has_no_effect():
+    student, teacher = maps(2, 4, 3, 5)
+    shift, _ = maps(2, 1, 3, 5, seed=1)
+    torch.testing.assert_close(
+        kd_loss(student + shift, teacher - 2 * shift),
+        kd_loss(student, teacher))
+
+
+def test_enlarged_map_has_the_same_value():
+    student, teacher = maps(2, 4, 3, 5)
+    label = torch.arange(30).view(2, 3, 5) % 4
+    label[label == 3] = 255
+    big = [m.repeat_interleave(2, 2).repeat_interleave(3, 3)
+           for m in (student, teacher)]
+    torch.testing.assert_close(
+        kd_loss(*big, label), kd_loss(student, teacher, label))
+
+
+def test_ignored_pixels_take_no_part():
+    student, teacher = maps(2, 4, 3, 5)
+    label = torch.zeros(2, 3, 5).long()
+    label[0, 1] = 255
+    label[1, :, 2] = 255
+    ignored = (label == 255)[:, None].expand_as(student)
+    changed = student.masked_fill(ignored, 100.0)
+    student.requires_grad_()
+    value = kd_loss(student, teacher, label)
+    value.backward()
+    torch.testing.assert_close(kd_loss(changed, teacher, label), value)
+    assert (student.grad[ignored] == 0).all()
+    assert (student.grad[~ignored] != 0).all()
+
+
+def test_every_pixel_without_ignore_index():
+    student, teacher = maps(2, 4, 3, 5)
+    label = torch.full((2, 6, 10), 255)
+    assert torch.equal(
+        kd_loss(student, teacher, label, ignore_index=None),
+        kd_loss(student, teacher))
+
+
+def test_another_ignore_index():
+    student, teacher = maps(1, 4, 1, 2)
+    label = torch.tensor([[[-1, 255]]])
+    torch.testing.assert_close(
+        kd_loss(student, teacher, label, ignore_index=-1),
+        kd_loss(student[..., 1:], teacher[..., 1:]))
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.float32])
+def test_all_ignored_is_exactly_zero(dtype):
+    student, teacher = (m.to(dtype) for m in maps(2, 4, 3, 5))
+    student.requires_grad_()
+    value = kd_loss(student, teacher, torch.full((2, 3, 5), 255))
+    value.backward()
+    assert value.item() == 0
+    assert (student.grad == 0).all()
+
+
+def test_label_of_another_batch():
+    logits = torch.zeros(2, 4, 3, 5)
+    with pytest.raises(ValueError, match=r'\(1, 3, 5\).*\(2, 4, 3, 5\)'):
+        KDLoss()(logits, logits, torch.zeros(1, 3, 5).long())
+
+
+@pytest.mark.parametrize('temperature',
+                         [0, -1.0, float('inf'), float('nan'), '1', None])
+def test_bad_temperature(temperature):
+    logits = torch.zeros(1, 2, 1, 1)
+    for call in (lambda: KDLoss(temperature),
+                 lambda: kd_loss(logits, logits, temperature=temperature)):
+        with pytest.raises(ValueError) as error:
+            call()
+        assert 'temperature must be a finite number above 0' in str(
+            error.value)
+        assert repr(temperature) in str(error.value)
+
+
+@pytest.mark.parametrize('ignore_index', [2.5, '255', True])
+def test_bad_ignore_index(ignore_index):
+    with pytest.raises(ValueError, match='ignore_index must be None or an'):
+        KDLoss(ignore_index=ignore_index)

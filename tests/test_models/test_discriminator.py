@@ -1,0 +1,237 @@
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mmselfkd.models import Discriminator
+from mmselfkd.models.discriminator import Block, InputNorm, SelfAttention
+
+
+def random(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator)
+
+
+def small(channels=16):
+    torch.manual_seed(0)
+    attention = SelfAttention(channels)
+    attention.gamma.data.fill_(0.7)
+    return attention
+
+
+class Sizes(TorchDispatchMode):
+    """Record the number of elements of the largest tensor made."""
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (list, tuple)) else [out]:
+            if isinstance(tensor, torch.Tensor):
+                self.largest = max(self.largest, tensor.numel())
+        return out
+
+
+def test_input_norm_hand_value():
+    x = torch.tensor([[1., 10.], [3., 10.]]).view(2, 2, 1, 1)
+    norm = InputNorm(2, eps=3)
+    torch.testing.assert_close(
+        norm(x).flatten(1), torch.tensor([[-0.5, 0.], [0.5, 0.]]))
+    norm.weight.data.fill_(4)
+    norm.bias.data.fill_(1)
+    torch.testing.assert_close(
+        norm(x).flatten(1), torch.tensor([[-1., 1.], [3., 1.]]))
+
+
+def test_input_norm_is_batch_norm_without_memory():
+    norm, expected = InputNorm(3), torch.nn.BatchNorm2d(3)
+    x = 5 + 3 * random(4, 3, 6, 5)
+    for mode in (True, False):
+        torch.testing.assert_close(norm.train(mode)(x), expected(x))
+    assert not list(norm.buffers())
+
+
+TWO_PROCESSES = """
+import sys
+import torch
+from torch import distributed
+from mmselfkd.models.discriminator import InputNorm
+
+rank, store = int(sys.argv[1]), sys.argv[2]
+distributed.init_process_group(
+    'gloo', init_method='file://' + store, rank=rank, world_size=2)
+torch.manual_seed(0)
+x = 3 + 2 * torch.randn(4, 3, 5, 4, dtype=torch.float64)
+mixing = torch.randn(4, 3, 5, 4, dtype=torch.float64)
+
+
+def run(norm, x, mixing):
+    # a value, a gradient and a penalty that differentiates the gradient
+    x = x.clone().requires_grad_()
+    out = norm(x)
+    score = (out**2 * mixing).sum()
+    slope, = torch.autograd.grad(score, x, create_graph=True)
+    (slope**2).sum().backward()
+    return out, slope, x.grad, norm.weight.grad
+
+
+def world(norm):
+    half = slice(2 * rank, 2 * rank + 2)
+    return run(norm, x[half], mixing[half])
+
+
+shared = world(InputNorm(3).double())
+distributed.all_reduce(shared[3])
+distributed.destroy_process_group()
+alone = run(InputNorm(3).double(), x, mixing)
+for i, (part, whole) in enumerate(zip(shared, alone)):
+    if i < 3:
+        whole = whole[2 * rank:2 * rank + 2]
+    torch.testing.assert_close(part, whole, rtol=1e-9, atol=1e-9)
+own = InputNorm(3).double()(x[:2])
+assert (own - alone[0][:2]).abs().max() > 1e-3
+"""
+
+
+def test_two_processes_normalise_as_one(tmp_path):
+    environment = dict(os.environ, GLOO_SOCKET_IFNAME='lo',
+                       OMP_NUM_THREADS='1')
+    processes = [
+        subprocess.Popen(
+            [sys.executable, '-c', TWO_PROCESSES, str(rank),
+             str(tmp_path / 'store')], env=environment,
+            stderr=subprocess.PIPE, text=True) for rank in range(2)]
+    try:
+        outputs = [p.communicate(timeout=50)[1] for p in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, output in zip(processes, outputs):
+        assert process.returncode == 0, output
+
+
+def test_attention_starts_as_identity():
+    x = random(2, 16, 5, 3)
+    assert torch.equal(SelfAttention(16)(x), x)
+
+
+def test_attention_by_loops():
+    attention, x = small(), random(2, 16, 3, 4)
+    flat = x.flatten(2)
+    linear = {name: lambda m, f=getattr(attention, name): (
+        f.weight[:, :, 0, 0] @ m + f.bias[:, None])
+        for name in ('query', 'key', 'value')}
+    expected = flat.clone()
+    for n in range(2):
+        query, key, value = (linear[name](flat[n])
+                             for name in ('query', 'key', 'value'))
+        assert query.shape == key.shape == (2, 12)
+        for i in range(12):
+            energy = torch.stack([query[:, i] @ key[:, j] for j in range(12)])
+            weights = energy.exp() / energy.exp().sum()
+            expected[n, :, i] += 0.7 * sum(
+                weights[j] * value[:, j] for j in range(12))
+    torch.testing.assert_close(attention(x), expected.view_as(x))
+
+
+def test_attention_differentiates_twice():
+    attention = small(8).double()
+    x = random(1, 8, 2, 2).double().requires_grad_()
+    assert torch.autograd.gradgradcheck(attention, x, atol=1e-4)
+    attention.max_side = 1
+    assert torch.autograd.gradgradcheck(attention, x[..., :1], atol=1e-4)
+
+
+def test_attention_is_linear_in_the_size_of_large_maps():
+    x = random(1, 8, 64, 96)
+    with Sizes() as sizes, torch.no_grad():
+        small(8)(x)
+    assert sizes.largest == 64 * 96 * 32 * 32
+
+
+@pytest.mark.parametrize('size', [(1, 1), (2, 1), (3, 8), (7, 5)])
+def test_block_halves_and_rounds_up(size):
+    out = Block(2, 3)(random(1, 2, *size))
+    assert out.shape == (1, 3, -(-size[0] // 2), -(-size[1] // 2))
+
+
+def test_block_weight_has_norm_one():
+    torch.manual_seed(0)
+    block = Block(4, 8)
+    with torch.no_grad():
+        for _ in range(30):
+            weight = block.conv.weight
+    norm = torch.linalg.matrix_norm(weight.flatten(1), ord=2)
+    torch.testing.assert_close(norm, torch.tensor(1.), rtol=1e-2, atol=0)
+
+
+def test_layers():
+    blocks = Discriminator(5, image_channels=3).blocks
+    kinds = [type(block).__name__ for block in blocks]
+    assert kinds == ['Block', 'Block', 'Block', 'SelfAttention', 'Block',
+                     'SelfAttention']
+    widths = [(b.conv.in_channels, b.conv.out_channels)
+              for b in blocks if isinstance(b, Block)]
+    assert widths == [(8, 64), (64, 128), (128, 256), (256, 512)]
+
+
+@pytest.mark.parametrize('size', [(1, 1), (1, 9), (8, 8), (33, 65)])
+@pytest.mark.parametrize('image_channels', [0, 3])
+def test_one_score_an_image_at_any_size(size, image_channels):
+    torch.manual_seed(0)
+    discriminator = Discriminator(4, image_channels)
+    image = random(2, 3, 40, 50, seed=1) if image_channels else None
+    out = discriminator(random(2, 4, *size), image)
+    assert out.shape == (2, ) and out.isfinite().all()
+
+
+def test_score_is_the_mean_of_a_map():
+    torch.manual_seed(0)
+    discriminator = Discriminator(4).eval()
+    maps = []
+    discriminator.score.register_forward_hook(
+        lambda module, args, out: maps.append(out))
+    score = discriminator(random(2, 4, 33, 65))
+    assert maps[0].shape == (2, 1, 3, 5)
+    torch.testing.assert_close(score, maps[0].mean((1, 2, 3)))
+
+
+def test_batch_shift_and_scale_have_no_effect():
+    torch.manual_seed(0)
+    discriminator = Discriminator(4, 3).eval()
+    logits, image = random(2, 4, 16, 16), random(2, 3, 16, 16, seed=1)
+    torch.testing.assert_close(
+        discriminator(logits, 100 + 50 * image),
+        discriminator(logits, image), rtol=1e-3, atol=1e-5)
+
+
+def test_image_is_resized_bilinearly():
+    torch.manual_seed(0)
+    discriminator = Discriminator(4, 3).eval()
+    logits, image = random(2, 4, 6, 5), random(2, 3, 6, 5, seed=1)
+    big = image.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(
+        discriminator(logits, big), discriminator(logits, image))
+
+
+def test_wrong_shapes():
+    discriminator = Discriminator(4, 3)
+    logits = torch.zeros(2, 4, 6, 5)
+    with pytest.raises(ValueError, match=r'N, 4, H, W.*\(2, 5, 6, 5\)'):
+        discriminator(torch.zeros(2, 5, 6, 5))
+    with pytest.raises(ValueError, match='needs the image'):
+        discriminator(logits)
+    for shape in ((1, 3, 6, 5), (2, 1, 6, 5), (2, 3, 6)):
+        with pytest.raises(ValueError) as error:
+            discriminator(logits, torch.zeros(shape))
+        assert str(shape) in str(error.value)
+        assert '(2, 4, 6, 5)' in str(error.value)
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match='num_classes must be 1 .* got 0'):
+        Discriminator(0)
+    with pytest.raises(ValueError, match='image_channels must be 0 .* -1'):
+        Discriminator(4, -1)
