@@ -11,6 +11,7 @@ __all__ = ['__version__']
 
 if find_spec('mmengine') is not None:
     from mmengine.config.utils import MODULE2PACKAGE
+    from mmengine.utils import is_installed
 
     from .errors import ConfigError
     from .hooks import (AICSDHook, DistillHook, ICSDHook, NFDHook, SKDHook)
@@ -18,6 +19,10 @@ if find_spec('mmengine') is not None:
 
     # lets `mmselfkd::nfd/<config>.py` resolve as `mmseg::...` does
     MODULE2PACKAGE.setdefault('mmselfkd', 'mmselfkd')
+    # and `mmseg::...` where mmseg comes from another distribution than the
+    # one mmengine knows
+    if not is_installed('mmsegmentation') and is_installed('mmseg'):
+        MODULE2PACKAGE['mmseg'] = 'mmseg'
     __all__ += [
         'AICSDHook', 'ConfigError', 'DistillHook', 'FrozenTeacher',
         'ICSDHook', 'NFDHook', 'SKDHook'

@@ -67,6 +67,7 @@ def build_part(cfg: Any, registry: Registry, key: str) -> Any:
                           f'needed, for example one of '
                           f'{sorted(registry.module_dict)}')
     kwargs = dict(cfg)
+    kwargs.pop('_scope_', None)  # left by inheritance from a package's config
     kind = kwargs.pop('type')
     cls = _find(kind, registry) if isinstance(kind, str) else kind
     if cls is None:

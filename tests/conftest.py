@@ -30,11 +30,15 @@ def run_without():
     def run(code, *packages):
         blocker = (
             'import sys\n'
-            'class Blocker:\n'
-            '    def find_spec(self, name, *_):\n'
-            f'        if name in {packages!r}:\n'
-            '            raise ModuleNotFoundError(f"no {name}", name=name)\n'
-            'sys.meta_path.insert(0, Blocker())\n')
+            'class Without:\n'
+            '    def __init__(self, finder):\n'
+            '        self.finder = finder\n'
+            '    def __getattr__(self, name):\n'
+            '        return getattr(self.finder, name)\n'
+            '    def find_spec(self, name, *args):\n'
+            f'        if name not in {packages!r}:\n'
+            '            return self.finder.find_spec(name, *args)\n'
+            'sys.meta_path = list(map(Without, sys.meta_path))\n')
         return subprocess.run([sys.executable, '-c', blocker + code],
                               capture_output=True,
                               text=True)

@@ -1,5 +1,6 @@
-# First among the bases of a config: registers this project before the hosts'
-# configs are read, so `mmseg::` resolves with every distribution of mmseg.
+# First among the bases: mmengine reads them in order, so this project is
+# registered before `mmseg::...` is resolved. With onedl-mmsegmentation, whose
+# name mmengine does not know, the stock train.py needs that.
 import importlib
 
 importlib.import_module('mmselfkd')

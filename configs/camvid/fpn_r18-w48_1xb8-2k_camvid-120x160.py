@@ -1,5 +1,6 @@
 _base_ = [
-    '../_base_/models/fpn_r18.py', '../_base_/datasets/camvid.py',
+    '../_base_/mmselfkd.py', '../_base_/models/fpn_r18.py',
+    '../_base_/datasets/camvid.py',
     '../_base_/schedules/schedule_adamw_2k.py',
     'mmseg::_base_/default_runtime.py'
 ]

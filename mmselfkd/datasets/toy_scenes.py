@@ -1,9 +1,10 @@
 """Procedural scenes: an image with its ground truth from an index alone.
 
-A scene is a list of objects of random size, angle and colour, painted from
-the farthest to the nearest over a textured ground. A class is a *pair* of
-shape and texture, so neither the outline nor the surface alone tells it:
-a network needs room for both, and a narrow one pays for what it lacks.
+A scene is a list of objects of random place, size, lean and colour, painted
+from the farthest to the nearest over a faintly textured ground. A class is a
+*pair* of shape and texture, so neither the outline nor the surface alone
+tells it: a network needs room for both, and a narrow one pays for what it
+lacks.
 """
 from dataclasses import dataclass
 from itertools import product
@@ -11,8 +12,8 @@ from typing import List, NamedTuple, Tuple
 
 import numpy as np
 
-SHAPES = ('disc', 'square', 'triangle')
-TEXTURES = ('striped', 'checked')
+SHAPES = ('disc', 'triangle')
+TEXTURES = ('striped', 'banded', 'checked')  # upright, level, both
 CLASSES = ('ground', ) + tuple(
     f'{texture} {shape}' for shape, texture in product(SHAPES, TEXTURES))
 PALETTE = ((70, 70, 70), (230, 60, 60), (250, 170, 60), (70, 170, 80),
@@ -31,7 +32,7 @@ class SceneObject:
         texture (str): One of :data:`TEXTURES`.
         centre (tuple[float, float]): x and y.
         radius (float): Radius of a disc of the same area.
-        angle (float): Rotation in radians.
+        angle (float): Lean in radians.
         depth (float): Distance from the viewer, 0 (near) to 1 (far).
         period (float): Length of one wave of the texture.
         colours (np.ndarray): (2, 3), the two BGR colours of the texture.
@@ -57,8 +58,6 @@ class SceneObject:
         u, v = u / self.radius, v / self.radius
         if self.shape == 'disc':
             return u**2 + v**2 <= 1
-        if self.shape == 'square':
-            return np.maximum(abs(u), abs(v)) <= np.sqrt(np.pi) / 2
         # equilateral of area pi: its sides are 0.778 away from the centre
         inner = np.sqrt(np.pi / (3 * np.sqrt(3)))
         return np.maximum(v, np.sqrt(0.75) * abs(u) - v / 2) <= inner
@@ -129,11 +128,11 @@ def _random_object(rng: np.random.Generator) -> SceneObject:
         shape=SHAPES[rng.integers(len(SHAPES))],
         texture=TEXTURES[rng.integers(len(TEXTURES))],
         centre=tuple(rng.uniform(0, 1, 2)),
-        radius=rng.uniform(0.12, 0.26),
-        angle=rng.uniform(-0.5, 0.5),
+        radius=rng.uniform(0.14, 0.28),
+        angle=rng.uniform(-0.25, 0.25),
         depth=rng.uniform(),
-        period=rng.uniform(0.1, 0.15),
-        colours=_random_colours(rng, contrast=rng.uniform(60, 140)))
+        period=rng.uniform(0.11, 0.15),
+        colours=_random_colours(rng, contrast=rng.uniform(80, 160)))
 
 
 def _random_ground(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -157,7 +156,7 @@ def _photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     x, y = _turned(_grid(len(image)), (0.5, 0.5), rng.uniform(0, 2 * np.pi))
     light = rng.uniform(0.7, 1.1) + rng.uniform(0, 0.6) * x
     image = image * light[..., None]
-    image = image + rng.normal(0, rng.uniform(2, 10), image.shape)
+    image = image + rng.normal(0, rng.uniform(2, 8), image.shape)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
@@ -176,7 +175,6 @@ def _turned(grid: Grid, centre: Tuple[float, float], angle: float) -> Grid:
 def _surface(texture: str, grid: Grid, period: float,
              colours: np.ndarray) -> np.ndarray:
     """Two colours in waves: (size, size, 3)."""
-    wave = np.sin(2 * np.pi / period * grid[0])
-    if texture == 'checked':
-        wave = wave * np.sin(2 * np.pi / period * grid[1])
+    stripes, bands = (np.sin(2 * np.pi / period * axis) for axis in grid)
+    wave = dict(striped=stripes, banded=bands, checked=stripes * bands)[texture]
     return np.where(wave[..., None] > 0, colours[1], colours[0])

@@ -234,7 +234,8 @@ class DistillHook(Hook):
             runner.logger.info(
                 f'{name}: {teacher.name}, checkpoint {teacher.checkpoint}, '
                 f'{teacher.num_parameters:,} parameters, not trained')
-            classes = runner.train_dataloader.dataset.metainfo.get('classes')
+            classes = getattr(runner.train_dataloader.dataset, 'metainfo',
+                              {}).get('classes')
             if teacher.classes and classes and tuple(
                     teacher.classes) != tuple(classes):
                 runner.logger.warning(
@@ -260,9 +261,8 @@ class DistillHook(Hook):
         ]
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-        iteration, epoch = runner.iter, runner.epoch
-        if not _counts_epochs(runner):
-            epoch = iteration // len(runner.train_dataloader)
+        iteration = runner.iter
+        epoch = iteration // len(runner.train_dataloader)
         self._weights = {
             term.name: term.weight_at(iteration, epoch)
             for term in self._used
@@ -396,10 +396,11 @@ def _named_teachers(teacher: Any, key: str) -> Dict[str, Tuple[str, dict]]:
         raise ConfigError(f'{key} = {teacher!r}: '
                           'dict(config=..., checkpoint=...) is needed, or a '
                           'dict of several such')
-    if not all(isinstance(value, dict) for value in teacher.values()) or set(
-            teacher) <= {'config', 'checkpoint', 'type'}:
-        return {'teacher': (key, teacher)}
-    return {name: (f'{key}.{name}', cfg) for name, cfg in teacher.items()}
+    named = {name: cfg for name, cfg in teacher.items() if name != '_scope_'}
+    if {'config', 'checkpoint', 'type'} & set(named) or not all(
+            isinstance(cfg, dict) for cfg in named.values()):
+        return {'teacher': (key, named)}
+    return {name: (f'{key}.{name}', cfg) for name, cfg in named.items()}
 
 
 def _merged(preset: Dict[str, dict], losses: Any,
@@ -440,11 +441,6 @@ def _wrappers(runner):
                 else [wrapper])
 
 
-def _counts_epochs(runner) -> bool:
-    return getattr(runner.train_loop, '_max_iters', 0) == (
-        runner.max_epochs * len(runner.train_dataloader))
-
-
 def _length(runner) -> Tuple[int, int]:
     """Iterations and epochs of the run; a started epoch counts."""
     epochs = -(-runner.max_iters // len(runner.train_dataloader))
@@ -456,7 +452,12 @@ def _two_samples(runner, student: nn.Module) -> Tuple[torch.Tensor, Any]:
     loader = runner.train_dataloader
     items = [loader.dataset[i % len(loader.dataset)] for i in range(2)]
     data = student.data_preprocessor(loader.collate_fn(items), True)
-    return data['inputs'], data['data_samples']
+    if not isinstance(data, dict) or 'inputs' not in data:
+        raise ConfigError(
+            'model.data_preprocessor: gives a '
+            f'{type(data).__name__}; dict(inputs=..., data_samples=...), as '
+            'in mmseg and mmdet, is needed')
+    return data['inputs'], data.get('data_samples')
 
 
 def _batch(args: tuple, kwargs: dict) -> Tuple[torch.Tensor, Any]:

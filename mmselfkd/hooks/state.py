@@ -12,6 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
+from mmengine.utils import apply_to
 from torch import nn
 
 ENTRY = 'mmselfkd'  # of the checkpoint; and the submodule of the student
@@ -40,7 +41,8 @@ class StateHook(Hook):
             modules=_pop(checkpoint['state_dict'], PREFIX),
             ema=_pop(checkpoint.get('ema_state_dict', {}), EMA_PREFIX),
             adversaries={
-                name: adversary.state_dict()
+                name: apply_to(adversary.state_dict(),
+                               lambda x: hasattr(x, 'cpu'), lambda x: x.cpu())
                 for name, adversary in self.adversaries.items()
             })
         if 'optimizer' in checkpoint:

@@ -35,6 +35,7 @@ train_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
+        _scope_='mmseg',
         type=dataset_type,
         data_root=data_root,
         metainfo=metainfo,
@@ -50,6 +51,7 @@ val_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
+        _scope_='mmseg',
         type=dataset_type,
         data_root=data_root,
         metainfo=metainfo,
@@ -60,5 +62,5 @@ val_dataloader = dict(
             img_path='images/val', seg_map_path='annotations/val'),
         pipeline=test_pipeline))
 test_dataloader = val_dataloader
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+val_evaluator = dict(type='mmseg.IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator

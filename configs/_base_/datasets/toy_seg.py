@@ -1,3 +1,6 @@
+# Procedural scenes, drawn when they are read: nothing to download. The class
+# is a pair of shape and texture, so a wider network has a clear advantage.
+custom_imports = dict(imports=['mmselfkd'], allow_failed_imports=False)
 dataset_type = 'mmselfkd.ToySegDataset'
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -9,6 +12,15 @@ test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs')
+]
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='TestTimeAug',
+        transforms=[[
+            dict(type='RandomFlip', prob=0.),
+            dict(type='RandomFlip', prob=1.)
+        ], [dict(type='LoadAnnotations')], [dict(type='PackSegInputs')]])
 ]
 train_dataloader = dict(
     batch_size=8,

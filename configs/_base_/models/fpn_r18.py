@@ -1,5 +1,6 @@
 # ResNetV1c-18 with a feature pyramid, trained from scratch: plain BN
 model = dict(
+    _scope_='mmseg',
     type='EncoderDecoder',
     data_preprocessor=dict(
         type='SegDataPreProcessor',

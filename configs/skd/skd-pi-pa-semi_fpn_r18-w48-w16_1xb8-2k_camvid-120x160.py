@@ -1,0 +1,8 @@
+# labels of one training image in eight, the teacher on all of them
+_base_ = './skd-pi-pa_fpn_r18-w48-w16_1xb8-2k_camvid-120x160.py'
+model = dict(decode_head=dict(loss_decode=dict(avg_non_ignore=True)))
+train_pipeline = [
+    *_base_.train_pipeline[:2],
+    dict(type='mmselfkd.KeepLabels', one_in=8), *_base_.train_pipeline[2:]
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

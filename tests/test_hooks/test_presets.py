@@ -1,0 +1,294 @@
+"""What the method hooks fill in, and the heads they work with unchanged."""
+import re
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from torch import nn
+
+from mmselfkd import AICSDHook, DistillHook, ICSDHook, NFDHook, SKDHook
+from mmselfkd.losses import KDLoss, NFDLoss
+
+HOOKS = dict(aicsd=AICSDHook, icsd=ICSDHook, nfd=NFDHook, skd=SKDHook)
+TEACHER = dict(config='never read here', checkpoint='random')
+BN = dict(type='BN', requires_grad=True)
+# head -> its channels by the width of the backbone; in_index where several
+ALL = dict(in_index=[0, 1, 2, 3])
+HEADS = dict(
+    PSPNet=lambda w: dict(
+        type='PSPHead', in_channels=8 * w, in_index=3, pool_scales=(1, 2)),
+    FCN=lambda w: dict(
+        type='FCNHead', in_channels=8 * w, in_index=3, num_convs=1),
+    DeepLabV3=lambda w: dict(
+        type='ASPPHead', in_channels=8 * w, in_index=3, dilations=(1, 2)),
+    DeepLabV3Plus=lambda w: dict(
+        type='DepthwiseSeparableASPPHead', in_channels=8 * w, in_index=3,
+        dilations=(1, 2), c1_in_channels=w, c1_channels=w // 2),
+    UPerNet=lambda w: dict(
+        ALL, type='UPerHead', in_channels=[w, 2 * w, 4 * w, 8 * w],
+        pool_scales=(1, 2)),
+    FPN=lambda w: dict(
+        ALL, type='FPNHead', in_channels=[2 * w] * 4,
+        feature_strides=[4, 8, 16, 32]),
+    OCR=lambda w: dict(
+        type='OCRHead', in_channels=8 * w, in_index=3, ocr_channels=w),
+    SegFormer=lambda w: dict(
+        ALL, type='SegformerHead', in_channels=[w, 2 * w, 4 * w, 8 * w]))
+
+
+def model(tiny, head, width):
+    """A small model with this head; the head drops half its channels."""
+    cfg = tiny.model(width)
+    del cfg['auxiliary_head']
+    common = dict(
+        num_classes=7, channels=2 * width, norm_cfg=BN, dropout_ratio=0.5,
+        align_corners=False,
+        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False))
+    cfg['decode_head'] = dict(HEADS[head](width), **common)
+    if head == 'FPN':
+        cfg['neck'] = dict(
+            type='FPN', in_channels=[width, 2 * width, 4 * width, 8 * width],
+            out_channels=2 * width, num_outs=4)
+        cfg['backbone'].update(strides=(1, 2, 2, 2))
+    if head == 'OCR':
+        cfg.update(
+            type='CascadeEncoderDecoder', num_stages=2,
+            decode_head=[
+                dict(HEADS['FCN'](width), **common), cfg['decode_head']])
+    if head == 'SegFormer':
+        cfg['backbone'] = dict(
+            type='MixVisionTransformer', embed_dims=width,
+            num_layers=[1] * 4, num_heads=[1, 2, 4, 8])
+    return cfg
+
+
+def run(tiny, tmp_path, hook, *extra, student=None, **changes):
+    """Train; returns the runner and the entries logged in each step."""
+    changes.setdefault('iters', 1)
+    cfg = tiny.config(tmp_path, hook, **changes)
+    if student is not None:
+        cfg.model = student
+    runner = tiny.build(cfg)
+    logs = Logs()
+    for one in (*extra, logs):
+        runner.register_hook(one)
+    runner.train()
+    return runner, logs.entries
+
+
+class Logs(Hook):
+    priority = 'VERY_LOW'
+
+    def __init__(self):
+        self.entries = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None,
+                         outputs=None):
+        self.entries.append({k: float(v) for k, v in outputs.items()})
+
+
+class Witness(Hook):
+    """Sees what enters and leaves the classifiers, by hooks of its own."""
+
+    priority = 'VERY_LOW'
+
+    def __init__(self):
+        self.seen, self.handles = {}, []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        hook, = [h for h in runner.hooks if isinstance(h, DistillHook)]
+        teacher, = hook.teachers.values()
+        for name, host in (('student', runner.model),
+                           ('teacher', teacher.model)):
+            head = host.decode_head
+            head = head[-1] if isinstance(head, nn.ModuleList) else head
+            # in front of the tap, which ends the teacher's forward pass
+            self.handles.append(
+                head.conv_seg.register_forward_hook(
+                    self.see(name), prepend=True))
+
+    def after_train_iter(self, *args, **kwargs):
+        for handle in self.handles:
+            handle.remove()
+
+    def see(self, name):
+        def keep(module, args, out):
+            assert name not in self.seen
+            self.seen[name] = (args[0].detach(), out.detach())
+        return keep
+
+
+class Taken(nn.Module):
+    """Keeps the maps that a loss is given."""
+
+    channels = 'any'
+    maps = []
+
+    def forward(self, student, teacher, label=None):
+        Taken.maps.append((student.detach(), teacher.detach()))
+        return student.square().mean()
+
+
+@pytest.fixture
+def taken():
+    Taken.maps = []
+    MMENGINE_MODELS.register_module(module=Taken, force=True)
+    yield Taken.maps
+    MMENGINE_MODELS.module_dict.pop('Taken')
+
+
+def documented(root, method):
+    """Rows of the table in the method's README, by key."""
+    text = (root / 'configs' / method / 'README.md').read_text()
+    table = text.split('| key | loss | source | weight | schedule |')[1]
+    rows = re.findall(r'^\| (.+) \|$', table.split('\n\n')[0], re.MULTILINE)
+    cells = [row.replace('`', '').split(' | ') for row in rows[1:]]
+    return {key: rest for key, *rest in cells}
+
+
+@pytest.mark.parametrize('method', HOOKS)
+def test_preset_is_the_documented_one(method, root):
+    def ends(schedule):
+        if schedule is None:
+            return '-'
+        schedule.resolve(80)
+        assert schedule.factor(40) == 0.5
+        return f'{schedule.factor(0):g} to {schedule.factor(80):g}'
+
+    hook = HOOKS[method](teacher=TEACHER)
+    rows = documented(root, method)
+    task = rows.pop('task loss', [..., ..., ..., '-'])
+    assert ends(hook.task_schedule) == task[-1]
+    assert {
+        term.name: [
+            type(term.loss).__name__, *term.student_sources,
+            f'{term.loss_weight:g}', ends(term.schedule)
+        ] for term in hook.terms
+    } == rows
+    for term in hook.terms:
+        assert [s for _, s in term.teacher_sources] == term.student_sources
+        if isinstance(term.loss, KDLoss):  # unlabelled pixels distil too
+            assert term.loss.ignore_index is None
+
+
+@pytest.mark.parametrize('head', HEADS)
+def test_nothing_but_a_teacher_is_needed(tiny, tmp_path, head):
+    hook = dict(
+        type='mmselfkd.NFDHook',
+        teacher=dict(
+            config=dict(model=model(tiny, head, 8), default_scope='mmseg'),
+            checkpoint='random'))
+    _, (log, ) = run(tiny, tmp_path, hook, student=model(tiny, head, 4))
+    assert log['distill.loss_nfd'] > 0
+    parts = [v for k, v in log.items() if 'loss' in k and k != 'loss']
+    assert log['loss'] == pytest.approx(sum(parts))
+
+
+@pytest.mark.parametrize('head', HEADS)
+def test_aliases_are_what_enters_and_leaves_the_classifier(
+        tiny, tmp_path, head, taken):
+    hook = dict(
+        type='mmselfkd.DistillHook',
+        teacher=dict(
+            config=dict(model=model(tiny, head, 8), default_scope='mmseg'),
+            checkpoint='random'),
+        losses=dict(
+            loss_features=dict(type='Taken', source='features'),
+            loss_logits=dict(type='Taken', source='logits')))
+    witness = Witness()
+    run(tiny, tmp_path, hook, witness, student=model(tiny, head, 4))
+    features, logits = taken[-2:]
+
+    entered, left = witness.seen['teacher']
+    assert torch.equal(features[1], entered)  # in eval nothing is dropped
+    assert torch.equal(logits[1], left)
+    entered, left = witness.seen['student']
+    assert torch.equal(logits[0], left)
+    # the student's classifier gets the features without the dropped channels
+    kept = entered.flatten(2).any(2)[..., None, None].expand_as(entered)
+    assert 0 < kept.float().mean() < 1
+    torch.testing.assert_close(entered[kept], 2 * features[0][kept])
+
+
+def test_any_head_teaches_any_other(tiny, tmp_path):
+    hook = dict(
+        type='mmselfkd.SKDHook',
+        teacher=dict(
+            config=dict(model=model(tiny, 'OCR', 8), default_scope='mmseg'),
+            checkpoint='random'))
+    _, (log, ) = run(tiny, tmp_path, hook, student=model(tiny, 'SegFormer', 4))
+    assert log['distill.loss_pi'] > 0 and log['distill.loss_pa'] > 0
+    assert log['distill.loss_ho'] != 0
+
+
+@pytest.mark.parametrize('off', ['loss_pi', 'loss_pa', 'loss_ho'])
+def test_each_term_of_skd_can_be_off(tiny, tmp_path, off):
+    hook = dict(
+        type='mmselfkd.SKDHook', teacher=tiny.teacher(), losses={off: None})
+    _, (log, ) = run(tiny, tmp_path, hook)
+    assert {key for key in log if key.startswith('distill.')} == {
+        f'distill.{key}'
+        for key in ('loss_pi', 'loss_pa', 'loss_ho') if key != off
+    }
+    saved = torch.load(tmp_path / 'iter_1.pth', weights_only=False)
+    assert bool(saved['mmselfkd']['adversaries']) == (off != 'loss_ho')
+
+
+def test_overrides_change_only_what_they_name():
+    hook = NFDHook(
+        teacher=TEACHER,
+        losses=dict(
+            loss_nfd=dict(dims='nhw', loss_weight=3.0),
+            loss_kd=dict(type='KDLoss', source='logits', temperature=2.0)))
+    nfd, kd = hook.terms
+    assert (nfd.name, nfd.loss_weight, nfd.loss.dims) == ('loss_nfd', 3.0,
+                                                          'nhw')
+    assert isinstance(nfd.loss, NFDLoss)
+    assert nfd.student_sources == ['features']
+    assert (kd.name, kd.loss_weight, kd.loss.temperature) == ('loss_kd', 1.0,
+                                                              2.0)
+    assert NFDHook(teacher=TEACHER).terms[0].loss.dims == 'hw'  # unharmed
+
+
+def test_another_type_replaces_the_whole_entry():
+    term, = NFDHook(
+        teacher=TEACHER,
+        losses=dict(loss_nfd=dict(type='KDLoss', source='logits'))).terms
+    assert isinstance(term.loss, KDLoss)
+    assert term.student_sources == ['logits']
+
+
+def test_aicsd_turns_from_the_teacher_to_the_labels(tiny, tmp_path):
+    """With a learning rate of 0 only the weights of the terms move."""
+    def logged(name, hook, iters):
+        changes = {
+            'optim_wrapper.optimizer.lr': 0.,
+            'param_scheduler': None,
+            'train_dataloader.sampler.shuffle': False,
+            'train_dataloader.dataset.length': 2,
+            'train_dataloader.dataset.pipeline': [
+                dict(type='LoadImageFromFile'),
+                dict(type='LoadAnnotations'),
+                dict(type='PackSegInputs')],
+            'model.decode_head.dropout_ratio': 0.,
+            'model.auxiliary_head.dropout_ratio': 0.
+        }
+        hook = dict(hook, teacher=tiny.teacher())
+        return run(tiny, tmp_path / name, hook, iters=iters, **changes)[1]
+
+    kd = dict(type='KDLoss', source='logits', ignore_index=None)
+    raw, = logged(
+        'raw', dict(type='mmselfkd.ICSDHook', losses=dict(loss_kd=kd)), 1)
+    steps = logged('aicsd', dict(type='mmselfkd.AICSDHook'), 4)
+    assert min(raw[key] for key in raw if 'loss' in key) > 0
+    for iteration, log in enumerate(steps):
+        alpha = iteration / 4
+        for key, share in {
+                'decode.loss_ce': alpha, 'aux.loss_ce': alpha,
+                'distill.loss_icsd': alpha, 'distill.loss_kd': 1 - alpha
+        }.items():
+            assert log[key] == pytest.approx(
+                share * raw[key], rel=1e-4), (iteration, key)
+        assert log['loss'] == pytest.approx(
+            sum(v for k, v in log.items() if 'loss_' in k), rel=1e-4)

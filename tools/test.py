@@ -1,0 +1,85 @@
+"""Evaluates a checkpoint with the test set and metrics of its config."""
+import sys
+
+from mmengine.registry import RUNNERS
+from train import find_checkpoint, load_config, make_parser
+
+
+def parse_args():
+    parser = make_parser(__doc__)
+    parser.add_argument('checkpoint', help='path or URL of a checkpoint')
+    parser.add_argument(
+        '--out',
+        help='keep the predictions: a folder (mmseg) or a .pkl file (mmdet)')
+    parser.add_argument(
+        '--show', action='store_true', help='show the predictions')
+    parser.add_argument(
+        '--show-dir', help='paint the predictions into this folder')
+    parser.add_argument(
+        '--wait-time',
+        type=float,
+        default=2,
+        help='seconds that --show shows each')
+    parser.add_argument(
+        '--tta', action='store_true', help='augment while testing')
+    return parser.parse_args()
+
+
+def draw(cfg, args):
+    """Switch the host's visualisation hook on."""
+    hook = cfg.default_hooks.get('visualization')
+    if hook is None:
+        sys.exit('--show and --show-dir need default_hooks.visualization, '
+                 'which this config lacks')
+    hook.draw = True
+    hook.show = args.show
+    hook.wait_time = args.wait_time
+    if args.show_dir and cfg.default_scope == 'mmdet':
+        hook.test_out_dir = args.show_dir
+    elif args.show_dir:
+        cfg.visualizer.save_dir = args.show_dir
+
+
+def keep_predictions(cfg, out):
+    """Add what the host needs to write predictions to ``out``."""
+    metrics = cfg.test_evaluator
+    metrics = metrics if isinstance(metrics, list) else [metrics]
+    if cfg.default_scope == 'mmdet':
+        if not out.endswith(('.pkl', '.pickle')):
+            sys.exit(f'--out {out!r}: a .pkl file is needed for mmdet')
+        metrics.append(dict(type='DumpDetResults', out_file_path=out))
+    else:
+        for metric in metrics:
+            metric.update(output_dir=out, keep_results=True)
+    cfg.test_evaluator = metrics
+
+
+def augment(cfg):
+    """Replace pipeline and model by the config's for test-time augmentation.
+    """
+    missing = {'tta_pipeline', 'tta_model'} - set(cfg)
+    if missing:
+        sys.exit(f'--tta: the config has no {" and no ".join(sorted(missing))}')
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    dataset.pipeline = cfg.tta_pipeline
+    cfg.model = dict(**cfg.tta_model, module=cfg.model)
+
+
+def main():
+    args = parse_args()
+    cfg = load_config(args)
+    cfg.load_from = find_checkpoint(args.checkpoint)
+    cfg.resume = False
+    if args.show or args.show_dir:
+        draw(cfg, args)
+    if args.out:
+        keep_predictions(cfg, args.out)
+    if args.tta:
+        augment(cfg)
+    RUNNERS.build(cfg).test()
+
+
+if __name__ == '__main__':
+    main()
