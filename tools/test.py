@@ -55,11 +55,10 @@ def keep_predictions(cfg, out):
 
 
 def augment(cfg):
-    """Replace pipeline and model by the config's for test-time augmentation.
-    """
-    missing = {'tta_pipeline', 'tta_model'} - set(cfg)
+    """Use the config's pipeline and model for test-time augmentation."""
+    missing = sorted({'tta_pipeline', 'tta_model'} - set(cfg))
     if missing:
-        sys.exit(f'--tta: the config has no {" and no ".join(sorted(missing))}')
+        sys.exit('--tta: the config has no ' + ' and no '.join(missing))
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset

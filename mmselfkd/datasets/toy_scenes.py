@@ -176,5 +176,5 @@ def _surface(texture: str, grid: Grid, period: float,
              colours: np.ndarray) -> np.ndarray:
     """Two colours in waves: (size, size, 3)."""
     stripes, bands = (np.sin(2 * np.pi / period * axis) for axis in grid)
-    wave = dict(striped=stripes, banded=bands, checked=stripes * bands)[texture]
-    return np.where(wave[..., None] > 0, colours[1], colours[0])
+    waves = dict(striped=stripes, banded=bands, checked=stripes * bands)
+    return np.where(waves[texture][..., None] > 0, colours[1], colours[0])

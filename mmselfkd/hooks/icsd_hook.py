@@ -24,4 +24,4 @@ class ICSDHook(DistillHook):
     """
 
     preset = dict(
-        loss_icsd=dict(type='ICSDLoss', source='logits', loss_weight=1.0))
+        loss_icsd=dict(type='ICSDLoss', source='logits', loss_weight=0.01))

@@ -23,4 +23,4 @@ class NFDHook(DistillHook):
     """
 
     preset = dict(
-        loss_nfd=dict(type='NFDLoss', source='features', loss_weight=1.0))
+        loss_nfd=dict(type='NFDLoss', source='features', loss_weight=2.0))

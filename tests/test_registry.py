@@ -1,0 +1,63 @@
+"""Names, and the errors of what cannot be built."""
+import pytest
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import DefaultScope
+
+from mmselfkd import ConfigError, NFDHook, losses, schedules
+from mmselfkd.registry import MODELS, SCHEDULES, build_part
+
+
+def test_every_loss_and_schedule_is_registered():
+    for name in ('HolisticLoss', 'ICSDLoss', 'KDLoss', 'NFDLoss',
+                 'PairwiseLoss'):
+        assert MODELS.get(name) is getattr(losses, name)
+        assert MMENGINE_MODELS.get(f'mmselfkd.{name}') is MODELS.get(name)
+    for name in schedules.__all__:
+        assert SCHEDULES.get(name) is getattr(schedules, name)
+
+
+def test_hooks_stand_in_the_root_registry_too():
+    assert MMENGINE_HOOKS.get('NFDHook') is NFDHook
+    assert MMENGINE_HOOKS.get('mmselfkd.NFDHook') is NFDHook
+
+
+def test_a_class_of_the_users_own_scope_is_found():
+    from mmseg.registry import MODELS as MMSEG_MODELS
+
+    @MMSEG_MODELS.register_module(force=True)
+    class UsersLoss:
+        pass
+
+    try:
+        with DefaultScope.overwrite_default_scope('mmseg'):
+            assert isinstance(
+                build_part(dict(type='UsersLoss'), MODELS, 'k'), UsersLoss)
+        with DefaultScope.overwrite_default_scope(None):
+            part = build_part(dict(type='mmseg.UsersLoss'), MODELS, 'k')
+            assert isinstance(part, UsersLoss)
+    finally:
+        MMSEG_MODELS.module_dict.pop('UsersLoss')
+
+
+def test_scope_left_by_inheritance_is_no_argument():
+    assert build_part(
+        dict(type='KDLoss', _scope_='mmselfkd'), MODELS, 'k').temperature == 1
+
+
+@pytest.mark.parametrize('cfg, says', [
+    (5, 'k = 5'), ({}, 'the key `type`'),
+    (dict(type='KDLos'), "k.type = 'KDLos'"),
+    (dict(type='a.b.c.Gone'), "k.type = 'a.b.c.Gone'"),
+    (dict(type='KDLoss', ignore=3), "k.ignore = 3"),
+    (dict(type='KDLoss', temperature='hot'), "'hot'"),
+])
+def test_errors_name_the_key(cfg, says):
+    with pytest.raises(ConfigError) as error:
+        build_part(cfg, MODELS, 'k')
+    assert says in str(error.value)
+
+
+def test_missing_argument():
+    with pytest.raises(ConfigError, match='k.end is missing'):
+        build_part(dict(type='Stop'), SCHEDULES, 'k')

@@ -1,0 +1,104 @@
+"""mmseg's own tools run a `mmseg::` config with one of our hooks."""
+import os
+import subprocess
+import sys
+
+import mmengine
+import mmseg
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from mmengine.utils import get_installed_path
+
+CONFIG = """
+_base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
+custom_imports = dict(imports=['mmselfkd'], allow_failed_imports=False)
+model = dict(
+    pretrained=None,
+    data_preprocessor=dict(size=(64, 64)),
+    decode_head=dict(num_classes=7),
+    auxiliary_head=dict(num_classes=7))
+pipeline = [
+    dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'),
+    dict(type='PackSegInputs')]
+loader = dict(
+    _delete_=True, batch_size=2, num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(type='mmselfkd.ToySegDataset', length=4, size=64,
+                 pipeline=pipeline))
+train_dataloader = val_dataloader = test_dataloader = loader
+train_cfg = dict(max_iters=2, val_interval=2)
+default_hooks = dict(checkpoint=dict(interval=2))
+"""
+HOOK = """
+custom_hooks = [dict(
+    type='mmselfkd.NFDHook',
+    teacher=dict(
+        config=dict(model=dict(
+            type='EncoderDecoder',
+            backbone=dict(type='ResNetV1c', depth=18),
+            decode_head=dict(type='FCNHead', in_channels=512, in_index=3,
+                             channels=32, num_classes=7))),
+        checkpoint='random'))]
+"""
+
+
+@pytest.fixture
+def run(tmp_path, root):
+    """Runs one of mmseg's tools in ``tmp_path``; returns what it printed."""
+    tools = os.path.join(os.path.dirname(mmseg.__file__), '.mim', 'tools')
+    env = dict(os.environ, PYTHONPATH=str(root), CUDA_VISIBLE_DEVICES='')
+
+    def run(tool, *args):
+        done = subprocess.run(
+            [sys.executable, os.path.join(tools, tool), *args], env=env,
+            cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    return run
+
+
+def test_stock_train_and_test_tools(run, tmp_path):
+    (tmp_path / 'plain.py').write_text(CONFIG)
+    (tmp_path / 'ours.py').write_text(CONFIG + HOOK)
+    log = run('train.py', 'ours.py', '--work-dir', 'ours')
+    assert 'distill.loss_nfd' in log and 'features' in log
+    run('train.py', 'plain.py', '--work-dir', 'plain')
+    ours, plain = (
+        torch.load(tmp_path / name / 'iter_2.pth', weights_only=False)
+        for name in ('ours', 'plain'))
+    assert list(ours['state_dict']) == list(plain['state_dict'])
+    model = MODELS.build(
+        Config.fromfile(tmp_path / 'plain.py').model)  # knows nothing of us
+    model.load_state_dict(ours['state_dict'], strict=True)
+    # validation in training and the stock test of the plain config agree
+    told = [
+        line.split('mIoU: ')[1].split()[0]
+        for line in (log + run('test.py', 'plain.py', 'ours/iter_2.pth')
+                     ).splitlines() if 'mIoU: ' in line
+    ]
+    assert len(told) == 2 and told[0] == told[1]
+
+
+def test_mmseg_is_found_under_whatever_distribution(root):
+    """The fallback of `import mmselfkd`, as if only onedl's was there."""
+    code = (
+        'import importlib.metadata as m\n'
+        'real = m.version\n'
+        'def version(name):\n'
+        '    if name == "mmsegmentation":\n'
+        '        raise m.PackageNotFoundError(name)\n'
+        '    return real(name)\n'
+        'm.version = version\n'
+        'import mmselfkd\n'
+        'from mmengine.config.utils import MODULE2PACKAGE\n'
+        'from mmengine.utils import get_installed_path\n'
+        'print(get_installed_path(MODULE2PACKAGE["mmseg"]))\n')
+    done = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True,
+        env=dict(os.environ, PYTHONPATH=str(root)))
+    assert done.stdout.strip() == os.path.dirname(mmseg.__file__), done.stderr
+    assert get_installed_path('mmengine') == os.path.dirname(
+        mmengine.__file__)
