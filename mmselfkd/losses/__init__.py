@@ -20,7 +20,8 @@ is this and no more:
   own optimizer, described by ``loss.optimizer_cfg``, and are made by
   ``loss.build(num_classes, image_channels)`` or in the first call.
 """
-from .holistic_loss import HolisticLoss
+from .holistic_loss import (HolisticLoss, holistic_discriminator_loss,
+                            holistic_loss)
 from .icsd_loss import ICSDLoss, icsd_loss
 from .kd_loss import KDLoss, kd_loss
 from .nfd_loss import NFDLoss, nfd_loss
@@ -28,5 +29,6 @@ from .pairwise_loss import PairwiseLoss, pairwise_loss
 
 __all__ = [
     'HolisticLoss', 'ICSDLoss', 'KDLoss', 'NFDLoss', 'PairwiseLoss',
-    'icsd_loss', 'kd_loss', 'nfd_loss', 'pairwise_loss'
+    'holistic_discriminator_loss', 'holistic_loss', 'icsd_loss', 'kd_loss',
+    'nfd_loss', 'pairwise_loss'
 ]

@@ -14,6 +14,102 @@ from ._common import (autocast_off, check_choice, check_maps,
 MODES = ('wgan-gp', 'hinge')
 
 
+def holistic_loss(student: Tensor,
+                  teacher: Tensor,
+                  label: Optional[Tensor] = None,
+                  *,
+                  discriminator: nn.Module,
+                  image: Optional[Tensor] = None) -> Tensor:
+    """The student's term of :class:`HolisticLoss`, -mean D(student).
+
+    The parameters of the discriminator get no gradient, and its spectral
+    norms make no power iteration.
+
+    Args:
+        student (Tensor): logits of the student, (N, K, H, W).
+        teacher (Tensor): logits of the teacher, (N, K, H, W); only checked.
+        label (Tensor, optional): not used.
+        discriminator (nn.Module): gives scores (N,) of logits and image.
+        image (Tensor, optional): (N, 3, H0, W0), for a conditional one.
+
+    Returns:
+        Tensor: scalar, the mean over the images.
+
+    Raises:
+        ValueError: if shapes do not agree.
+    """
+    with autocast_off(student):
+        student, _, image = _inputs(student, teacher, image, discriminator)
+        discriminator.eval()  # the power iterations rest
+        fixed = {
+            name: parameter.detach()
+            for name, parameter in discriminator.named_parameters()
+        }
+        return -functional_call(discriminator, fixed, (student, image)).mean()
+
+
+def holistic_discriminator_loss(student: Tensor,
+                                teacher: Tensor,
+                                *,
+                                discriminator: nn.Module,
+                                image: Optional[Tensor] = None,
+                                mode: str = 'wgan-gp',
+                                gradient_penalty: float = 10.0) -> Tensor:
+    """The discriminator's term of :class:`HolisticLoss`, on detached maps.
+
+    Args:
+        student (Tensor): logits of the student, (N, K, H, W).
+        teacher (Tensor): logits of the teacher, (N, K, H, W).
+        discriminator (nn.Module): gives scores (N,) of logits and image.
+        image (Tensor, optional): (N, 3, H0, W0), for a conditional one.
+        mode (str): 'wgan-gp' or 'hinge'. Defaults to 'wgan-gp'.
+        gradient_penalty (float): weight of the penalty of 'wgan-gp'.
+            Defaults to 10.0.
+
+    Returns:
+        Tensor: scalar, the mean over the images, penalty included.
+
+    Raises:
+        ValueError: if shapes do not agree or ``mode`` is unknown.
+    """
+    check_choice('mode', mode, MODES)
+    with autocast_off(student):
+        student, teacher, image = _inputs(student.detach(), teacher, image,
+                                          discriminator)
+        discriminator.train()
+        # cached: all scores of a step come from one set of weights
+        with parametrize.cached():
+            fake = discriminator(student, image)
+            real = discriminator(teacher, image)
+            if mode == 'hinge':
+                return (F.relu(1 - real) + F.relu(1 + fake)).mean()
+            loss = (fake - real).mean()
+            if gradient_penalty > 0:
+                penalty = _penalty(student, teacher, image, discriminator)
+                loss = loss + gradient_penalty * penalty
+            return loss
+
+
+def _inputs(student, teacher, image, discriminator):
+    """Checked inputs in the precision of the discriminator."""
+    check_maps(student, teacher)
+    dtype = next(discriminator.parameters()).dtype
+    if image is not None:
+        image = image.detach().to(dtype)
+    return student.to(dtype), teacher.detach().to(dtype), image
+
+
+def _penalty(student, teacher, image, discriminator):
+    """Mean squared distance of the norm of the gradient from 1."""
+    share = torch.rand(
+        len(student), 1, 1, 1, dtype=student.dtype, device=student.device)
+    mixed = (share * teacher + (1 - share) * student).requires_grad_()
+    scores = discriminator(mixed, image)
+    slope, = torch.autograd.grad(scores.sum(), mixed, create_graph=True)
+    norm = torch.linalg.vector_norm(slope.flatten(1), dim=1)
+    return (norm - 1).square().mean()
+
+
 class HolisticLoss(nn.Module):
     r"""Adversarial loss that makes whole score maps look like the teacher's.
 
@@ -137,52 +233,23 @@ class HolisticLoss(nn.Module):
                 teacher: Tensor,
                 label: Optional[Tensor] = None,
                 image: Optional[Tensor] = None) -> Tensor:
-        """The student's term; the teacher's values and label are not used."""
-        with autocast_off(student):
-            student, _, image = self._inputs(student, teacher, image)
-            # in eval mode the power iterations rest
-            self.discriminator.eval()
-            fixed = {
-                name: parameter.detach()
-                for name, parameter in self.discriminator.named_parameters()
-            }
-            scores = functional_call(self.discriminator, fixed,
-                                     (student, image))
-            return -scores.mean()
+        """The student's term: :func:`holistic_loss`."""
+        self._build_for(student, teacher, image)
+        return holistic_loss(
+            student, teacher, label, discriminator=self.discriminator,
+            image=image)
 
     def discriminator_loss(self,
                            student: Tensor,
                            teacher: Tensor,
                            image: Optional[Tensor] = None) -> Tensor:
-        """The discriminator's loss on the detached maps, a scalar.
+        """The discriminator's: :func:`holistic_discriminator_loss`."""
+        self._build_for(student, teacher, image)
+        return holistic_discriminator_loss(
+            student, teacher, discriminator=self.discriminator, image=image,
+            mode=self.mode, gradient_penalty=self.gradient_penalty)
 
-        Args:
-            student (Tensor): logits of the student, (N, K, H, W).
-            teacher (Tensor): logits of the teacher, (N, K, H, W).
-            image (Tensor, optional): (N, 3, H0, W0), needed if
-                ``conditional``. Defaults to None.
-
-        Returns:
-            Tensor: mean over the images, penalty included.
-        """
-        with autocast_off(student):
-            student, teacher, image = self._inputs(student.detach(), teacher,
-                                                   image)
-            self.discriminator.train()
-            # cached: all scores of a step come from one set of weights
-            with parametrize.cached():
-                fake = self.discriminator(student, image)
-                real = self.discriminator(teacher, image)
-                if self.mode == 'hinge':
-                    return (F.relu(1 - real) + F.relu(1 + fake)).mean()
-                loss = (fake - real).mean()
-                if self.gradient_penalty > 0:
-                    penalty = self._penalty(student, teacher, image)
-                    loss = loss + self.gradient_penalty * penalty
-                return loss
-
-    def _inputs(self, student, teacher, image):
-        """Checked inputs in the precision of the discriminator."""
+    def _build_for(self, student, teacher, image):
         check_maps(student, teacher)
         if self.conditional and image is None:
             raise ValueError('image must be a tensor of shape (N, C, H, W) '
@@ -191,17 +258,3 @@ class HolisticLoss(nn.Module):
             self.build(student.shape[1],
                        image.shape[1] if self.conditional else 0)
             self.discriminator.to(student.device)
-        dtype = self.discriminator.score.weight.dtype
-        if image is not None:
-            image = image.detach().to(dtype)
-        return student.to(dtype), teacher.detach().to(dtype), image
-
-    def _penalty(self, student, teacher, image):
-        """Mean squared distance of the norm of the gradient from 1."""
-        share = torch.rand(
-            len(student), 1, 1, 1, dtype=student.dtype, device=student.device)
-        mixed = (share * teacher + (1 - share) * student).requires_grad_()
-        scores = self.discriminator(mixed, image)
-        slope, = torch.autograd.grad(scores.sum(), mixed, create_graph=True)
-        norm = torch.linalg.vector_norm(slope.flatten(1), dim=1)
-        return (norm - 1).square().mean()

@@ -4,7 +4,9 @@ import functools
 import pytest
 import torch
 
-from mmselfkd.losses import HolisticLoss
+from mmselfkd.losses import (HolisticLoss, holistic_discriminator_loss,
+                             holistic_loss)
+from mmselfkd.losses.holistic_loss import _penalty
 
 
 def maps(*shape, seed=0):
@@ -128,7 +130,7 @@ def test_penalty_trains_the_discriminator():
     def penalty():
         torch.manual_seed(5)
         loss.discriminator.eval()
-        return loss._penalty(student, teacher, image)
+        return _penalty(student, teacher, image, loss.discriminator)
 
     slope, = torch.autograd.grad(penalty(), weight)
     with torch.no_grad():
@@ -353,3 +355,21 @@ def test_bad_arguments(name, value, allowed):
         HolisticLoss(**{name: value})
     assert f'{name} must be {allowed}' in str(error.value)
     assert repr(value) in str(error.value)
+
+
+@pytest.mark.parametrize('mode', ['hinge', 'wgan-gp'])
+def test_module_equals_functions(mode):
+    student, teacher, image = maps(2, 4, 8, 8)
+    loss = built(mode=mode, gradient_penalty=3.0)
+    assert torch.equal(
+        loss(student, teacher, image=image),
+        holistic_loss(student, teacher, discriminator=loss.discriminator,
+                      image=image))
+    twin = copy.deepcopy(loss)
+    torch.manual_seed(1)
+    first = loss.discriminator_loss(student, teacher, image=image)
+    torch.manual_seed(1)
+    second = holistic_discriminator_loss(
+        student, teacher, discriminator=twin.discriminator, image=image,
+        mode=mode, gradient_penalty=3.0)
+    assert torch.equal(first, second)

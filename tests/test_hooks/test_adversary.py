@@ -1,0 +1,69 @@
+"""The discriminator's turn: its own optimizer, in proportion to the lr."""
+import pytest
+import torch
+from mmengine.hooks import Hook
+
+from mmselfkd import DistillHook
+
+HO = dict(type='HolisticLoss', source='logits', loss_weight=0.1,
+          optimizer=dict(type='SGD', lr=0.1))
+
+
+class Watch(Hook):
+    priority = 'VERY_LOW'
+
+    def __init__(self):
+        self.weights, self.lrs, self.grads = [], [], []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.adversary, = next(
+            h for h in runner.hooks if isinstance(h, DistillHook)
+        ).adversaries.values()
+        score = self.adversary.loss.discriminator.score
+        self.weights.append(score.weight.detach().clone())
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None,
+                         outputs=None):
+        self.lrs.append((
+            self.adversary.optimizer.param_groups[0]['lr'],
+            runner.optim_wrapper.param_groups[0]['lr']))
+
+
+def train(tiny, tmp_path, loss=HO, **changes):
+    runner = tiny.build(tiny.config(
+        tmp_path, dict(type='mmselfkd.DistillHook', teacher=tiny.teacher(),
+                       losses=dict(loss_ho=loss)), iters=4, **changes))
+    watch = Watch()
+    runner.register_hook(watch)
+    runner.train()
+    return runner, watch
+
+
+@pytest.mark.parametrize('mode', ['hinge', 'wgan-gp'])
+@pytest.mark.parametrize('conditional', [True, False])
+def test_it_learns_apart_from_the_student(tiny, tmp_path, mode, conditional):
+    runner, watch = train(tiny, tmp_path, dict(
+        HO, mode=mode, conditional=conditional))
+    assert not torch.equal(watch.weights[0], watch.weights[1])
+    mine = {id(p) for p in watch.adversary.loss.parameters()}
+    student = {id(p) for g in runner.optim_wrapper.param_groups
+               for p in g['params']}
+    assert not mine & student
+    assert not any('discriminator' in name
+                   for name, _ in runner.model.named_parameters())
+
+
+def test_learning_rate_follows_the_students_schedule(tiny, tmp_path):
+    _, watch = train(tiny, tmp_path)
+    # the student's lr as it was in the iteration: PolyLR from 0.01
+    for (own, _), student in zip(watch.lrs, [0.01, *(
+            lr for _, lr in watch.lrs)]):
+        assert own == pytest.approx(10 * student, rel=1e-6)
+    assert watch.lrs[3][0] < 0.5 * watch.lrs[0][0]
+
+
+def test_no_turn_while_the_weight_is_zero(tiny, tmp_path):
+    _, watch = train(tiny, tmp_path, dict(
+        HO, schedule=dict(type='Stop', end=1)))
+    assert not torch.equal(watch.weights[0], watch.weights[1])
+    assert torch.equal(watch.weights[1], watch.weights[3])
