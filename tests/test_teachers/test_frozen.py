@@ -3,6 +3,8 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
 
 from mmselfkd import ConfigError, FrozenTeacher
 from mmselfkd.registry import MODELS
@@ -67,6 +69,20 @@ def test_frozen_evaluating_and_without_auxiliary_head(checkpoint):
     assert not taught.requires_grad
     again = teacher.run(x, None, ['logits'])['logits'][0]
     assert torch.equal(taught, again)  # neither dropout nor batch statistics
+
+
+def test_samples_reach_the_teacher_without_ground_truth():
+    sample = SegDataSample(metainfo=dict(img_shape=(32, 32)))
+    sample.gt_sem_seg = PixelData(data=torch.zeros(1, 32, 32))
+    teacher = FrozenTeacher(CONFIG, 'random')
+    seen = []
+    teacher.model.register_forward_pre_hook(
+        lambda module, args: seen.extend(args[1]))
+    teacher.add_tap('logits', 'key')
+    teacher.rehearse(torch.rand(1, 3, 32, 32), [sample])
+    assert seen[0].img_shape == (32, 32)
+    assert not seen[0].keys()
+    assert 'gt_sem_seg' in sample
 
 
 def test_weights_of_the_data_parallel_wrapper(tmp_path, checkpoint):

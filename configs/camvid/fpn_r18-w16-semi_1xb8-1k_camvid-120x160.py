@@ -1,5 +1,5 @@
-# labels of one training image in eight, the teacher on all of them
-_base_ = './skd-pi-pa_fpn_r18-w48-w16_1xb8-2k_camvid-120x160.py'
+# the student without a teacher, labels of one training image in eight
+_base_ = './fpn_r18-w16_1xb8-1k_camvid-120x160.py'
 model = dict(decode_head=dict(loss_decode=dict(avg_non_ignore=True)))
 train_pipeline = [
     *_base_.train_pipeline[:2],
