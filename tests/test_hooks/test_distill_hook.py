@@ -477,6 +477,24 @@ def test_validation_and_test_need_no_teacher(tiny, tmp_path):
     assert tiny.build(plain).test() == metrics
 
 
+def test_validation_in_training_is_that_of_the_plain_student(tiny, tmp_path):
+    seen = []
+
+    class Metrics(Hook):
+
+        def after_val_epoch(self, runner, metrics=None):
+            seen.append(metrics)
+
+    runner = tiny.build(tiny.config(
+        tmp_path, distil(tiny), iters=3, **{'train_cfg.val_interval': 1}))
+    runner.register_hook(Metrics())
+    runner.train()
+    assert len(seen) == 3
+    again = tiny.build(tiny.config(
+        tmp_path, load_from=str(tmp_path / 'iter_3.pth'))).val()
+    assert again == seen[-1]
+
+
 def test_ignored_batch_gives_exact_zeros_and_a_finite_step(tiny, tmp_path):
     losses = dict(loss_kd=KD, loss_nfd=dict(NFD, loss_weight=0.))
     cfg = tiny.config(tmp_path, distil(tiny, losses), iters=2)
