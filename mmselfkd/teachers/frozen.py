@@ -236,7 +236,9 @@ def _normalisation_change(theirs: Any, ours: Any):
     """``(swap, scale, shift)`` from the student's input to the teacher's."""
 
     def read(preprocessor):
-        swap = bool(getattr(preprocessor, '_channel_conversion', False))
+        swap = any(  # the second name is upstream mmseg's
+            getattr(preprocessor, name, False)
+            for name in ('_channel_conversion', 'channel_conversion'))
         if not getattr(preprocessor, '_enable_normalize', False):
             return swap, torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
         return (swap, preprocessor.mean.cpu().float(),
