@@ -64,7 +64,7 @@ def test_configs_resolve_from_the_installed_package(wheel, tmp_path):
     code = (
         'import mmselfkd\n'
         'from mmengine.config import Config\n'
-        'name = "mmselfkd::toy/fpn_r18-w8_1xb8-1.5k_toy-64x64.py"\n'
+        'name = "mmselfkd::toy/fpn_r18-w8_1xb8-1k_toy-64x64.py"\n'
         'cfg = Config.fromstring(f"_base_ = {name!r}", ".py")\n'
         'print(mmselfkd.__file__)\n'
         'print(cfg.model.decode_head.num_classes)\n')

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, RUNNERS, init_default_scope
 from train import find_config
 
-SEG = 'mmselfkd::toy/fpn_r18-w8_1xb8-1.5k_toy-64x64.py'
+SEG = 'mmselfkd::toy/fpn_r18-w8_1xb8-1k_toy-64x64.py'
 DET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
 TTA = 'mmdet::yolox/yolox_tiny_8xb8-300e_coco.py'
 

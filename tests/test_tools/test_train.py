@@ -10,7 +10,7 @@ import pytest
 import train
 from mmengine.registry import RUNNERS
 
-CONFIG = 'mmselfkd::toy/fpn_r18-w8_1xb8-1.5k_toy-64x64.py'
+CONFIG = 'mmselfkd::toy/fpn_r18-w8_1xb8-1k_toy-64x64.py'
 
 
 @pytest.fixture

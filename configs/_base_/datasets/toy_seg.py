@@ -1,6 +1,5 @@
 # Procedural scenes, drawn when they are read: nothing to download. The class
 # is a pair of shape and texture, so a wider network has a clear advantage.
-custom_imports = dict(imports=['mmselfkd'], allow_failed_imports=False)
 dataset_type = 'mmselfkd.ToySegDataset'
 train_pipeline = [
     dict(type='LoadImageFromFile'),
