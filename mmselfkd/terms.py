@@ -57,7 +57,7 @@ class Term:
         return hasattr(self.loss, 'discriminator_loss')
 
     def weight_at(self, iteration: int, epoch: int) -> float:
-        """The weight in this iteration; 0 means that the term costs nothing."""
+        """The weight in this iteration; at 0 the term costs nothing."""
         return self.loss_weight * factor_at(self.schedule, iteration, epoch)
 
     def fit(self, student: Levels, teacher: Levels, image: torch.Tensor

@@ -224,7 +224,7 @@ def test_found_by_its_installed_name(name, tmp_path, monkeypatch):
     child = inheriting(f'mmselfkd::{name.parts[1]}/{name.name}')
     assert child.keys() == cfg.keys()
     assert child.custom_hooks[0].type == cfg.custom_hooks[0].type
-    assert child.custom_hooks[0].teacher == cfg.teacher
+    assert child.custom_hooks[0].teacher == cfg.custom_hooks[0].teacher
 
 
 @pytest.mark.parametrize('folder', sorted({p.parts[1] for p in CONFIGS}))

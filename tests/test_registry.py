@@ -49,7 +49,7 @@ def test_scope_left_by_inheritance_is_no_argument():
     (5, 'k = 5'), ({}, 'the key `type`'),
     (dict(type='KDLos'), "k.type = 'KDLos'"),
     (dict(type='a.b.c.Gone'), "k.type = 'a.b.c.Gone'"),
-    (dict(type='KDLoss', ignore=3), "k.ignore = 3"),
+    (dict(type='KDLoss', ignore=3), 'k.ignore = 3'),
     (dict(type='KDLoss', temperature='hot'), "'hot'"),
 ])
 def test_errors_name_the_key(cfg, says):

@@ -107,7 +107,7 @@ class DistillHook(Hook):
         key = type(self).__name__
         if hasattr(runner, 'strategy'):
             raise ConfigError(f'runner_type = {type(runner).__name__!r}: '
-                              f'{key} works with mmengine\'s Runner only')
+                              f"{key} works with mmengine's Runner only")
         if sum(isinstance(hook, DistillHook) for hook in runner.hooks) > 1:
             raise ConfigError(f'custom_hooks holds two distillation hooks: '
                               f'put the losses of both into {key}.losses')

