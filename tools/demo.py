@@ -5,7 +5,6 @@ Trains a teacher, the plain student and the distilled student by
 An interrupted demo goes on where it stopped.
 """
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from mmengine.registry import DATASETS
 from mmseg.apis import init_model
+from summarize import read_log
 from train import load_config, make_parser
 
 TOOLS = Path(__file__).resolve().parent
@@ -54,18 +54,6 @@ def train(name, folder, options):
         checkpoint=folder / f'iter_{last}.pth',
         miou=miou[last],
         seconds=last * np.mean(list(times.values())))
-
-
-def read_log(folder):
-    """mIoU and seconds per iteration as logged, each by iteration."""
-    miou, times = {}, {}
-    for file in sorted(folder.glob('*/vis_data/scalars.json')):
-        for record in map(json.loads, file.read_text().splitlines()):
-            if 'mIoU' in record:
-                miou[record['step']] = record['mIoU']
-            if 'loss' in record:
-                times[record['step']] = record['time']
-    return miou, times
 
 
 def print_table(runs, models):
