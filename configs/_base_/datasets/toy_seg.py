@@ -41,5 +41,5 @@ test_dataloader = dict(
     dataset=dict(
         type=dataset_type, length=200, split='test', pipeline=test_pipeline))
 
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+val_evaluator = dict(type='mmseg.IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
