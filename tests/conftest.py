@@ -44,3 +44,10 @@ def run_without():
                               text=True)
 
     return run
+
+
+@pytest.fixture
+def tiny():
+    """The functions of ``tiny_runs``: ``config``, ``teacher``, ``build``."""
+    import tiny_runs
+    return tiny_runs

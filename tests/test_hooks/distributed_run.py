@@ -3,8 +3,8 @@ import os
 import sys
 
 import torch.distributed as dist
-from conftest import tiny_config, tiny_teacher
 from mmengine.runner import Runner
+from tiny_runs import config, teacher
 
 LOSSES = dict(
     loss_kd=dict(type='KDLoss', source='logits'),
@@ -20,10 +20,10 @@ def main(work_dir, batch_size):
     if distributed:
         dist.init_process_group('gloo')
     norm = dict(type='GN', num_groups=2, requires_grad=True)
-    cfg = tiny_config(
+    cfg = config(
         work_dir,
         dict(type='mmselfkd.DistillHook', losses=LOSSES,
-             teacher=tiny_teacher()),
+             teacher=teacher()),
         dict(type='EMAHook'),
         iters=4,
         **{

@@ -18,7 +18,8 @@ def launch(work_dir, batch_size, processes):
                WORLD_SIZE=str(processes), OMP_NUM_THREADS='1',
                CUDA_VISIBLE_DEVICES='')
     env['PYTHONPATH'] = os.pathsep.join(
-        [str(SCRIPT.parents[2]), env.get('PYTHONPATH', '')])
+        [str(SCRIPT.parents[2]), str(SCRIPT.parents[1]),
+         env.get('PYTHONPATH', '')])
     runs = [
         subprocess.Popen(
             [sys.executable, str(SCRIPT), str(work_dir), str(batch_size)],

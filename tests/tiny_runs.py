@@ -1,7 +1,9 @@
-"""A real Runner over a tiny mmseg model and the procedural data."""
+"""A real Runner over a tiny mmseg model and the procedural data.
+
+Tests get these functions as the fixture ``tiny``.
+"""
 import copy
 
-import pytest
 from mmcv.transforms import BaseTransform
 from mmengine.config import Config
 from mmengine.registry import TRANSFORMS
@@ -10,7 +12,7 @@ from mmengine.runner import Runner
 import mmselfkd  # noqa: F401  (registers the hooks)
 
 
-def tiny_model(width, classes=7, **preprocessor):
+def model(width, classes=7, **preprocessor):
     """ResNetV1c-18 and an FCN head with an auxiliary head, plain BN."""
     norm = dict(type='BN', requires_grad=True)
     head = dict(
@@ -32,7 +34,7 @@ def tiny_model(width, classes=7, **preprocessor):
         train_cfg=dict(), test_cfg=dict(mode='whole'))
 
 
-def tiny_config(work_dir, *hooks, iters=2, width=4, by_epoch=False, **changes):
+def config(work_dir, *hooks, iters=2, width=4, by_epoch=False, **changes):
     """The config of a run that takes about a second."""
     pipeline = [
         dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'),
@@ -44,7 +46,7 @@ def tiny_config(work_dir, *hooks, iters=2, width=4, by_epoch=False, **changes):
     cfg = dict(
         default_scope='mmseg',
         work_dir=str(work_dir),
-        model=tiny_model(width),
+        model=model(width),
         train_dataloader=dict(
             batch_size=2, num_workers=0,
             sampler=dict(
@@ -74,9 +76,9 @@ def tiny_config(work_dir, *hooks, iters=2, width=4, by_epoch=False, **changes):
     return cfg
 
 
-def tiny_teacher(width=8, checkpoint='random', **kwargs):
+def teacher(width=8, checkpoint='random', **kwargs):
     return dict(
-        config=dict(model=tiny_model(width, **kwargs), default_scope='mmseg'),
+        config=dict(model=model(width, **kwargs), default_scope='mmseg'),
         checkpoint=checkpoint)
 
 
@@ -105,16 +107,3 @@ def build(cfg):
     _count += 1
     cfg.experiment_name = f'run{_count}'
     return Runner.from_cfg(cfg)
-
-
-@pytest.fixture
-def tiny():
-    """``tiny.config``, ``tiny.teacher``, ``tiny.model``, ``tiny.build``."""
-
-    class Tiny:
-        config = staticmethod(tiny_config)
-        teacher = staticmethod(tiny_teacher)
-        model = staticmethod(tiny_model)
-        build = staticmethod(build)
-
-    return Tiny
