@@ -4,9 +4,14 @@ from typing import Any, Dict, List, Tuple
 import torch
 from mmengine.dist import all_reduce_params, broadcast
 from mmengine.registry import OPTIMIZERS
+from torch import nn
 
 from ..errors import ConfigError
 from ..terms import Term
+
+# A guard, not a part of the method: the usual norm is below 1, but the
+# gradient penalty can run away within a few steps and take the student along.
+MAX_GRADIENT = 10.0
 
 
 class Adversary:
@@ -56,14 +61,13 @@ class Adversary:
             for s, t, image in seen)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        parameters = list(self.loss.discriminator.parameters())
         all_reduce_params(
-            [p.grad for group in self.optimizer.param_groups
-             for p in group['params'] if p.grad is not None], op='mean')
+            [p.grad for p in parameters if p.grad is not None], op='mean')
+        norm = nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT)
         for group, base_lr in zip(self.optimizer.param_groups, self.base_lrs):
             group['lr'] = base_lr * lr_factor
-        if all(torch.isfinite(p.grad).all() for group in
-               self.optimizer.param_groups for p in group['params']
-               if p.grad is not None):
+        if torch.isfinite(norm):
             self.optimizer.step()
 
     def state_dict(self) -> Dict[str, Any]:

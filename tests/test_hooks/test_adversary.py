@@ -67,3 +67,13 @@ def test_no_turn_while_the_weight_is_zero(tiny, tmp_path):
         HO, schedule=dict(type='Stop', end=1)))
     assert not torch.equal(watch.weights[0], watch.weights[1])
     assert torch.equal(watch.weights[1], watch.weights[3])
+
+
+def test_a_runaway_gradient_does_not_reach_the_weights(tiny, tmp_path):
+    """Clipped to a norm of 10; without momentum and decay that bounds it."""
+    loss = dict(HO, mode='wgan-gp', gradient_penalty=1e12,
+                optimizer=dict(type='SGD', lr=1e-3))
+    _, watch = train(tiny, tmp_path, loss)
+    for before, after in zip(watch.weights, watch.weights[1:]):
+        change = (after - before).norm()
+        assert torch.isfinite(change) and change <= 1.01e-2

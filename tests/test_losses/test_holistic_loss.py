@@ -339,7 +339,7 @@ def test_error_shows_both_shapes():
 
 def test_optimizer_config():
     assert HolisticLoss().optimizer_cfg == dict(
-        type='SGD', lr=4e-4, momentum=0.9, weight_decay=5e-4)
+        type='SGD', lr=4e-5, momentum=0.9, weight_decay=5e-3)
     config = dict(type='Adam', lr=1e-4)
     assert HolisticLoss(optimizer=config).optimizer_cfg == config
 
