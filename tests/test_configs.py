@@ -181,8 +181,9 @@ def test_own_pipelines_and_reload(name, tmp_path):
             TRANSFORMS.build(step)
 
 
-def test_semi_keeps_the_labels_of_one_image_in_eight(tmp_path):
-    name, = [path for path in CONFIGS if '-semi_' in path.stem]
+@pytest.mark.parametrize(
+    'name', [p for p in CONFIGS if '-semi_' in p.stem], ids=lambda p: p.stem)
+def test_semi_keeps_the_labels_of_one_image_in_eight(name, tmp_path):
     pipeline = first_dataset(Config.fromfile(ROOT / name)).pipeline
     types = [step['type'] for step in pipeline]
     place = types.index('mmselfkd.KeepLabels')
