@@ -1,24 +1,22 @@
 """The mechanism: one hook that makes a stock run a distillation run."""
 import copy
 import functools
-import gc
 from typing import Any, Dict, List, Optional, Tuple
 
 import torch
-from mmengine.hooks import EMAHook, Hook
-from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapperDict
+from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop
 from torch import nn
 
-from .. import randomness
 from ..errors import ConfigError, nearest
 from ..registry import SCHEDULES, TEACHERS, build_part, register_hook
 from ..taps import Tap
 from ..terms import Term, factor_at, gather, resolve_schedule
 from .adversary import Adversary
+from .preparation import (attach_adapters, labels_of, optim_wrappers,
+                          rehearse, tap_student)
 from .report import Monitor, class_agreement, linear_cka, render
-from .state import ENTRY, StateHook
+from .state import ENTRY, StateHook, unwrapped
 
 AGREEMENT_INTERVAL = 10  # iterations between two agreement measurements
 
@@ -77,6 +75,7 @@ class DistillHook(Hook):
             schedule, SCHEDULES, f'{name}.task_schedule')
         self.teachers: Dict[str, Any] = {}
         self.adversaries: Dict[str, Adversary] = {}
+        self._runner: Any = None
         self._student: Optional[nn.Module] = None
         self._taps: Dict[str, Tap] = {}
         self._clones: List[str] = []
@@ -111,7 +110,7 @@ class DistillHook(Hook):
         if sum(isinstance(hook, DistillHook) for hook in runner.hooks) > 1:
             raise ConfigError(f'custom_hooks holds two distillation hooks: '
                               f'put the losses of both into {key}.losses')
-        self._student = _unwrapped(runner.model)
+        self._student = unwrapped(runner.model)
         iterations, epochs = _length(runner)
         resolve_schedule(self.task_schedule, f'{key}.task_schedule',
                          iterations, epochs)
@@ -128,95 +127,18 @@ class DistillHook(Hook):
             for name, (where, cfg) in self._teacher_cfgs.items()
             if name in names
         }
-        rows = self._rehearse(runner) if self._used else []
+        rows, self._clones = rehearse(runner, self._student, self._used,
+                                      self.teachers)
         self.adversaries = {
             term.name: Adversary(term)
             for term in self._used if term.is_adversarial
         }
-        self._attach(runner)
+        attach_adapters(runner, self._student, self._used, self)
         self._state = StateHook(self.adversaries)
         runner.register_hook(self._state)
+        self._runner = runner
         self._monitor = Monitor([term.name for term in self._used])
         self._announce(runner, rows)
-
-    @torch.no_grad()
-    def _rehearse(self, runner) -> List[tuple]:
-        """One forward pass of copies; returns the rows of the first table."""
-        rows = []
-        with randomness.preserved():
-            student = copy.deepcopy(self._student).train()
-            inputs, samples = _two_samples(runner, student)
-            taps = self._tap(student, self._used)
-            for tap in taps.values():
-                tap.open()
-            student(inputs, samples, mode='loss')
-            self._clones = [s for s, t in taps.items() if t.was_changed()]
-            seen = {source: tap.take() for source, tap in taps.items()}
-            taught = {}
-            for name, teacher in self.teachers.items():
-                teacher.follow(self._student, inputs.device)
-                for term in self._used:
-                    for owner, source in term.teacher_sources:
-                        if owner == name:
-                            teacher.add_tap(source, f'{term.key}.source')
-                for source, levels in teacher.rehearse(inputs,
-                                                       samples).items():
-                    taught[name, source] = levels
-            label = _labels(samples)
-            for term in self._used:
-                levels = gather(term.student_sources, seen)
-                targets = gather(term.teacher_sources, taught)
-                term.fit(levels, targets, inputs)
-                try:
-                    term.value(term.aligned(levels, targets), label, inputs)
-                except (ValueError, TypeError) as error:
-                    raise ConfigError(f'{term.key}: {error}') from error
-                rows.append(_row(term, levels, targets))
-        return rows
-
-    def _attach(self, runner) -> None:
-        """Put the adapters into the student, its wrapper and optimizer."""
-        modules = nn.ModuleDict({
-            term.name: term.adapters
-            for term in self._used if list(term.adapters.parameters())
-        })
-        if not modules:
-            return
-        if runner.cfg.get('optim_wrapper') is None:
-            raise ConfigError(
-                'optim_wrapper: the adapters need an optimizer that is built '
-                'anew; make the runner by Runner.from_cfg(cfg)')
-        order = [type(hook) for hook in runner.hooks]
-        if any(issubclass(kind, EMAHook)
-               for kind in order[:order.index(type(self))]):
-            raise ConfigError(f'{type(self).__name__}.priority: must come '
-                              'before EMAHook, which copies the model')
-        self._student.add_module(ENTRY, modules)
-        if is_model_wrapper(runner.model):
-            runner.model = self._student
-            gc.collect()  # the old wrapper's gradient hooks go with it
-            runner.model = runner.wrap_model(
-                copy.deepcopy(runner.cfg.get('model_wrapper_cfg')),
-                self._student)
-        runner.optim_wrapper = runner.build_optim_wrapper(
-            copy.deepcopy(runner.cfg.optim_wrapper))
-        runner.param_schedulers = copy.deepcopy(
-            runner.cfg.get('param_scheduler'))
-        runner.scale_lr(runner.optim_wrapper, runner.auto_scale_lr)
-        if runner.param_schedulers is not None:
-            runner.param_schedulers = runner.build_param_scheduler(
-                runner.param_schedulers)
-        optimized = {
-            id(p) for wrapper in _wrappers(runner)
-            for group in wrapper.optimizer.param_groups
-            for p in group['params']
-        }
-        for name, parameter in modules.named_parameters():
-            if id(parameter) not in optimized:
-                raise ConfigError(
-                    'optim_wrapper.constructor = '
-                    f'{runner.cfg.optim_wrapper.get("constructor")!r}: '
-                    f'leaves {ENTRY}.{name} without an optimizer')
 
     def _announce(self, runner, rows: List[tuple]) -> None:
         if not self._used:
@@ -250,7 +172,7 @@ class DistillHook(Hook):
 
     def before_train(self, runner) -> None:
         """Tap the student, now that EMAHook has its copy."""
-        self._taps = self._tap(self._student, self._used)
+        self._taps = tap_student(self._student, self._used)
         for source in self._clones:
             self._taps[source].clone = True
         self._handles = [
@@ -305,7 +227,7 @@ class DistillHook(Hook):
                 for source, levels in teacher.run(inputs, samples,
                                                   wanted).items():
                     taught[name, source] = levels
-        label = _labels(samples) if any(
+        label = labels_of(samples) if any(
             getattr(term.loss, 'needs_label', False)
             for term in active) else None
         losses, compared = {}, {}
@@ -327,7 +249,7 @@ class DistillHook(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None,
                          outputs=None) -> None:
-        group = next(_wrappers(runner)).optimizer.param_groups[0]
+        group = next(optim_wrappers(runner)).optimizer.param_groups[0]
         initial = group.get('initial_lr') or group['lr'] or 1.0
         for adversary in self.adversaries.values():
             adversary.step(group['lr'] / initial)
@@ -353,11 +275,13 @@ class DistillHook(Hook):
             teacher.remove()
         if self._student is not None:
             self._student._modules.pop(ENTRY, None)
+        if self._runner is not None:
+            self._runner.hooks.remove(self._state)
         for owner, name in self._guards:
             delattr(owner, name)
         self._handles, self._guards = [], []
         self._taps, self.teachers = {}, {}
-        self._student = None
+        self._student = self._runner = None
 
     def _guard(self, owner: Any, name: str, is_last: bool) -> None:
         """Release the student when ``owner.name()`` raises or is the last."""
@@ -379,15 +303,6 @@ class DistillHook(Hook):
 
     def _active(self) -> List[Term]:
         return [t for t in self._used if self._weights.get(t.name)]
-
-    @staticmethod
-    def _tap(model: nn.Module, terms: List[Term]) -> Dict[str, Tap]:
-        taps: Dict[str, Tap] = {}
-        for term in terms:
-            for source in term.student_sources:
-                if source not in taps:
-                    taps[source] = Tap(model, source, f'{term.key}.source')
-        return taps
 
 
 def _named_teachers(teacher: Any, key: str) -> Dict[str, Tuple[str, dict]]:
@@ -430,46 +345,15 @@ def _merged(preset: Dict[str, dict], losses: Any,
     return merged
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model
-
-
-def _wrappers(runner):
-    """The optimizer wrappers of the run, one or several."""
-    wrapper = runner.optim_wrapper
-    return iter(wrapper.values() if isinstance(wrapper, OptimWrapperDict)
-                else [wrapper])
-
-
 def _length(runner) -> Tuple[int, int]:
     """Iterations and epochs of the run; a started epoch counts."""
     epochs = -(-runner.max_iters // len(runner.train_dataloader))
     return runner.max_iters, epochs
 
 
-def _two_samples(runner, student: nn.Module) -> Tuple[torch.Tensor, Any]:
-    """A batch of two training samples, preprocessed for the student."""
-    loader = runner.train_dataloader
-    items = [loader.dataset[i % len(loader.dataset)] for i in range(2)]
-    data = student.data_preprocessor(loader.collate_fn(items), True)
-    if not isinstance(data, dict) or 'inputs' not in data:
-        raise ConfigError(
-            'model.data_preprocessor: gives a '
-            f'{type(data).__name__}; dict(inputs=..., data_samples=...), as '
-            'in mmseg and mmdet, is needed')
-    return data['inputs'], data.get('data_samples')
-
-
 def _batch(args: tuple, kwargs: dict) -> Tuple[torch.Tensor, Any]:
     values = dict(zip(('inputs', 'data_samples'), args), **kwargs)
     return values['inputs'], values.get('data_samples')
-
-
-def _labels(samples: Any) -> Optional[torch.Tensor]:
-    """The class maps (N, H, W) of a segmentation batch, None for others."""
-    if not samples or not all('gt_sem_seg' in sample for sample in samples):
-        return None
-    return torch.stack([s.gt_sem_seg.data.squeeze(0) for s in samples])
 
 
 def _scaled(loss: Any, factor: float) -> Any:
@@ -485,20 +369,3 @@ def _agreement(compared: Dict[Term, tuple]) -> torch.Tensor:
         if getattr(term.loss, 'channels', '') == 'classes':
             return class_agreement(student, teacher)
     return linear_cka(*next(iter(compared.values())))
-
-
-def _row(term: Term, student: List[torch.Tensor],
-         teacher: List[torch.Tensor]) -> tuple:
-    """What the first table says of one term."""
-
-    def show(sources, levels):
-        shapes = ' '.join('x'.join(map(str, x.shape[1:])) for x in levels)
-        return f'{", ".join(sources)}: {shapes}'
-
-    adapters = [f'{m.in_channels}->{m.out_channels}' for m in term.adapters
-                if isinstance(m, nn.Conv2d)]
-    schedule = type(term.schedule).__name__ if term.schedule else ''
-    return (f'distill.{term.name}', type(term.loss).__name__,
-            show(term.student_sources, student),
-            show([source for _, source in term.teacher_sources], teacher),
-            ' '.join(adapters) or '-', f'{term.loss_weight:g} {schedule}')

@@ -53,7 +53,7 @@ class StateHook(Hook):
     def restore(self, runner, checkpoint: dict) -> None:
         """Put the entry's parts where the loading code looks for them."""
         entry = checkpoint.pop(ENTRY, {}) if runner._resume else {}
-        model = _unwrapped(runner.model)
+        model = unwrapped(runner.model)
         own = {
             name: value for name, value in model.state_dict().items()
             if name.startswith(PREFIX)
@@ -89,7 +89,8 @@ class StateHook(Hook):
                 f'dropped {names(set(before) - set(kept))}')
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself, without DDP."""
     return model.module if is_model_wrapper(model) else model
 
 
@@ -118,7 +119,7 @@ def _fill(state: dict, own: dict, saved: dict, prefix: str) -> List[str]:
 def _each(runner, checkpoint: dict, work: Callable, extras: dict = {}) -> dict:
     """Apply ``work`` to the state of the one optimizer or of each of them."""
     names = {
-        id(p): n for n, p in _unwrapped(runner.model).named_parameters()}
+        id(p): n for n, p in unwrapped(runner.model).named_parameters()}
     wrapper = runner.optim_wrapper
     several = isinstance(wrapper, OptimWrapperDict)
     result = {}

@@ -462,6 +462,30 @@ def test_host_is_untouched_after_an_exception_in_a_loss(tiny, tmp_path, spy):
     assert_clean(runner)
 
 
+def test_training_again_after_an_exception(tiny, tmp_path):
+    """The second start finds nothing of the first, not even a hook."""
+    class BangOnce(Hook):
+        bang = True
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if self.bang:
+                BangOnce.bang = False
+                raise KeyboardInterrupt
+
+    runner = tiny.build(tiny.config(
+        tmp_path, distil(tiny, dict(loss_nfd=NFD)), iters=1))
+    runner.register_hook(BangOnce())
+    hooks = list(runner.hooks)
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    assert runner.hooks == hooks
+    runner.train()
+    assert_clean(runner)
+    assert runner.hooks == hooks
+    saved = torch.load(tmp_path / 'iter_1.pth', weights_only=False)
+    assert saved['mmselfkd']['modules']
+
+
 def test_validation_and_test_need_no_teacher(tiny, tmp_path):
     runner, _ = train(tiny, tmp_path, iters=1)
     missing = dict(tiny.teacher(), checkpoint='gone.pth')
