@@ -519,8 +519,7 @@ def test_validation_in_training_is_that_of_the_plain_student(tiny, tmp_path):
     assert again == seen[-1]
 
 
-def test_ignored_batch_gives_exact_zeros_and_a_finite_step(tiny, tmp_path):
-    losses = dict(loss_kd=KD, loss_nfd=dict(NFD, loss_weight=0.))
+def train_unlabelled(tiny, tmp_path, losses):
     cfg = tiny.config(tmp_path, distil(tiny, losses), iters=2)
     cfg.train_dataloader.dataset.pipeline.insert(
         2, dict(type='IgnoreAllLabels'))
@@ -528,6 +527,12 @@ def test_ignored_batch_gives_exact_zeros_and_a_finite_step(tiny, tmp_path):
     watch = Watch()
     runner.register_hook(watch)
     runner.train()
+    return runner, watch
+
+
+def test_ignored_batch_gives_exact_zeros_and_a_finite_step(tiny, tmp_path):
+    losses = dict(loss_kd=KD, loss_nfd=dict(NFD, loss_weight=0.))
+    runner, watch = train_unlabelled(tiny, tmp_path, losses)
     assert [log['distill.loss_kd'] for log in watch.logs] == [0, 0]
     for parameter in runner.model.parameters():
         assert torch.isfinite(parameter).all()
@@ -535,13 +540,7 @@ def test_ignored_batch_gives_exact_zeros_and_a_finite_step(tiny, tmp_path):
 
 def test_unlabelled_pixels_distil_when_nothing_is_ignored(tiny, tmp_path):
     losses = dict(loss_kd=dict(KD, ignore_index=None))
-    cfg = tiny.config(tmp_path, distil(tiny, losses), iters=1)
-    cfg.train_dataloader.dataset.pipeline.insert(
-        2, dict(type='IgnoreAllLabels'))
-    runner = tiny.build(cfg)
-    watch = Watch()
-    runner.register_hook(watch)
-    runner.train()
+    _, watch = train_unlabelled(tiny, tmp_path, losses)
     assert watch.logs[0]['distill.loss_kd'] > 0
     assert watch.logs[0]['decode.loss_ce'] == 0
 
