@@ -14,8 +14,10 @@ if find_spec('mmengine') is not None:
     from mmengine.utils import is_installed
 
     from .errors import ConfigError
-    from .hooks import (AICSDHook, DistillHook, ICSDHook, NFDHook, SKDHook)
-    from .teachers import FrozenTeacher
+    from .hooks import (AICSDHook, DistillHook, FRSKDHook, ICSDHook,
+                        KADTDHook, MixSKDHook, NFDHook, SKDHook, TFDHook)
+    from .teachers import (EMATeacher, FrozenTeacher, MixTeacher, OwnTeacher,
+                           SelfTeacher, SnapshotTeacher)
 
     # lets `mmselfkd::nfd/<config>.py` resolve as `mmseg::...` does
     MODULE2PACKAGE.setdefault('mmselfkd', 'mmselfkd')
@@ -24,6 +26,8 @@ if find_spec('mmengine') is not None:
     if not is_installed('mmsegmentation') and is_installed('mmseg'):
         MODULE2PACKAGE['mmseg'] = 'mmseg'
     __all__ += [
-        'AICSDHook', 'ConfigError', 'DistillHook', 'FrozenTeacher',
-        'ICSDHook', 'NFDHook', 'SKDHook'
+        'AICSDHook', 'ConfigError', 'DistillHook', 'EMATeacher', 'FRSKDHook',
+        'FrozenTeacher', 'ICSDHook', 'KADTDHook', 'MixSKDHook', 'MixTeacher',
+        'NFDHook', 'OwnTeacher', 'SKDHook', 'SelfTeacher', 'SnapshotTeacher',
+        'TFDHook'
     ]

@@ -23,7 +23,7 @@ HOOKS = Registry(
     'hook', parent=MMENGINE_HOOKS, scope=SCOPE, locations=['mmselfkd.hooks'])
 MODELS = Registry(
     'model', parent=MMENGINE_MODELS, scope=SCOPE,
-    locations=['mmselfkd.losses'])
+    locations=['mmselfkd.losses', 'mmselfkd.models.bifpn'])
 DATASETS = Registry(
     'dataset', parent=MMENGINE_DATASETS, scope=SCOPE,
     locations=['mmselfkd.datasets'])

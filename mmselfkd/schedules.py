@@ -3,11 +3,12 @@
 A schedule gives the factor that the weight is multiplied by at time ``t``,
 the number of iterations (or, with ``by_epoch=True``, epochs) done so far.
 ``resolve(length)`` is called before the first of them with the length of the
-run in the same unit.
+run in the same unit. The ``begin`` and ``end`` of a ramp are such a time, or
+a fraction between 0 and 1: that share of the run, whatever its length.
 """
 import math
 from numbers import Integral, Real
-from typing import List, Optional
+from typing import List, Union
 
 __all__ = ['LinearRamp', 'CosineRamp', 'ExponentialRamp', 'Step', 'Stop']
 
@@ -19,9 +20,11 @@ class _Ramp:
     """
 
     def __init__(self, begin, end, by_epoch):
-        _check_integer('begin', begin, minimum=0)
-        if end is not None:
+        if not _is_share(begin):
+            _check_integer('begin', begin, minimum=0)
+        if end is not None and not _is_share(end):
             _check_integer('end', end, minimum=1)
+        if _is_share(begin) is _is_share(end) and end is not None:
             _check_order(begin, end)
         _check_bool('by_epoch', by_epoch)
         self.begin = begin
@@ -37,6 +40,10 @@ class _Ramp:
         Raises:
             ValueError: if the ramp does not lie within the run.
         """
+        if _is_share(self.begin):
+            self.begin = min(round(self.begin * length), length - 1)
+        if _is_share(self.end):
+            self.end = max(round(self.end * length), self.begin + 1)
         _check_inside('begin', self.begin, length - 1, length)
         if self.end is None:
             self.end = length
@@ -45,9 +52,10 @@ class _Ramp:
 
     def _progress(self, done):
         """Share of the ramp that ``done`` iterations or epochs are."""
-        if self.end is None:
+        if self.end is None or _is_share(self.begin) or _is_share(self.end):
             raise RuntimeError(
-                'end is None: call resolve(length) before factor(t)')
+                f'begin {self.begin!r}, end {self.end!r}: call '
+                'resolve(length) before factor(t)')
         share = (done - self.begin) / (self.end - self.begin)
         return min(max(share, 0.0), 1.0)
 
@@ -56,8 +64,8 @@ class _FactorRamp(_Ramp):
     """A ramp between two factors; subclasses say how in ``_shape``."""
 
     def __init__(self,
-                 begin: int = 0,
-                 end: Optional[int] = None,
+                 begin: Union[int, float] = 0,
+                 end: Union[int, float, None] = None,
                  start_factor: float = 0.0,
                  end_factor: float = 1.0,
                  by_epoch: bool = False):
@@ -80,9 +88,9 @@ class LinearRamp(_FactorRamp):
     factor = start_factor + (end_factor - start_factor) * u.
 
     Args:
-        begin (int): time of ``start_factor``. Defaults to 0.
-        end (int, optional): time of ``end_factor``. None: the end of the
-            run. Defaults to None.
+        begin (int | float): time of ``start_factor``. Defaults to 0.
+        end (int | float, optional): time of ``end_factor``. None: the end
+            of the run. Defaults to None.
         start_factor (float): first factor, 0 or more. Defaults to 0.0.
         end_factor (float): last factor, 0 or more. Defaults to 1.0.
         by_epoch (bool): count epochs instead of iterations. Defaults to
@@ -109,9 +117,9 @@ class CosineRamp(_FactorRamp):
     factor = start_factor + (end_factor - start_factor) * (1 - cos(pi u)) / 2.
 
     Args:
-        begin (int): time of ``start_factor``. Defaults to 0.
-        end (int, optional): time of ``end_factor``. None: the end of the
-            run. Defaults to None.
+        begin (int | float): time of ``start_factor``. Defaults to 0.
+        end (int | float, optional): time of ``end_factor``. None: the end
+            of the run. Defaults to None.
         start_factor (float): first factor, 0 or more. Defaults to 0.0.
         end_factor (float): last factor, 0 or more. Defaults to 1.0.
         by_epoch (bool): count epochs instead of iterations. Defaults to
@@ -139,9 +147,9 @@ class ExponentialRamp(_Ramp):
     epoch) before ``end`` already.
 
     Args:
-        begin (int): first time with a factor above 0. Defaults to 0.
-        end (int, optional): end of the ramp. None: the end of the run.
-            Defaults to None.
+        begin (int | float): first time with a factor above 0. Defaults to 0.
+        end (int | float, optional): end of the ramp. None: the end of the
+            run. Defaults to None.
         rate (float): above 0; the higher, the lower the start. Defaults to
             5.0.
         by_epoch (bool): count epochs instead of iterations. Defaults to
@@ -162,8 +170,8 @@ class ExponentialRamp(_Ramp):
     """
 
     def __init__(self,
-                 begin: int = 0,
-                 end: Optional[int] = None,
+                 begin: Union[int, float] = 0,
+                 end: Union[int, float, None] = None,
                  rate: float = 5.0,
                  by_epoch: bool = False):
         super().__init__(begin, end, by_epoch)
@@ -268,6 +276,10 @@ class Stop:
     def factor(self, t: int) -> float:
         """Factor of the weight at time ``t``."""
         return 1.0 if t < self.end else 0.0
+
+
+def _is_share(value):
+    return isinstance(value, float) and 0 < value < 1
 
 
 def _check_integer(name, value, minimum):

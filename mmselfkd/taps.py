@@ -45,6 +45,7 @@ class Tap:
     def __init__(self, model: nn.Module, source: str, key: str) -> None:
         self.source, self.key = source, key
         self.clone = False  # keep a copy: the tensor is changed afterwards
+        self.changed = False  # whether what was taken had been changed
         self.expected_runs: Optional[int] = None  # known after a rehearsal
         self.runs: List[Tuple[Any, Any]] = []
         self.is_open = False
@@ -90,11 +91,6 @@ class Tap:
         return (self.expected_runs is not None
                 and len(self.runs) >= self.expected_runs)
 
-    def was_changed(self) -> bool:
-        """Whether a recorded tensor was changed in place afterwards."""
-        return any(_versions(value) != versions
-                   for value, versions in self.runs)
-
     def take(self) -> List[torch.Tensor]:
         """The recorded levels; the tap forgets them.
 
@@ -111,6 +107,8 @@ class Tap:
                 'head itself cannot be tapped: tap a module inside it, such '
                 'as `decode_head.conv_seg`, or use the alias '
                 "'logits' or 'features'")
+        self.changed = any(
+            _versions(run) != versions for run, versions in runs)
         value = runs[0][0] if len(runs) == 1 else [run for run, _ in runs]
         for index in self._indices:
             if isinstance(value, dict):
@@ -149,7 +147,7 @@ def _resolve(model: nn.Module, source: str,
     path = match['path']
     indices = tuple(int(i) for i in re.findall(r'-?\d+', match['index']))
     if path in ('logits', 'features'):
-        head = _main_head(model, source, key)
+        head = main_head(model, source, key)
         if path == 'logits':
             return head.conv_seg, indices, False
         dropout = getattr(head, 'dropout', None)
@@ -162,7 +160,17 @@ def _resolve(model: nn.Module, source: str,
     return modules[path], indices, False
 
 
-def _main_head(model: nn.Module, source: str, key: str) -> nn.Module:
+def main_head(model: nn.Module, source: str, key: str) -> nn.Module:
+    """The head whose class scores ``logits`` stands for.
+
+    Args:
+        model (nn.Module): The unwrapped model.
+        source (str): Who asks, for the error.
+        key (str): Where that stands in the config, for the error.
+
+    Raises:
+        ConfigError: The model has no such head.
+    """
     head = getattr(model, 'decode_head', None)
     if isinstance(head, nn.ModuleList):  # cascade: the last one decides
         head = head[-1]

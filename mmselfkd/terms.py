@@ -1,4 +1,5 @@
 """One entry of a hook's ``losses``: where to look, what to compare."""
+import copy
 import math
 from numbers import Real
 from typing import Any, Dict, List, Optional, Sequence, Tuple
@@ -11,6 +12,8 @@ from .errors import ConfigError, nearest
 from .registry import MODELS, SCHEDULES, build_part
 
 Levels = List[torch.Tensor]
+Pairs = List[Tuple[torch.Tensor, torch.Tensor]]
+Sources = List[Tuple[str, str]]  # owner ('' for the student) and source
 
 
 class Term:
@@ -51,6 +54,13 @@ class Term:
         self.student_sources, self.teacher_sources = _parse_source(
             source, f'{key}.source', teachers)
         self.adapters = nn.ModuleList()
+        self.judges = nn.ModuleList()  # a copy of the loss for each level
+
+    @property
+    def teachers(self) -> List[str]:
+        """The names of the teachers that it looks at."""
+        return [owner for owner, _ in
+                self.student_sources + self.teacher_sources if owner]
 
     @property
     def is_adversarial(self) -> bool:
@@ -73,27 +83,43 @@ class Term:
             ConfigError: Levels, dimensions or classes that do not agree.
         """
         where = f'{self.key}.source'
+        for level in [*student, *teacher]:
+            if level.dim() != 4:
+                raise ConfigError(f'{where}: maps (N, C, H, W) are needed, '
+                                  f'got {_shapes([level])}')
+        pairs = self._pairs(student, teacher)
+        kind = getattr(self.loss, 'channels', 'adapt')
+        if kind == 'adapt':
+            self.adapters = build_adapters(pairs)
+        elif kind == 'classes':
+            self._check_classes(pairs)
+        if self.is_adversarial:
+            self.judges = nn.ModuleList(
+                copy.deepcopy(self.loss) for _ in pairs)
+            for judge, (s, _) in zip(self.judges, pairs):
+                judge.build(s.shape[1], image.shape[1])
+            self.judges.to(image.device)
+
+    def _pairs(self, student: Levels, teacher: Levels) -> Pairs:
+        """Which level of the teacher each level of the student looks at."""
+        where = f'{self.key}.source'
+        if hasattr(self.loss, 'pairs'):
+            try:
+                return self.loss.pairs(student, teacher)
+            except ValueError as error:
+                raise ConfigError(f'{where}: {error}') from error
         if len(student) != len(teacher):
             raise ConfigError(
                 f'{where}: {len(student)} levels of the student '
                 f'({_shapes(student)}) but {len(teacher)} of the teacher '
                 f'({_shapes(teacher)}); pick the same number with [i]')
-        for s, t in zip(student, teacher):
-            if s.dim() != 4 or t.dim() != 4:
-                raise ConfigError(f'{where}: maps (N, C, H, W) are needed, '
-                                  f'got {_shapes([s])} and {_shapes([t])}')
-        kind = getattr(self.loss, 'channels', 'adapt')
-        if kind == 'adapt':
-            self.adapters = build_adapters(student, teacher)
-        elif kind == 'classes':
-            self._check_classes(student, teacher)
-        if self.is_adversarial:
-            self.loss.build(student[0].shape[1], image.shape[1])
-            self.loss.to(image.device)
+        if not student:
+            raise ConfigError(f'{where}: gives no level at all')
+        return list(zip(student, teacher))
 
-    def _check_classes(self, student: Levels, teacher: Levels) -> None:
+    def _check_classes(self, pairs: Pairs) -> None:
         name = type(self.loss).__name__
-        for s, t in zip(student, teacher):
+        for s, t in pairs:
             if s.shape[1] != t.shape[1]:
                 raise ConfigError(
                     f'{self.key}: {name} compares class scores, but the '
@@ -106,19 +132,23 @@ class Term:
                     'which is constant for the one channel here; use two '
                     'output channels or a loss on features')
 
-    def aligned(self, student: Levels, teacher: Levels
-                ) -> List[Tuple[torch.Tensor, torch.Tensor]]:
+    def aligned(self, student: Levels, teacher: Levels) -> Pairs:
         """The pairs of levels as the loss sees them."""
-        adapters = self.adapters or [nn.Identity()] * len(student)
+        pairs = self._pairs(student, teacher)
+        if getattr(self.loss, 'sizes', 'equal') == 'any':
+            return pairs
+        adapters = self.adapters or [nn.Identity()] * len(pairs)
         return [(adapt(s), resize_like(t, s))
-                for adapt, s, t in zip(adapters, student, teacher)]
+                for adapt, (s, t) in zip(adapters, pairs)]
 
-    def value(self, pairs, label: Optional[torch.Tensor],
+    def value(self, pairs: Pairs, label: Optional[torch.Tensor],
               image: torch.Tensor) -> torch.Tensor:
-        """The unweighted loss, summed over the levels."""
+        """The unweighted loss, summed over the pairs of levels."""
         extra = {'image': image} if getattr(self.loss, 'needs_image',
                                             False) else {}
-        return sum(self.loss(s, t, label, **extra) for s, t in pairs)
+        losses = self.judges or [self.loss] * len(pairs)
+        return sum(loss(s, t, label, **extra)
+                   for loss, (s, t) in zip(losses, pairs))
 
     def zero(self, device: torch.device) -> torch.Tensor:
         """An exact 0 that reaches the adapters, so that DDP misses none."""
@@ -160,8 +190,8 @@ def _checked_weight(value: Any, key: str) -> float:
 
 
 def _parse_source(source: Any, key: str, teachers: Sequence[str]
-                  ) -> Tuple[List[str], List[Tuple[str, str]]]:
-    """Student sources, and teacher sources with the teacher's name."""
+                  ) -> Tuple[Sources, Sources]:
+    """Where the student's and where the teacher's side looks."""
     if isinstance(source, dict):
         if set(source) != {'student', 'teacher'}:
             raise ConfigError(f'{key} = {source!r}: a dict needs exactly the '
@@ -169,22 +199,27 @@ def _parse_source(source: Any, key: str, teachers: Sequence[str]
         student, teacher = source['student'], source['teacher']
     else:
         student = teacher = source
-    student, teacher = _as_list(student, key), _as_list(teacher, key)
-    named = []
-    for item in teacher:
+    if len(teachers) > 1 and not all(
+            ':' in item for item in _as_list(teacher, key)):
+        raise ConfigError(
+            f'{key} = {teacher!r}: there are several teachers; write '
+            "dict(student=..., teacher='<name>:<source>') with one of "
+            f'{list(teachers)}')
+    return (_owned(student, '', key, teachers),
+            _owned(teacher, teachers[0], key, teachers))
+
+
+def _owned(source: Any, owner: str, key: str,
+           teachers: Sequence[str]) -> Sources:
+    """Sources with their owner, ``owner`` where none is named."""
+    sources = []
+    for item in _as_list(source, key):
         name, colon, rest = item.partition(':')
-        if not colon:
-            if len(teachers) > 1:
-                raise ConfigError(
-                    f'{key} = {item!r}: there are several teachers; write '
-                    "dict(student=..., teacher='<name>:<source>') with one "
-                    f'of {list(teachers)}')
-            name, rest = teachers[0], item
-        elif name not in teachers:
+        if colon and name not in teachers:
             raise ConfigError(f'{key} = {item!r}: no teacher {name!r}' +
                               nearest(name, teachers))
-        named.append((name, rest))
-    return student, named
+        sources.append((name, rest) if colon else (owner, item))
+    return sources
 
 
 def _as_list(source: Any, key: str) -> List[str]:
@@ -200,6 +235,6 @@ def _shapes(levels: Sequence[torch.Tensor]) -> str:
     return ', '.join(str(tuple(level.shape)) for level in levels)
 
 
-def gather(sources: Sequence[Any], taken: Dict[Any, Levels]) -> Levels:
+def gather(sources: Sources, taken: Dict[Tuple[str, str], Levels]) -> Levels:
     """The levels of several sources, one after the other."""
     return [level for source in sources for level in taken[source]]

@@ -8,7 +8,7 @@ from mmselfkd.adapters import build_adapters, resize_like
 def test_convolution_only_where_the_channels_differ():
     student = [torch.rand(1, 4, 3, 5), torch.rand(1, 8, 3, 5)]
     teacher = [torch.rand(1, 6, 3, 5), torch.rand(1, 8, 3, 5)]
-    first, second = build_adapters(student, teacher)
+    first, second = build_adapters(list(zip(student, teacher)))
     assert isinstance(first, nn.Conv2d) and first.kernel_size == (1, 1)
     assert (first.in_channels, first.out_channels) == (4, 6)
     assert isinstance(second, nn.Identity)

@@ -169,3 +169,31 @@ def test_needs_no_torch():
             'runpy.run_path(sys.argv[1])')
     path = sys.modules[LinearRamp.__module__].__file__
     subprocess.run([sys.executable, '-c', code, path], check=True)
+
+
+@every_ramp
+def test_shares_of_the_run(ramp):
+    """A fraction is that share of the run, in a run of any length."""
+    for length, begin, end in ((60, 40, 54), (90, 60, 81)):
+        shares, times = ramp(begin=2 / 3, end=0.9), ramp(begin, end)
+        shares.resolve(length)
+        times.resolve(length)
+        assert factors(shares, range(length)) == factors(times, range(length))
+    short = ramp(begin=0.9, end=0.95)  # never beyond the run
+    short.resolve(1)
+    assert short.factor(1) == 1
+
+
+@every_ramp
+@pytest.mark.parametrize('times', [
+    dict(begin=0.5, end=0.25), dict(begin=1.0), dict(begin=-0.5),
+    dict(end=0.0), dict(end=1.5)])
+def test_shares_out_of_range(ramp, times):
+    with pytest.raises(ValueError, match='begin|end'):
+        ramp(**times)
+
+
+@every_ramp
+def test_shares_need_the_length_first(ramp):
+    with pytest.raises(RuntimeError, match='resolve'):
+        ramp(begin=0.5, end=7).factor(0)

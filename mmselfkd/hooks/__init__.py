@@ -1,8 +1,15 @@
 """Hooks: the mechanism, and one file per method that fills it in."""
 from .aicsd_hook import AICSDHook
 from .distill_hook import DistillHook
+from .frskd_hook import FRSKDHook
 from .icsd_hook import ICSDHook
+from .ka_dtd_hook import KADTDHook
+from .mixskd_hook import MixSKDHook
 from .nfd_hook import NFDHook
 from .skd_hook import SKDHook
+from .tfd_hook import TFDHook
 
-__all__ = ['AICSDHook', 'DistillHook', 'ICSDHook', 'NFDHook', 'SKDHook']
+__all__ = [
+    'AICSDHook', 'DistillHook', 'FRSKDHook', 'ICSDHook', 'KADTDHook',
+    'MixSKDHook', 'NFDHook', 'SKDHook', 'TFDHook'
+]

@@ -23,29 +23,24 @@ class Adversary:
     student's schedule in proportion.
 
     Args:
-        term (Term): A term whose loss has a built ``discriminator``.
+        term (Term): A fitted term: a loss with a built ``discriminator`` for
+            each level.
     """
 
     def __init__(self, term: Term) -> None:
-        self.term = term
-        self.loss = term.loss
-        module = self.loss.discriminator
-        for tensor in module.state_dict().values():
+        self.losses = term.judges
+        for tensor in self.losses.state_dict().values():
             broadcast(tensor, src=0)
+        cfg = term.loss.optimizer_cfg
         try:
             self.optimizer = OPTIMIZERS.build({
-                **self.loss.optimizer_cfg, 'params': module.parameters()
+                **cfg, 'params': self.losses.parameters()
             })
         except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f'{term.key}.optimizer = '
-                              f'{self.loss.optimizer_cfg!r}: {error}'
-                              ) from error
+            raise ConfigError(
+                f'{term.key}.optimizer = {cfg!r}: {error}') from error
         self.base_lrs = [group['lr'] for group in self.optimizer.param_groups]
         self._seen: List[Tuple[Any, Any, Any]] = []
-
-    @property
-    def num_parameters(self) -> int:
-        return sum(p.numel() for p in self.loss.discriminator.parameters())
 
     def see(self, pairs, image: torch.Tensor) -> None:
         """Keep the maps of this iteration for :meth:`step`."""
@@ -57,11 +52,11 @@ class Adversary:
             return
         seen, self._seen = self._seen, []
         loss = sum(
-            self.loss.discriminator_loss(s, t, image=image)
-            for s, t, image in seen)
+            one.discriminator_loss(s, t, image=image)
+            for one, (s, t, image) in zip(self.losses, seen))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        parameters = list(self.loss.discriminator.parameters())
+        parameters = list(self.losses.parameters())
         all_reduce_params(
             [p.grad for p in parameters if p.grad is not None], op='mean')
         norm = nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT)
@@ -72,8 +67,9 @@ class Adversary:
 
     def state_dict(self) -> Dict[str, Any]:
         return dict(
-            loss=self.loss.state_dict(), optimizer=self.optimizer.state_dict())
+            losses=self.losses.state_dict(),
+            optimizer=self.optimizer.state_dict())
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
-        self.loss.load_state_dict(state['loss'])
+        self.losses.load_state_dict(state['losses'])
         self.optimizer.load_state_dict(state['optimizer'])

@@ -1,7 +1,7 @@
 """The mechanism: one hook that makes a stock run a distillation run."""
 import copy
 import functools
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
 
 import torch
 from mmengine.hooks import Hook
@@ -9,12 +9,14 @@ from mmengine.runner import BaseLoop
 from torch import nn
 
 from ..errors import ConfigError, nearest
+from ..adapters import resize_like
 from ..registry import SCHEDULES, TEACHERS, build_part, register_hook
 from ..taps import Tap
+from ..teachers.teacher import Step, Teacher
 from ..terms import Term, factor_at, gather, resolve_schedule
 from .adversary import Adversary
-from .preparation import (attach_adapters, labels_of, optim_wrappers,
-                          rehearse, tap_student)
+from .preparation import (all_levels, attach_modules, label_for,
+                          optim_wrappers, rehearse, run_again, tap_student)
 from .report import Monitor, class_agreement, linear_cka, render
 from .state import ENTRY, StateHook, unwrapped
 
@@ -30,13 +32,14 @@ class DistillHook(Hook):
     taps fire, the channels, and what the losses need. In training it taps
     the student's own forward pass in ``mode='loss'``, runs the teacher on
     the same batch and returns the loss dict with an entry
-    ``distill.<key>`` per loss. After training, or an exception, the model is
-    as it was.
+    ``distill.<key>`` per loss, and one per loss that trains the teacher
+    itself, ``distill.<teacher>.<key>``. After training, or an exception, the
+    model is as it was.
 
     Args:
-        teacher (dict): One teacher (``config``, ``checkpoint`` and,
-            optionally, ``type``, by default ``FrozenTeacher``), or a dict of
-            named ones.
+        teacher (dict): One teacher (``config`` and ``checkpoint`` of a
+            ``FrozenTeacher``, or ``type`` and the arguments of another one),
+            or a dict of named ones. Some method hooks have one of their own.
         losses (dict[str, dict]): Loss by key. Each has ``type`` and the
             arguments of the loss, ``source``, ``loss_weight`` (1.0) and
             optionally ``schedule``. In a method hook they change the
@@ -52,6 +55,7 @@ class DistillHook(Hook):
 
     priority = 'HIGH'  # modules are attached before EMAHook copies the model
     preset: Dict[str, dict] = {}
+    preset_teacher: Optional[dict] = None
     preset_task_schedule: Optional[dict] = None
 
     def __init__(self,
@@ -64,7 +68,9 @@ class DistillHook(Hook):
             raise ConfigError(
                 f'{name}.{argument} = {value!r}: no such argument' +
                 nearest(argument, ('teacher', 'losses', 'task_schedule')))
-        self._teacher_cfgs = _named_teachers(teacher, f'{name}.teacher')
+        self._teacher_cfgs = _named_teachers(
+            self.preset_teacher if teacher is None else teacher,
+            f'{name}.teacher')
         self.terms = [
             Term(key, cfg, f'{name}.losses.{key}', list(self._teacher_cfgs))
             for key, cfg in _merged(self.preset, losses,
@@ -73,7 +79,8 @@ class DistillHook(Hook):
         schedule = task_schedule or self.preset_task_schedule
         self.task_schedule = None if schedule is None else build_part(
             schedule, SCHEDULES, f'{name}.task_schedule')
-        self.teachers: Dict[str, Any] = {}
+        self.teachers: Dict[str, Teacher] = {}
+        self._own_losses: List[str] = []
         self.adversaries: Dict[str, Adversary] = {}
         self._runner: Any = None
         self._student: Optional[nn.Module] = None
@@ -118,8 +125,7 @@ class DistillHook(Hook):
             resolve_schedule(term.schedule, f'{term.key}.schedule',
                              iterations, epochs)
         self._used = [term for term in self.terms if term.loss_weight > 0]
-        names = {name for term in self._used
-                 for name, _ in term.teacher_sources}
+        names = {name for term in self._used for name in term.teachers}
         self.teachers = {
             name: build_part(
                 dict(type='FrozenTeacher', key=where) | dict(cfg), TEACHERS,
@@ -127,18 +133,20 @@ class DistillHook(Hook):
             for name, (where, cfg) in self._teacher_cfgs.items()
             if name in names
         }
-        rows, self._clones = rehearse(runner, self._student, self._used,
-                                      self.teachers)
+        rehearsal = rehearse(runner, self._student, self._used, self.teachers)
+        self._clones = rehearsal.changed
+        self._own_losses = rehearsal.own_losses
         self.adversaries = {
             term.name: Adversary(term)
             for term in self._used if term.is_adversarial
         }
-        attach_adapters(runner, self._student, self._used, self)
-        self._state = StateHook(self.adversaries)
+        attach_modules(runner, self._student, self._used, self.teachers, self)
+        self._state = StateHook(self.adversaries, self.teachers)
         runner.register_hook(self._state)
         self._runner = runner
-        self._monitor = Monitor([term.name for term in self._used])
-        self._announce(runner, rows)
+        self._monitor = Monitor(
+            [term.name for term in self._used] + self._own_losses)
+        self._announce(runner, rehearsal.rows)
 
     def _announce(self, runner, rows: List[tuple]) -> None:
         if not self._used:
@@ -149,13 +157,11 @@ class DistillHook(Hook):
         runner.logger.info(render(
             'Distillation', ('logged as', 'loss', 'student taps',
                              'teacher taps', 'adapters', 'weight'), rows))
-        extra = sum(p.numel() for t in self._used
-                    for p in t.adapters.parameters())
-        judges = sum(a.num_parameters for a in self.adversaries.values())
+        extra = _count(t.adapters for t in self._used)
+        own = _count(t.module for t in self.teachers.values() if t.module)
+        judges = _count(a.losses for a in self.adversaries.values())
         for name, teacher in self.teachers.items():
-            runner.logger.info(
-                f'{name}: {teacher.name}, checkpoint {teacher.checkpoint}, '
-                f'{teacher.num_parameters:,} parameters, not trained')
+            runner.logger.info(f'{name}: {teacher.describe()}')
             classes = getattr(runner.train_dataloader.dataset, 'metainfo',
                               {}).get('classes')
             if teacher.classes and classes and tuple(
@@ -165,14 +171,17 @@ class DistillHook(Hook):
                     f'{tuple(teacher.classes)}, the data has '
                     f'{tuple(classes)}')
         runner.logger.info(
-            f'extra trained parameters: {extra:,} in adapters, {judges:,} in '
-            'discriminators; none of them in the saved student')
+            f'extra trained parameters: {extra:,} in adapters, {own:,} in '
+            f'teachers, {judges:,} in discriminators; none of them in the '
+            'saved student')
 
     # -- during training ----------------------------------------------------
 
     def before_train(self, runner) -> None:
         """Tap the student, now that EMAHook has its copy."""
-        self._taps = tap_student(self._student, self._used)
+        for teacher in self.teachers.values():
+            teacher.start(self._student)
+        self._taps = tap_student(self._student, self._used, self.teachers)
         for source in self._clones:
             self._taps[source].clone = True
         self._handles = [
@@ -186,7 +195,8 @@ class DistillHook(Hook):
         iteration = runner.iter
         epoch = iteration // len(runner.train_dataloader)
         self._weights = {
-            term.name: term.weight_at(iteration, epoch)
+            term.name: term.weight_at(iteration, epoch) if all(
+                self.teachers[name].is_ready for name in term.teachers) else 0.
             for term in self._used
         }
         self._task_factor = factor_at(self.task_schedule, iteration, epoch)
@@ -194,55 +204,53 @@ class DistillHook(Hook):
 
     def _before_forward(self, student, args, kwargs) -> None:
         if kwargs.get('mode') == 'loss' and student.training:
-            for term in self._active():
-                for source in term.student_sources:
-                    self._taps[source].open()
+            for source in self._wanted_of(''):
+                self._taps[source].open()
 
     def _after_forward(self, student, args, kwargs, losses) -> Any:
         if kwargs.get('mode') != 'loss' or not student.training:
             return None
-        for tap in self._taps.values():
-            tap.close()
+        seen = {}
+        for source in self._wanted_of(''):
+            self._taps[source].close()
+            seen[source] = self._taps[source].take()
         losses = dict(losses)
         if self._task_factor != 1:
             for name in losses:
                 if 'loss' in name:
                     losses[name] = _scaled(losses[name], self._task_factor)
         inputs, samples = _batch(args, kwargs)
-        losses.update(self._distill(inputs, samples))
+        losses.update(self._distill(Step(
+            student, inputs, samples, seen,
+            functools.partial(run_again, student, self._taps, samples),
+            self._runner.iter, self._runner.seed)))
         return losses
 
-    def _distill(self, inputs: torch.Tensor,
-                 samples: Any) -> Dict[str, torch.Tensor]:
+    def _distill(self, step: Step) -> Dict[str, torch.Tensor]:
         """The entries for the loss dict of this forward pass."""
-        active = self._active()
-        sources = {s for term in active for s in term.student_sources}
-        seen = {source: self._taps[source].take() for source in sources}
-        taught = {}
+        lessons = {}
         for name, teacher in self.teachers.items():
-            wanted = {source for term in active
-                      for owner, source in term.teacher_sources
-                      if owner == name}
-            if wanted:
-                for source, levels in teacher.run(inputs, samples,
-                                                  wanted).items():
-                    taught[name, source] = levels
-        label = labels_of(samples) if any(
-            getattr(term.loss, 'needs_label', False)
-            for term in active) else None
+            wanted = self._wanted_of(name)
+            if wanted or teacher.module is not None:
+                lessons[name] = teacher.teach(step, wanted)
+        levels = all_levels(step, lessons)
         losses, compared = {}, {}
         for term in self._used:
             weight = self._weights[term.name]
             if weight == 0:
-                losses[f'distill.{term.name}'] = term.zero(inputs.device)
+                losses[f'distill.{term.name}'] = term.zero(step.inputs.device)
                 continue
-            pairs = term.aligned(gather(term.student_sources, seen),
-                                 gather(term.teacher_sources, taught))
+            pairs = term.aligned(gather(term.student_sources, levels),
+                                 gather(term.teacher_sources, levels))
+            label = label_for(term, step.samples, lessons)
             losses[f'distill.{term.name}'] = weight * term.value(
-                pairs, label, inputs)
+                pairs, label, step.inputs)
             compared[term] = pairs[0]
             if term.is_adversarial:
-                self.adversaries[term.name].see(pairs, inputs)
+                self.adversaries[term.name].see(pairs, step.inputs)
+        for name, lesson in lessons.items():
+            for key, value in lesson.losses.items():
+                losses[f'distill.{name}.{key}'] = value
         if compared and self._measure_agreement:
             losses['distill/agreement'] = _agreement(compared)
         return losses
@@ -253,7 +261,12 @@ class DistillHook(Hook):
         initial = group.get('initial_lr') or group['lr'] or 1.0
         for adversary in self.adversaries.values():
             adversary.step(group['lr'] / initial)
-        self._monitor.update(outputs or {}, self._weights, runner.iter)
+        for teacher in self.teachers.values():
+            teacher.follow(self._student, runner.iter + 1,
+                           len(runner.train_dataloader))
+        self._monitor.update(
+            outputs or {}, self._weights | dict.fromkeys(self._own_losses, 1.),
+            runner.iter)
 
     def after_train(self, runner) -> None:
         if self._used:
@@ -301,16 +314,28 @@ class DistillHook(Hook):
         setattr(owner, name, guarded)
         self._guards.append((owner, name))
 
-    def _active(self) -> List[Term]:
-        return [t for t in self._used if self._weights.get(t.name)]
+    def _wanted_of(self, owner: str) -> Set[str]:
+        """The sources of a teacher, or of the student, in this iteration."""
+        wanted = {
+            source
+            for term in self._used if self._weights.get(term.name)
+            for name, source in term.student_sources + term.teacher_sources
+            if name == owner
+        }
+        if not owner:
+            for name, teacher in self.teachers.items():
+                if teacher.module is not None or self._wanted_of(name):
+                    wanted.update(teacher.student_sources)
+        return wanted
 
 
 def _named_teachers(teacher: Any, key: str) -> Dict[str, Tuple[str, dict]]:
     """Name -> (config key, config) of each teacher."""
     if not isinstance(teacher, dict) or not teacher:
         raise ConfigError(f'{key} = {teacher!r}: '
-                          'dict(config=..., checkpoint=...) is needed, or a '
-                          'dict of several such')
+                          'dict(config=..., checkpoint=...) is needed, a '
+                          "teacher without one such as dict(type='EMATeacher')"
+                          ', or a dict of several such')
     named = {name: cfg for name, cfg in teacher.items() if name != '_scope_'}
     if {'config', 'checkpoint', 'type'} & set(named) or not all(
             isinstance(cfg, dict) for cfg in named.values()):
@@ -351,6 +376,10 @@ def _length(runner) -> Tuple[int, int]:
     return runner.max_iters, epochs
 
 
+def _count(modules: Iterable[nn.Module]) -> int:
+    return sum(p.numel() for module in modules for p in module.parameters())
+
+
 def _batch(args: tuple, kwargs: dict) -> Tuple[torch.Tensor, Any]:
     values = dict(zip(('inputs', 'data_samples'), args), **kwargs)
     return values['inputs'], values.get('data_samples')
@@ -368,4 +397,5 @@ def _agreement(compared: Dict[Term, tuple]) -> torch.Tensor:
     for term, (student, teacher) in compared.items():
         if getattr(term.loss, 'channels', '') == 'classes':
             return class_agreement(student, teacher)
-    return linear_cka(*next(iter(compared.values())))
+    student, teacher = next(iter(compared.values()))
+    return linear_cka(student, resize_like(teacher, student))

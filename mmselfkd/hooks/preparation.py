@@ -1,7 +1,9 @@
-"""Before the first iteration: the rehearsal, and the adapters' place."""
+"""Before the first iteration: the rehearsal, and what is trained along."""
 import copy
+import functools
 import gc
-from typing import Any, Dict, List, Optional, Tuple
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
 import torch
 from mmengine.hooks import EMAHook, Hook
@@ -12,90 +14,153 @@ from torch import nn
 from .. import randomness
 from ..errors import ConfigError
 from ..taps import Tap
+from ..teachers.teacher import Lesson, Step, Teacher
 from ..terms import Term, gather
 from .state import ENTRY
 
 
+@dataclass
+class Rehearsal:
+    """What a rehearsal shows.
+
+    Attributes:
+        rows (list[tuple]): A row per term for the table at the start.
+        changed (list[str]): The student's sources whose tensors are changed
+            in place behind the tap.
+        own_losses (list[str]): Keys of what trains the teachers themselves.
+    """
+    rows: List[tuple] = field(default_factory=list)
+    changed: List[str] = field(default_factory=list)
+    own_losses: List[str] = field(default_factory=list)
+
+
 @torch.no_grad()
 def rehearse(runner, student: nn.Module, terms: List[Term],
-             teachers: Dict[str, Any]) -> Tuple[List[tuple], List[str]]:
+             teachers: Dict[str, Teacher]) -> Rehearsal:
     """One forward pass of a copy of the student and of each teacher.
 
-    Fits the terms to the levels that they will see and lets each loss
-    compute once. The student and the random generators stay as they are.
+    Fits teachers and terms to the levels that they will see and lets each
+    loss compute once. The student and the random generators stay as they
+    are.
 
     Args:
         runner (Runner): Its training data give the two samples.
         student (nn.Module): The unwrapped model.
         terms (list[Term]): The terms in use.
-        teachers (dict): Name -> teacher; their taps are added here.
-
-    Returns:
-        tuple: A row per term for the table at the start, and the student's
-        sources whose tensors are changed in place behind the tap.
+        teachers (dict): Name -> teacher.
 
     Raises:
         ConfigError: A tap, a level, a shape or a class that does not fit.
     """
+    result = Rehearsal()
     if not terms:
-        return [], []
-    rows = []
+        return result
+    for term in terms:
+        for owner, source in term.student_sources + term.teacher_sources:
+            if owner:
+                teachers[owner].request(source, f'{term.key}.source')
     with randomness.preserved():
         twin = copy.deepcopy(student).train()
         inputs, samples = _two_samples(runner, twin)
-        taps = tap_student(twin, terms)
-        for tap in taps.values():
-            tap.open()
-        twin(inputs, samples, mode='loss')
-        changed = [s for s, tap in taps.items() if tap.was_changed()]
-        seen = {source: tap.take() for source, tap in taps.items()}
-        taught = {}
+        taps = tap_student(twin, terms, teachers)
+        step = Step(
+            student, inputs, samples,
+            watch(taps, taps, lambda: twin(inputs, samples, mode='loss')),
+            functools.partial(run_again, twin, taps, samples),
+            seed=runner.seed, batch_size=runner.train_dataloader.batch_size)
+        result.changed = [s for s, tap in taps.items() if tap.changed]
+        lessons = {}
         for name, teacher in teachers.items():
-            teacher.follow(student, inputs.device)
-            for term in terms:
-                for owner, source in term.teacher_sources:
-                    if owner == name:
-                        teacher.add_tap(source, f'{term.key}.source')
-            for source, levels in teacher.rehearse(inputs, samples).items():
-                taught[name, source] = levels
-        label = labels_of(samples)
+            teacher.fit(step)
+            lessons[name] = teacher.rehearse(step)
+            result.own_losses += [
+                f'{name}.{key}' for key in lessons[name].losses]
+        levels = all_levels(step, lessons)
         for term in terms:
-            levels = gather(term.student_sources, seen)
-            targets = gather(term.teacher_sources, taught)
-            term.fit(levels, targets, inputs)
+            ours = gather(term.student_sources, levels)
+            theirs = gather(term.teacher_sources, levels)
+            term.fit(ours, theirs, inputs)
             try:
-                term.value(term.aligned(levels, targets), label, inputs)
+                term.value(term.aligned(ours, theirs),
+                           label_for(term, samples, lessons), inputs)
             except (ValueError, TypeError) as error:
                 raise ConfigError(f'{term.key}: {error}') from error
-            rows.append(_row(term, levels, targets))
-    return rows, changed
+            result.rows.append(_row(term, ours, theirs))
+    return result
 
 
-def attach_adapters(runner, student: nn.Module, terms: List[Term],
-                    hook: Hook) -> None:
-    """Put the adapters into the student, its wrapper and its optimizer.
+def watch(taps: Dict[str, Tap], sources: Iterable[str],
+          forward: Callable[[], Any]) -> Dict[str, List[torch.Tensor]]:
+    """The levels of ``sources`` in one forward pass."""
+    for source in sources:
+        taps[source].open()
+    forward()
+    for source in sources:
+        taps[source].close()
+    return {source: taps[source].take() for source in sources}
+
+
+def run_again(student: nn.Module, taps: Dict[str, Tap], samples: Any,
+              inputs: torch.Tensor, sources: Iterable[str]
+              ) -> Dict[str, List[torch.Tensor]]:
+    """The student's levels for other inputs, with gradient."""
+    if samples is not None:  # no ground truth
+        samples = [type(s)(metainfo=s.metainfo) for s in samples]
+    return watch(taps, sources,
+                 lambda: student(inputs, samples, mode='tensor'))
+
+
+def all_levels(step: Step, lessons: Dict[str, Lesson]
+               ) -> Dict[Tuple[str, str], List[torch.Tensor]]:
+    """The levels of student and teachers by owner and source."""
+    levels = {('', source): seen for source, seen in step.seen.items()}
+    for name, lesson in lessons.items():
+        for source, taught in lesson.levels.items():
+            levels[name, source] = taught
+    return levels
+
+
+def label_for(term: Term, samples: Any,
+              lessons: Dict[str, Lesson]) -> Optional[torch.Tensor]:
+    """The class maps that go with the levels of ``term``, if it asks."""
+    if not getattr(term.loss, 'needs_label', False):
+        return None
+    for owner in term.teachers:
+        if lessons[owner].label is not None:
+            return lessons[owner].label
+    return labels_of(samples)
+
+
+def attach_modules(runner, student: nn.Module, terms: List[Term],
+                   teachers: Dict[str, Teacher], hook: Hook) -> None:
+    """Put what is trained along into student, wrapper and optimizer.
 
     Args:
         runner (Runner): Gets a new wrapper, optimizer and schedulers, built
-            from its config; nothing if no term has adapters.
+            from its config; nothing if there is no module.
         student (nn.Module): The unwrapped model.
-        terms (list[Term]): The terms in use.
+        terms (list[Term]): The terms in use, with their adapters.
+        teachers (dict): Name -> teacher, some with a module.
         hook (Hook): Must stand before every EMAHook.
 
     Raises:
-        ConfigError: The optimizer cannot be built anew or leaves adapters
+        ConfigError: The optimizer cannot be built anew or leaves a parameter
             out, or EMAHook has copied the model already.
     """
     modules = nn.ModuleDict({
         term.name: term.adapters
         for term in terms if list(term.adapters.parameters())
     })
+    modules.update({
+        name: teacher.module
+        for name, teacher in teachers.items() if teacher.module is not None
+    })
     if not modules:
         return
     if runner.cfg.get('optim_wrapper') is None:
         raise ConfigError(
-            'optim_wrapper: the adapters need an optimizer that is built '
-            'anew; make the runner by Runner.from_cfg(cfg)')
+            'optim_wrapper: what is trained along needs an optimizer that is '
+            'built anew; make the runner by Runner.from_cfg(cfg)')
     if any(isinstance(other, EMAHook)
            for other in runner.hooks[:runner.hooks.index(hook)]):
         raise ConfigError(f'{type(hook).__name__}.priority: must come '
@@ -125,13 +190,18 @@ def attach_adapters(runner, student: nn.Module, terms: List[Term],
                 f'leaves {ENTRY}.{name} without an optimizer')
 
 
-def tap_student(model: nn.Module, terms: List[Term]) -> Dict[str, Tap]:
-    """A tap for every source of the terms, by the source."""
+def tap_student(model: nn.Module, terms: List[Term],
+                teachers: Dict[str, Teacher]) -> Dict[str, Tap]:
+    """A tap for whatever terms and teachers look at, by the source."""
+    wanted = [(source, f'{term.key}.source') for term in terms
+              for owner, source in term.student_sources if not owner]
+    wanted += [(source, f'{teacher.key}.source')
+               for teacher in teachers.values()
+               for source in teacher.student_sources]
     taps: Dict[str, Tap] = {}
-    for term in terms:
-        for source in term.student_sources:
-            if source not in taps:
-                taps[source] = Tap(model, source, f'{term.key}.source')
+    for source, key in wanted:
+        if source not in taps:
+            taps[source] = Tap(model, source, key)
     return taps
 
 
@@ -168,12 +238,12 @@ def _row(term: Term, student: List[torch.Tensor],
 
     def show(sources, levels):
         shapes = ' '.join('x'.join(map(str, x.shape[1:])) for x in levels)
-        return f'{", ".join(sources)}: {shapes}'
+        return f'{", ".join(source for _, source in sources)}: {shapes}'
 
     adapters = [f'{m.in_channels}->{m.out_channels}' for m in term.adapters
                 if isinstance(m, nn.Conv2d)]
     schedule = type(term.schedule).__name__ if term.schedule else ''
     return (f'distill.{term.name}', type(term.loss).__name__,
             show(term.student_sources, student),
-            show([source for _, source in term.teacher_sources], teacher),
+            show(term.teacher_sources, teacher),
             ' '.join(adapters) or '-', f'{term.loss_weight:g} {schedule}')

@@ -29,22 +29,23 @@ class StateHook(Hook):
 
     Args:
         adversaries (dict[str, Adversary]): By the name of their term.
+        teachers (dict[str, Teacher]): By their name.
     """
 
     priority = 'LOWEST'
 
-    def __init__(self, adversaries: Dict[str, Any]) -> None:
+    def __init__(self, adversaries: Dict[str, Any],
+                 teachers: Dict[str, Any]) -> None:
         self.adversaries = adversaries
+        self.teachers = {name: teacher for name, teacher in teachers.items()
+                         if teacher.state_dict()}
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         entry = dict(
             modules=_pop(checkpoint['state_dict'], PREFIX),
             ema=_pop(checkpoint.get('ema_state_dict', {}), EMA_PREFIX),
-            adversaries={
-                name: apply_to(adversary.state_dict(),
-                               lambda x: hasattr(x, 'cpu'), lambda x: x.cpu())
-                for name, adversary in self.adversaries.items()
-            })
+            adversaries=_states(self.adversaries),
+            teachers=_states(self.teachers))
         if 'optimizer' in checkpoint:
             entry['optimizer'] = _each(
                 runner, checkpoint, _split_optimizer)
@@ -68,14 +69,17 @@ class StateHook(Hook):
         if 'optimizer' in checkpoint:
             extras = entry.get('optimizer', {})
             _each(runner, checkpoint, _join_optimizer, extras)
-        players = entry.get('adversaries', {})
-        for name, adversary in self.adversaries.items():
-            if name in players:
-                adversary.load_state_dict(players[name])
-        self._report(
-            kept + [n for n in self.adversaries if n in players],
-            [n.removeprefix(PREFIX) for n in own] + list(self.adversaries),
-            list(saved) + list(players))
+        now = [n.removeprefix(PREFIX) for n in own]
+        before = list(saved)
+        for kind, ours in (('adversaries', self.adversaries),
+                           ('teachers', self.teachers)):
+            states = entry.get(kind, {})
+            for name in ours.keys() & states.keys():
+                ours[name].load_state_dict(states[name])
+                kept.append(name)
+            now += ours
+            before += states
+        self._report(kept, now, before)
 
     @staticmethod
     def _report(kept: List[str], now: List[str], before: List[str]) -> None:
@@ -87,6 +91,15 @@ class StateHook(Hook):
                 f'distillation resumed: kept {names(kept)}; '
                 f'added {names(set(now) - set(kept))}; '
                 f'dropped {names(set(before) - set(kept))}')
+
+
+def _states(parts: Dict[str, Any]) -> Dict[str, Any]:
+    """The state of each, on the CPU and apart from what goes on."""
+    return {
+        name: apply_to(part.state_dict(), lambda x: hasattr(x, 'cpu'),
+                       lambda x: x.detach().cpu().clone())
+        for name, part in parts.items()
+    }
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -1,18 +1,26 @@
 """Soft labels of the teacher, pixel by pixel."""
-from typing import Optional
+from typing import Optional, Union
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._common import (autocast_off, check_integer_or_none, check_maps,
                       check_positive, full_precision, resize_label)
+from .ka_dtd import (CWSM, FLSW, LabelSmoothing, ProbabilityShift,
+                     build_adjust, build_dynamic_temperature)
+
+Adjustment = Union[dict, ProbabilityShift, LabelSmoothing]
+DynamicTemperature = Union[dict, FLSW, CWSM]
 
 
 def kd_loss(student: Tensor,
             teacher: Tensor,
             label: Optional[Tensor] = None,
             temperature: float = 1.0,
-            ignore_index: Optional[int] = 255) -> Tensor:
+            ignore_index: Optional[int] = 255,
+            adjust: Optional[Adjustment] = None,
+            dynamic_temperature: Optional[DynamicTemperature] = None
+            ) -> Tensor:
     r"""Kullback-Leibler divergence of the class scores at every pixel.
 
     .. math::
@@ -29,9 +37,31 @@ def kd_loss(student: Tensor,
     without annotation still distil. With no valid pixel at all the loss is
     exactly 0 and so is its gradient.
 
+    Two options prepare the lesson; with both of them
+
+    .. math::
+        L = \frac{1}{|V|} \sum_{p \in V} \tau_p^2 \sum_{k=1}^{K}
+            \tilde q^t_{p,k} (\log \tilde q^t_{p,k} - \log q^s_{p,k}), \quad
+        q_p = \mathrm{softmax}_k(z_p / \tau_p)
+
+    ``adjust`` turns :math:`q^t_p` into :math:`\tilde q^t_p` where the
+    teacher's first choice is not the label: it swaps the two probabilities
+    (:func:`~mmselfkd.losses.ka_dtd.probability_shift`) or puts a smoothed
+    label in place of the row
+    (:func:`~mmselfkd.losses.ka_dtd.label_smoothing`). Without labels, and
+    where the label is no class, it does nothing. ``dynamic_temperature``
+    gives every pixel a temperature :math:`\tau_p` about :math:`T`, the same
+    for student and teacher, which is lower where the student is further from
+    the teacher (:func:`~mmselfkd.losses.ka_dtd.flsw_temperature`) or less
+    sure (:func:`~mmselfkd.losses.ka_dtd.cwsm_temperature`). It is taken from
+    the logits as given, before any adjustment, and has no gradient.
+
     Differs from the paper: the paper has one score vector per image; here
     every pixel is such a sample. Its second term, the cross entropy with the
     label, is the task loss of the student and not part of this function.
+    The paper of the two options has one row and one temperature per image;
+    whether it multiplies by the square of the temperature is not stated in
+    what was at hand.
 
     Differs from the official code: structured knowledge distillation, which
     brought this term to segmentation, has the cross entropy instead of the
@@ -46,6 +76,12 @@ def kd_loss(student: Tensor,
         temperature (float): divides both logits. Defaults to 1.0.
         ignore_index (int, optional): label of the pixels that take no part.
             None: every pixel takes part. Defaults to 255.
+        adjust (dict, optional): ``dict(type='ProbabilityShift')`` or
+            ``dict(type='LabelSmoothing', correct=0.9)``. Defaults to None.
+        dynamic_temperature (dict, optional): ``dict(type='FLSW', beta=1.0,
+            gamma=1.0, minimum=1.0, mean='batch')`` or ``dict(type='CWSM',
+            beta=1.0, minimum=1.0, mean='batch')``, with a minimum not above
+            ``temperature``. Defaults to None.
 
     Shape:
         - student, teacher: (N, K, H, W).
@@ -65,7 +101,9 @@ def kd_loss(student: Tensor,
         arXiv:1503.02531 (no official code). In segmentation: Structured
         Knowledge Distillation for Semantic Segmentation, CVPR 2019,
         arXiv:1903.04197, irfanICMLL/structure_knowledge_distillation
-        (ce208e1).
+        (ce208e1). The options: Preparing Lessons: Improve Knowledge
+        Distillation with Better Supervision, Neurocomputing 2021,
+        arXiv:1911.07471 (no official code found).
 
     Example:
         >>> import torch
@@ -75,20 +113,34 @@ def kd_loss(student: Tensor,
         >>> label = torch.tensor([[[0, 255]]])
         >>> round(kd_loss(student, teacher, label).item(), 4)
         0.1308
+        >>> loss = kd_loss(student, teacher, torch.ones(1, 1, 2).long(),
+        ...                adjust=dict(type='LabelSmoothing', correct=1.0))
+        >>> round(loss.item(), 4)
+        0.6931
     """
     check_maps(student, teacher)
     check_positive('temperature', temperature)
     check_integer_or_none('ignore_index', ignore_index)
+    adjust = build_adjust(adjust)
+    dynamic = build_dynamic_temperature(dynamic_temperature, temperature)
     with autocast_off(student):
         student, teacher = full_precision(student, teacher)
+        valid = None
+        if label is not None and ignore_index is not None:
+            valid = resize_label(label, student) != ignore_index
+        if dynamic is not None:
+            temperature = dynamic(student, teacher, temperature, valid)
         student = F.log_softmax(student / temperature, dim=1)
         teacher = F.log_softmax(teacher / temperature, dim=1)
-        divergence = (teacher.exp() * (teacher - student)).sum(dim=1)
+        if label is not None and adjust is not None:
+            teacher = adjust(teacher, label)
+        divergence = (teacher.exp() * (teacher - student)).sum(
+            dim=1, keepdim=True)
         loss = temperature**2 * divergence
-        if label is None or ignore_index is None:
+        if valid is None:
             return loss.mean()
-        valid = resize_label(label, student) != ignore_index
-        return loss.masked_fill(~valid, 0).sum() / valid.sum().clamp(min=1)
+        loss = loss.masked_fill(~valid[:, None], 0)
+        return loss.sum() / valid.sum().clamp(min=1)
 
 
 class KDLoss(nn.Module):
@@ -98,6 +150,12 @@ class KDLoss(nn.Module):
         temperature (float): divides both logits. Defaults to 1.0.
         ignore_index (int, optional): label of the pixels that take no part.
             None: every pixel takes part. Defaults to 255.
+        adjust (dict, optional): ``dict(type='ProbabilityShift')`` or
+            ``dict(type='LabelSmoothing', correct=0.9)``. Defaults to None.
+        dynamic_temperature (dict, optional): ``dict(type='FLSW', beta=1.0,
+            gamma=1.0, minimum=1.0, mean='batch')`` or ``dict(type='CWSM',
+            beta=1.0, minimum=1.0, mean='batch')``, with a minimum not above
+            ``temperature``. Defaults to None.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -113,12 +171,17 @@ class KDLoss(nn.Module):
 
     def __init__(self,
                  temperature: float = 1.0,
-                 ignore_index: Optional[int] = 255):
+                 ignore_index: Optional[int] = 255,
+                 adjust: Optional[Adjustment] = None,
+                 dynamic_temperature: Optional[DynamicTemperature] = None):
         super().__init__()
         check_positive('temperature', temperature)
         check_integer_or_none('ignore_index', ignore_index)
         self.temperature = temperature
         self.ignore_index = ignore_index
+        self.adjust = build_adjust(adjust)
+        self.dynamic_temperature = build_dynamic_temperature(
+            dynamic_temperature, temperature)
 
     def forward(self,
                 student: Tensor,
@@ -126,4 +189,5 @@ class KDLoss(nn.Module):
                 label: Optional[Tensor] = None) -> Tensor:
         """See :func:`kd_loss`."""
         return kd_loss(student, teacher, label, self.temperature,
-                       self.ignore_index)
+                       self.ignore_index, self.adjust,
+                       self.dynamic_temperature)

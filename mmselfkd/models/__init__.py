@@ -1,4 +1,5 @@
 """Parts of models that the hosts lack."""
 from .discriminator import Discriminator
+from .feature_discriminator import FeatureDiscriminator
 
-__all__ = ['Discriminator']
+__all__ = ['Discriminator', 'FeatureDiscriminator']

@@ -1,6 +1,6 @@
 """A pretrained model of any OpenMMLab project that only teaches."""
 import os.path as osp
-from typing import Any, Dict, Iterable, List, Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -12,22 +12,19 @@ from torch import nn
 from .. import randomness
 from ..errors import ConfigError, nearest
 from ..registry import TEACHERS
-from ..taps import Tap
+from .model_teacher import ModelTeacher
+from .teacher import Step
 
 UNUSED = 'auxiliary_head'  # exists for the teacher's own training only
 
 
-class _Enough(Exception):
-    """Every tap has what it wants: the rest of the forward is not needed."""
-
-
 @TEACHERS.register_module()
-class FrozenTeacher:
-    """A model that runs in eval mode, without gradient and without labels.
+class FrozenTeacher(ModelTeacher):
+    """A pretrained model, without its auxiliary head.
 
-    It is no submodule of the student: not in its checkpoint, its optimizer,
-    its EMA copy or DDP. It runs ``mode='tensor'`` and stops at the deepest
-    tap; it never sees ground truth and has no auxiliary head.
+    It is given the batch that the student's preprocessor made. Where mean,
+    std or channel order differ from the teacher's own, one affine map turns
+    the one into the other.
 
     Args:
         config (str | dict | Config): A path, a name such as
@@ -46,10 +43,8 @@ class FrozenTeacher:
                  config: Union[str, dict, Config],
                  checkpoint: Optional[str] = None,
                  key: str = 'teacher') -> None:
+        super().__init__(key)
         self.checkpoint = checkpoint
-        self.key = key
-        self.classes: Optional[tuple] = None
-        self.taps: Dict[str, Tap] = {}
         self._affine = None
         cfg = _load_config(config, key)
         with randomness.preserved():
@@ -61,87 +56,23 @@ class FrozenTeacher:
             self._load_weights()
         self.model.requires_grad_(False).eval()
 
-    @property
-    def num_parameters(self) -> int:
-        return sum(p.numel() for p in self.model.parameters())
+    def fit(self, step: Step) -> None:
+        super().fit(step)
+        self._affine = _normalisation_change(
+            getattr(step.student, 'data_preprocessor', None),
+            getattr(self.model, 'data_preprocessor', None))
 
-    def follow(self, student: nn.Module, device: torch.device) -> None:
-        """Move to ``device`` and undo the student's normalisation.
+    def inputs_of(self, step: Step) -> torch.Tensor:
+        """The student's batch in the normalisation of this model."""
+        if self._affine is None:
+            return step.inputs
+        swap, scale, shift = self._affine
+        inputs = step.inputs[:, [2, 1, 0]] if swap else step.inputs
+        return inputs * scale.to(inputs) + shift.to(inputs)
 
-        The teacher is given the batch that the student's preprocessor made.
-        Where mean, std or channel order differ from the teacher's own, one
-        affine map turns the one into the other.
-        """
-        self.model.to(device)
-        ours = getattr(self.model, 'data_preprocessor', None)
-        theirs = getattr(student, 'data_preprocessor', None)
-        self._affine = _normalisation_change(theirs, ours)
-
-    def add_tap(self, source: str, key: str) -> None:
-        """Let :meth:`run` return what passes ``source``."""
-        if source not in self.taps:
-            self.taps[source] = Tap(self.model, source, key)
-            self.taps[source].on_run = self._stop_when_enough
-
-    def rehearse(self, inputs: torch.Tensor,
-                 samples: Any) -> Dict[str, List[torch.Tensor]]:
-        """A first, full run: learn which taps fire how often.
-
-        Taps whose tensors are changed in place afterwards (a ReLU) start to
-        keep a copy.
-        """
-        self._forward(inputs, samples, self.taps)
-        for tap in self.taps.values():
-            tap.clone = tap.clone or tap.was_changed()
-            tap.expected_runs = len(tap.runs)
-        return {source: tap.take() for source, tap in self.taps.items()}
-
-    def run(self, inputs: torch.Tensor, samples: Any,
-            sources: Iterable[str]) -> Dict[str, List[torch.Tensor]]:
-        """Run as deep as the deepest of the taps asked for.
-
-        Args:
-            inputs (Tensor): The student's preprocessed batch (N, 3, H, W).
-            samples (list | None): The batch's data samples; only their meta
-                information is passed on.
-            sources (Iterable[str]): The taps to read, added before.
-
-        Returns:
-            dict[str, list[Tensor]]: The levels by their source.
-        """
-        taps = {source: self.taps[source] for source in sources}
-        self._forward(inputs, samples, taps)
-        return {source: tap.take() for source, tap in taps.items()}
-
-    def remove(self) -> None:
-        """Take every torch hook off the teacher."""
-        for tap in self.taps.values():
-            tap.remove()
-        self.taps = {}
-
-    @torch.no_grad()
-    def _forward(self, inputs: torch.Tensor, samples: Any,
-                 taps: Dict[str, Tap]) -> None:
-        if self._affine is not None:
-            swap, scale, shift = self._affine
-            inputs = inputs[:, [2, 1, 0]] if swap else inputs
-            inputs = inputs * scale.to(inputs) + shift.to(inputs)
-        if samples is not None:
-            samples = [type(s)(metainfo=s.metainfo) for s in samples]
-        for tap in taps.values():
-            tap.open()
-        try:
-            self.model(inputs, samples, mode='tensor')
-        except _Enough:
-            pass
-        finally:
-            for tap in taps.values():
-                tap.close()
-
-    def _stop_when_enough(self) -> None:
-        if all(tap.is_satisfied for tap in self.taps.values()
-               if tap.is_open):
-            raise _Enough
+    def describe(self) -> str:
+        return (f'{self.name}, checkpoint {self.checkpoint}, '
+                f'{self.num_parameters:,} parameters, not trained')
 
     def _load_weights(self) -> None:
         where = f'{self.key}.checkpoint = {self.checkpoint!r}'

@@ -19,7 +19,7 @@ class Watch(Hook):
         self.adversary, = next(
             h for h in runner.hooks if isinstance(h, DistillHook)
         ).adversaries.values()
-        score = self.adversary.loss.discriminator.score
+        score = self.adversary.losses[0].discriminator.score
         self.weights.append(score.weight.detach().clone())
 
     def after_train_iter(self, runner, batch_idx, data_batch=None,
@@ -45,7 +45,7 @@ def test_it_learns_apart_from_the_student(tiny, tmp_path, mode, conditional):
     runner, watch = train(tiny, tmp_path, dict(
         HO, mode=mode, conditional=conditional))
     assert not torch.equal(watch.weights[0], watch.weights[1])
-    mine = {id(p) for p in watch.adversary.loss.parameters()}
+    mine = {id(p) for p in watch.adversary.losses.parameters()}
     student = {id(p) for g in runner.optim_wrapper.param_groups
                for p in g['params']}
     assert not mine & student

@@ -43,14 +43,14 @@ def test_two_processes_equal_one_of_twice_the_batch(tmp_path):
     two = launch(tmp_path / 'two', 2, 2)
     assert list(one['state_dict']) == list(two['state_dict'])
     extra, other = one['mmselfkd'], two['mmselfkd']
-    assert extra['modules'] and extra['adversaries']['loss_ho']['loss']
+    assert extra['modules'] and extra['adversaries']['loss_ho']['losses']
     for first, second in (
             (one['state_dict'], two['state_dict']),
             (one['ema_state_dict'], two['ema_state_dict']),
             (extra['modules'], other['modules']),
             (extra['ema'], other['ema']),
-            (extra['adversaries']['loss_ho']['loss'],
-             other['adversaries']['loss_ho']['loss'])):
+            (extra['adversaries']['loss_ho']['losses'],
+             other['adversaries']['loss_ho']['losses'])):
         assert first.keys() == second.keys()
         for name in first:
             torch.testing.assert_close(

@@ -8,6 +8,7 @@ from mmseg.structures import SegDataSample
 
 from mmselfkd import ConfigError, FrozenTeacher
 from mmselfkd.registry import MODELS
+from mmselfkd.teachers.teacher import Step
 
 MODEL = dict(
     type='EncoderDecoder',
@@ -22,6 +23,15 @@ MODEL = dict(
         type='FCNHead', in_channels=16, in_index=2, channels=4, num_convs=1,
         num_classes=3, norm_cfg=dict(type='BN')))
 CONFIG = dict(model=MODEL, default_scope='mmseg')
+
+
+def step(inputs, samples=None):
+    return Step(torch.nn.Module(), inputs, samples, {}, None)
+
+
+def rehearse(teacher, inputs, samples=None):
+    teacher.fit(step(inputs, samples))
+    return teacher.rehearse(step(inputs, samples))
 
 
 @pytest.fixture
@@ -63,11 +73,11 @@ def test_frozen_evaluating_and_without_auxiliary_head(checkpoint):
     assert not any(m.training for m in teacher.model.modules())
     assert not any(p.requires_grad for p in teacher.model.parameters())
     assert not hasattr(teacher.model, 'auxiliary_head')
-    teacher.add_tap('logits', 'key')
+    teacher.request('logits', 'key')
     x = torch.rand(2, 3, 32, 32, requires_grad=True)
-    taught = teacher.rehearse(x, None)['logits'][0]
+    taught = rehearse(teacher, x).levels['logits'][0]
     assert not taught.requires_grad
-    again = teacher.run(x, None, ['logits'])['logits'][0]
+    again = teacher.teach(step(x), ['logits']).levels['logits'][0]
     assert torch.equal(taught, again)  # neither dropout nor batch statistics
 
 
@@ -78,8 +88,8 @@ def test_samples_reach_the_teacher_without_ground_truth():
     seen = []
     teacher.model.register_forward_pre_hook(
         lambda module, args: seen.extend(args[1]))
-    teacher.add_tap('logits', 'key')
-    teacher.rehearse(torch.rand(1, 3, 32, 32), [sample])
+    teacher.request('logits', 'key')
+    rehearse(teacher, torch.rand(1, 3, 32, 32), [sample])
     assert seen[0].img_shape == (32, 32)
     assert not seen[0].keys()
     assert 'gt_sem_seg' in sample
@@ -100,8 +110,8 @@ def test_building_leaves_the_random_stream_alone():
 
 def test_no_tensor_is_kept_between_runs(checkpoint):
     teacher = FrozenTeacher(CONFIG, checkpoint[0])
-    teacher.add_tap('logits', 'key')
-    teacher.rehearse(torch.rand(2, 3, 32, 32), None)
+    teacher.request('logits', 'key')
+    rehearse(teacher, torch.rand(2, 3, 32, 32))
     assert teacher.taps['logits'].runs == []
 
 

@@ -1,0 +1,62 @@
+"""FRSKD as a preset of DistillHook."""
+import copy
+from typing import Any
+
+from ..registry import register_hook
+from .distill_hook import DistillHook
+
+_RAMP = dict(type='ExponentialRamp', begin=2 / 3)
+
+
+@register_hook
+class FRSKDHook(DistillHook):
+    r"""Feature Refinement via Self-Knowledge Distillation; no teacher needed.
+
+    .. math::
+        L = L_{task}(z_s, y) + L_{task}(z_t, y) + \alpha L_{KD} + \beta L_F
+
+    A :class:`~mmselfkd.teachers.SelfTeacher` (BiFPN and a head of its own)
+    refines the student's levels and learns the task, and by that loss, whose
+    input is not detached, trains the student too. ``loss_at`` is
+    :class:`~mmselfkd.losses.ATLoss` between the student's levels and the
+    refined ones, weight 50; ``loss_kd`` is
+    :class:`~mmselfkd.losses.KDLoss` between the logits, temperature 1, weight
+    1; the teacher's side of both is detached. Both are 0 for the first two
+    thirds of the run, then grow by an
+    :class:`~mmselfkd.schedules.ExponentialRamp` (40 of 60 epochs in the
+    official segmentation code, where the learning rate drops). The
+    self-teacher is gone from the saved student.
+
+    ``teacher=dict(type='SelfTeacher', source='neck')`` refines the neck's
+    levels instead; ``loss_at`` follows.
+
+    Differs from the official code: logits are compared at the student's own
+    resolution, not enlarged to the image; the self-teacher of a student with
+    another neck than the paper's is BiFPNc, with a head over all levels.
+
+    Args:
+        teacher (dict, optional): Another self-teacher or its options.
+            Defaults to ``dict(type='SelfTeacher')``.
+        losses, task_schedule: See :class:`~mmselfkd.hooks.DistillHook`.
+
+    Reference: Refine Myself by Teaching Myself: Feature Refinement via
+    Self-Knowledge Distillation, CVPR 2021, arXiv 2103.08273; MingiJi/FRSKD
+    at 98b87e5.
+    """
+
+    preset = dict(
+        loss_at=dict(
+            type='ATLoss',
+            source=dict(student='backbone', teacher='neck'),
+            loss_weight=50.0,
+            schedule=_RAMP),
+        loss_kd=dict(
+            type='KDLoss', source='logits', ignore_index=None,
+            loss_weight=1.0, schedule=_RAMP))
+    preset_teacher = dict(type='SelfTeacher')
+
+    def __init__(self, teacher: Any = None, **kwargs) -> None:
+        if isinstance(teacher, dict) and 'source' in teacher:
+            self.preset = copy.deepcopy(self.preset)
+            self.preset['loss_at']['source']['student'] = teacher['source']
+        super().__init__(teacher, **kwargs)

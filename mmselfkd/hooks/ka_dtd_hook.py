@@ -1,0 +1,38 @@
+"""KA and DTD as a preset of DistillHook."""
+from ..registry import register_hook
+from .distill_hook import DistillHook
+
+
+@register_hook
+class KADTDHook(DistillHook):
+    """Knowledge Adjustment and Dynamic Temperature Distillation.
+
+    ``loss_kd`` is :class:`~mmselfkd.losses.KDLoss` on ``logits`` where the
+    teacher's wrong pixels are put right by a probability shift (KA) and the
+    temperature of a pixel falls with its difficulty (DTD, weighted as in the
+    focal loss), base temperature 2. Both are options of the soft-label loss
+    and so of every method that has one.
+
+    Without a teacher the student's moving average is the teacher.
+
+    Differs from the paper: it classifies images, here every valid pixel is a
+    sample. What was at hand names neither its base temperature nor beta and
+    gamma; 1 and 1 are those of a re-implementation.
+
+    Args:
+        teacher (dict, optional): As everywhere. Defaults to
+            ``dict(type='EMATeacher')``.
+        losses, task_schedule: See :class:`~mmselfkd.hooks.DistillHook`.
+
+    Reference: Preparing Lessons: Improve Knowledge Distillation with Better
+    Supervision, Neurocomputing 2021, arXiv 1911.07471.
+    """
+
+    preset = dict(
+        loss_kd=dict(
+            type='KDLoss',
+            source='logits',
+            temperature=2.0,
+            adjust=dict(type='ProbabilityShift'),
+            dynamic_temperature=dict(type='FLSW', beta=1.0, gamma=1.0)))
+    preset_teacher = dict(type='EMATeacher')

@@ -1,0 +1,45 @@
+"""TFD as a preset of DistillHook."""
+from ..registry import register_hook
+from .distill_hook import DistillHook
+
+_RAMP = dict(type='LinearRamp', end=1 / 12)
+
+
+@register_hook
+class TFDHook(DistillHook):
+    """Teacher-free Feature Distillation; no teacher needed.
+
+    - ``loss_inter``: :class:`~mmselfkd.losses.TFDInterLoss`, every deeper
+      stage of ``backbone`` teaches every shallower one, weight 0.005 / 3;
+    - ``loss_intra``: :class:`~mmselfkd.losses.TFDIntraLoss`, in each stage
+      the salient half of the channels teaches the redundant half, weight
+      0.0004 / 3.
+
+    Both grow linearly over the first twelfth of the run (20 of 240 epochs)
+    and cost neither a parameter nor a forward pass. The weights are the
+    official ones of a pair of stages and of a stage: there the three pairs
+    and the three stages are averaged, here all are summed.
+
+    ``losses=dict(loss_intra=None)`` is TFD, IJCNN 2022, by which only deep
+    features teach shallow ones.
+
+    Args:
+        teacher (dict, optional): Defaults to ``dict(type='OwnTeacher')``,
+            the student itself.
+        losses, task_schedule: See :class:`~mmselfkd.hooks.DistillHook`.
+
+    Reference: Teacher-free Distillation via Regularizing Intermediate
+    Representation, IJCNN 2022, doi 10.1109/IJCNN55064.2022.9892575;
+    Self-Regulated Feature Learning via Teacher-free Feature Distillation,
+    ECCV 2022, doi 10.1007/978-3-031-19809-0_20;
+    lilujunai/Teacher-free-Distillation at 3427f98.
+    """
+
+    preset = dict(
+        loss_inter=dict(
+            type='TFDInterLoss', source='backbone', loss_weight=0.005 / 3,
+            schedule=_RAMP),
+        loss_intra=dict(
+            type='TFDIntraLoss', source='backbone', loss_weight=0.0004 / 3,
+            schedule=_RAMP))
+    preset_teacher = dict(type='OwnTeacher')

@@ -1,0 +1,328 @@
+"""Agreement of mixed images with mixed outputs (MixSKD)."""
+from numbers import Integral
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ..models.feature_discriminator import FeatureDiscriminator
+from ._common import (autocast_off, check_integer_or_none, check_maps,
+                      check_positive, full_precision)
+from .kd_loss import kd_loss
+
+
+def mixskd_feature_loss(student: Tensor,
+                        teacher: Tensor,
+                        label: Optional[Tensor] = None) -> Tensor:
+    r"""Mean squared difference of two feature maps that both learn.
+
+    .. math::
+        L = \frac{1}{NCHW} \sum_{n,c,h,w}
+            (F'_{nchw} - \tilde F_{nchw})^2
+
+    :math:`F'` = ``student`` (N, C, H, W) is interpolated from the features
+    of the plain images and :math:`\tilde F` = ``teacher`` (N, C, H, W) is
+    what the same network makes of the mixed images.
+
+    Both maps come from the network in training, so, unlike in the other
+    losses, the teacher is not detached: both get a gradient.
+
+    Differs from the paper: it is about classification; maps of any size are
+    ours.
+
+    Differs from the official code: none is known.
+
+    Args:
+        student (Tensor): interpolated features of the plain images.
+        teacher (Tensor): features of the mixed images; not detached.
+        label (Tensor, optional): not used.
+
+    Shape:
+        - student, teacher: (N, C, H, W).
+
+    Returns:
+        Tensor: scalar, the mean over all elements.
+
+    Raises:
+        TypeError: if the maps are not floating point.
+        ValueError: if shapes do not agree.
+
+    Reference:
+        MixSKD: Self-Knowledge Distillation from Mixup for Image Recognition,
+        ECCV 2022, arXiv:2208.05768, winycg/Self-KD-Lib (ede3062).
+
+    Example:
+        >>> import torch
+        >>> student = torch.tensor([1., 4.]).view(1, 2, 1, 1)
+        >>> mixskd_feature_loss(student, torch.ones(1, 2, 1, 1)).item()
+        4.5
+    """
+    check_maps(student, teacher)
+    with autocast_off(student):
+        first, _ = full_precision(student, teacher)
+        second, _ = full_precision(teacher, student)
+        return (first - second).square().mean()
+
+
+def mixskd_logit_loss(student: Tensor,
+                      teacher: Tensor,
+                      label: Optional[Tensor] = None,
+                      temperature: float = 3.0,
+                      ignore_index: Optional[int] = 255) -> Tensor:
+    r"""Soft labels of two predictions for each other.
+
+    .. math::
+        L = \mathrm{KD}(z', \mathrm{sg}[\tilde z])
+            + \mathrm{KD}(\tilde z, \mathrm{sg}[z'])
+
+    :math:`\mathrm{KD}(z^s, z^t)` is :func:`~mmselfkd.losses.kd_loss`, with
+    the square of the temperature and the mean over the valid pixels,
+    :math:`z'` = ``student`` (N, K, H, W) is interpolated from the logits of
+    the plain images, :math:`\tilde z` = ``teacher`` (N, K, H, W) are the
+    logits of the mixed images and sg takes the gradient away.
+
+    Both maps come from the network in training, so, unlike in the other
+    losses, each is the teacher once and both get a gradient.
+
+    Differs from the paper: the paper has one score vector per image; here
+    every pixel is such a sample.
+
+    Differs from the official code: none but that is known.
+
+    Args:
+        student (Tensor): interpolated logits of the plain images.
+        teacher (Tensor): logits of the mixed images.
+        label (Tensor, optional): integer class labels, of any size, in which
+            ``ignore_index`` marks what takes no part; resized to the logits
+            by nearest neighbour. Defaults to None.
+        temperature (float): divides both logits. Defaults to 3.0.
+        ignore_index (int, optional): label of the pixels that take no part.
+            None: every pixel takes part. Defaults to 255.
+
+    Shape:
+        - student, teacher: (N, K, H, W).
+        - label: (N, H0, W0) or (N, 1, H0, W0).
+
+    Returns:
+        Tensor: scalar, the mean over the valid pixels of the batch (a sum
+        over the classes and the two directions).
+
+    Raises:
+        TypeError: if the maps are not floating point or the labels are not
+            integers.
+        ValueError: if shapes do not agree or an argument is out of range.
+
+    Reference:
+        MixSKD: Self-Knowledge Distillation from Mixup for Image Recognition,
+        ECCV 2022, arXiv:2208.05768, winycg/Self-KD-Lib (ede3062).
+
+    Example:
+        >>> import torch
+        >>> student = torch.zeros(1, 2, 1, 1)
+        >>> teacher = torch.tensor([0.75, 0.25]).log().view(1, 2, 1, 1)
+        >>> round(mixskd_logit_loss(student, teacher, None, 1.0).item(), 4)
+        0.2747
+    """
+    return (kd_loss(student, teacher, label, temperature, ignore_index)
+            + kd_loss(teacher, student, label, temperature, ignore_index))
+
+
+class MixSKDFeatureLoss(nn.Module):
+    """Features that learn from each other: :func:`mixskd_feature_loss`.
+
+    Example:
+        >>> import torch
+        >>> features = torch.rand(2, 16, 9, 12)
+        >>> MixSKDFeatureLoss()(features, features).item()
+        0.0
+    """
+    channels = 'any'
+    is_mutual = True
+
+    def forward(self,
+                student: Tensor,
+                teacher: Tensor,
+                label: Optional[Tensor] = None) -> Tensor:
+        """See :func:`mixskd_feature_loss`; the label is not used."""
+        return mixskd_feature_loss(student, teacher, label)
+
+
+class MixSKDLogitLoss(nn.Module):
+    """Logits that learn from each other: :func:`mixskd_logit_loss`.
+
+    Args:
+        temperature (float): divides both logits. Defaults to 3.0.
+        ignore_index (int, optional): label of the pixels that take no part.
+            None: every pixel takes part. Defaults to 255.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+        >>> import torch
+        >>> logits = torch.rand(2, 19, 8, 16)
+        >>> MixSKDLogitLoss()(logits, logits).item()
+        0.0
+    """
+    channels = 'classes'
+    needs_label = True
+    is_mutual = True
+
+    def __init__(self,
+                 temperature: float = 3.0,
+                 ignore_index: Optional[int] = 255):
+        super().__init__()
+        check_positive('temperature', temperature)
+        check_integer_or_none('ignore_index', ignore_index)
+        self.temperature = temperature
+        self.ignore_index = ignore_index
+
+    def forward(self,
+                student: Tensor,
+                teacher: Tensor,
+                label: Optional[Tensor] = None) -> Tensor:
+        """See :func:`mixskd_logit_loss`."""
+        return mixskd_logit_loss(student, teacher, label, self.temperature,
+                                 self.ignore_index)
+
+
+class MixSKDAdversarialLoss(nn.Module):
+    r"""Adversarial loss that makes two kinds of features hard to tell apart.
+
+    .. math::
+        L_{dis} = \mathrm{BCE}(D(\bar F'), [1, 0])
+            + \mathrm{BCE}(D(\bar{\tilde F}), [0, 1]), \quad
+        \bar F_{nc} = \frac{1}{HW} \sum_{h,w} F_{nchw}
+
+    :math:`F'` = ``student`` (N, C, H, W) is interpolated from the features
+    of the plain images, :math:`\tilde F` = ``teacher`` (N, C, H, W) is what
+    the same network makes of the mixed images, :math:`D` (N, 2) are the
+    logits of the discriminator and BCE is the binary cross entropy with
+    logits, a mean over the N images and the 2 logits.
+
+    The result of the call has this value and the reversed gradient: it
+    trains the network to raise what the discriminator lowers, and leaves the
+    discriminator alone. :meth:`discriminator_loss` is the same value on
+    detached maps and trains the discriminator. Both maps come from the
+    network in training, so, unlike in the other losses, the teacher is not
+    detached: both get a gradient.
+
+    The discriminator (:class:`~mmselfkd.models.FeatureDiscriminator`) is
+    created at the first call, or by :meth:`build`, on the device of the
+    maps; before, ``discriminator`` is None. Creating it takes numbers from
+    torch's global generator. All arithmetic is in the precision of the
+    discriminator (float32 as built), without autocast.
+
+    Differs from the paper: it is about classification; maps of any size are
+    ours, and so is the optimizer of the discriminator, which is not stated
+    in what was at hand.
+
+    Differs from the official code: there the discriminators stand in a plain
+    list, so that no optimizer finds them and they never learn, and the
+    gradient is not reversed: the network is trained to help them.
+
+    Args:
+        hidden (int): width between the two layers of the discriminator.
+            Defaults to 128.
+        optimizer (dict, optional): config of the discriminator's optimizer,
+            kept as ``optimizer_cfg`` for the training loop; this module never
+            steps it. Defaults to SGD with lr=0.01, momentum=0.9 and
+            weight_decay=1e-4.
+
+    Shape:
+        - student, teacher: (N, C, H, W).
+
+    Returns:
+        Tensor: scalar, the mean over the images and the two logits, summed
+        over the two kinds of maps.
+
+    Raises:
+        TypeError: if the maps are not floating point.
+        ValueError: if shapes do not agree or an argument is out of range.
+
+    Reference:
+        MixSKD: Self-Knowledge Distillation from Mixup for Image Recognition,
+        ECCV 2022, arXiv:2208.05768, winycg/Self-KD-Lib (ede3062).
+
+    Example:
+        >>> import torch
+        >>> adversarial = MixSKDAdversarialLoss()
+        >>> student = torch.rand(2, 16, 8, 8, requires_grad=True)
+        >>> teacher = torch.rand(2, 16, 8, 8, requires_grad=True)
+        >>> adversarial(student, teacher).backward()
+        >>> student.grad.shape == teacher.grad.shape
+        True
+        >>> [p.grad for p in adversarial.discriminator.parameters()]
+        [None, None, None, None]
+        >>> adversarial.discriminator_loss(student, teacher).backward()
+        >>> adversarial.discriminator.layers[0].weight.grad.shape
+        torch.Size([128, 16])
+    """
+    channels = 'any'
+    is_mutual = True
+
+    def __init__(self, hidden: int = 128, optimizer: Optional[dict] = None):
+        super().__init__()
+        if (not isinstance(hidden, Integral) or isinstance(hidden, bool)
+                or hidden < 1):
+            raise ValueError(
+                f'hidden must be an integer of 1 or more, but got {hidden!r}')
+        if optimizer is None:
+            optimizer = dict(
+                type='SGD', lr=0.01, momentum=0.9, weight_decay=1e-4)
+        self.hidden = hidden
+        self.optimizer_cfg = optimizer
+        self.register_module('discriminator', None)
+
+    def build(self, channels: int, image_channels: int = 3) -> None:
+        """Create the discriminator, anew if there was one.
+
+        Args:
+            channels (int): channels of the features.
+            image_channels (int): not used; the features are judged alone.
+                Defaults to 3.
+        """
+        self.discriminator = FeatureDiscriminator(channels, self.hidden)
+
+    def forward(self,
+                student: Tensor,
+                teacher: Tensor,
+                label: Optional[Tensor] = None) -> Tensor:
+        """The network's term, with the reversed gradient."""
+        self._build_for(student, teacher)
+        fixed = {
+            name: parameter.detach()
+            for name, parameter in self.discriminator.named_parameters()
+        }
+        loss = self._value(student, teacher, fixed)
+        return 2 * loss.detach() - loss
+
+    def discriminator_loss(self,
+                           student: Tensor,
+                           teacher: Tensor,
+                           image: Optional[Tensor] = None) -> Tensor:
+        """The discriminator's term, on detached maps without the image."""
+        self._build_for(student, teacher)
+        return self._value(student.detach(), teacher.detach(), {})
+
+    def _value(self, student, teacher, parameters):
+        """The loss, by ``parameters`` in place of the discriminator's."""
+        loss = 0
+        with autocast_off(student):
+            dtype = next(self.discriminator.parameters()).dtype
+            for kind, maps in enumerate((student, teacher)):
+                scores = functional_call(
+                    self.discriminator, parameters, (maps.to(dtype), ))
+                target = torch.zeros_like(scores)
+                target[:, kind] = 1
+                loss = loss + F.binary_cross_entropy_with_logits(
+                    scores, target)
+        return loss
+
+    def _build_for(self, student, teacher):
+        check_maps(student, teacher)
+        if self.discriminator is None:
+            self.build(student.shape[1])
+            self.discriminator.to(student.device)

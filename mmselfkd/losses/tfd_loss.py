@@ -1,0 +1,237 @@
+"""Distillation between levels and channels of one network."""
+from typing import List, Optional, Tuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ._common import autocast_off, check_maps, full_precision
+
+
+def tfd_inter_loss(student: Tensor,
+                   teacher: Tensor,
+                   label: Optional[Tensor] = None) -> Tensor:
+    r"""Mean squared difference of a shallow map and the start of a deeper one.
+
+    .. math::
+        L = \frac{1}{N C H_b W_b} \sum_{n,h,w} \sum_{c=1}^{C}
+            (\mathrm{pool}(F^a)_{nchw} - F^b_{nchw})^2, \quad
+        C = \min(C_a, C_b)
+
+    :math:`F^a` (N, C_a, H_a, W_a) is the shallow map, the student, and
+    :math:`F^b` (N, C_b, H_b, W_b) the deeper one of the same network, the
+    teacher; only the first :math:`C` channels of each are compared.
+    :math:`\mathrm{pool}` is adaptive average pooling to (H_b, W_b), of any
+    ratio. In a dimension where the deeper map is the larger one, pooling
+    repeats the elements of the shallow map, and averages two neighbours
+    where the ratio is no integer.
+
+    Differs from the paper: its body was not at hand; the form is the code's.
+
+    Differs from the official code: the height alone sets both pooled sizes
+    there, so its maps must be square, and a deeper map with fewer channels
+    is an error. One value there averages the pairs (1, 2), (1, 3) and
+    (2, 3) of three levels and is multiplied by ``lambda_inter``, 0.005 in
+    the arguments of the script and 0.0005 in the README. Here every pair is
+    a term of its own and the terms are summed: the weight of each is
+    ``lambda_inter / 3``. The ramp over the first 20 epochs belongs to the
+    schedule of the run.
+
+    Args:
+        student (Tensor): features of the shallow level.
+        teacher (Tensor): features of the deeper level; detached here.
+        label (Tensor, optional): not used. Defaults to None.
+
+    Shape:
+        - student: (N, C_a, H_a, W_a).
+        - teacher: (N, C_b, H_b, W_b).
+
+    Returns:
+        Tensor: scalar, the mean over all elements compared.
+
+    Raises:
+        TypeError: if the maps are not floating point.
+        ValueError: if shapes do not agree.
+
+    Reference:
+        Teacher-free Distillation via Regularizing Intermediate
+        Representation, IJCNN 2022, doi 10.1109/IJCNN55064.2022.9892575, and
+        Self-Regulated Feature Learning via Teacher-free Feature
+        Distillation, ECCV 2022, doi 10.1007/978-3-031-19809-0_20,
+        lilujunai/Teacher-free-Distillation (3427f98).
+
+    Example:
+        >>> import torch
+        >>> shallow = torch.tensor([1., 3.]).view(1, 1, 1, 2)
+        >>> deep = torch.tensor([5., 9.]).view(1, 2, 1, 1)
+        >>> tfd_inter_loss(shallow, deep).item()
+        9.0
+    """
+    _check_levels(student, teacher)
+    with autocast_off(student):
+        student, teacher = full_precision(student, teacher)
+        channels = min(student.shape[1], teacher.shape[1])
+        student = F.adaptive_avg_pool2d(
+            student[:, :channels], teacher.shape[2:])
+        return (student - teacher[:, :channels]).square().mean()
+
+
+def tfd_intra_loss(student: Tensor,
+                   teacher: Tensor,
+                   label: Optional[Tensor] = None) -> Tensor:
+    r"""Mean squared difference of the redundant and the salient channels.
+
+    .. math::
+        L = \frac{1}{N K H W} \sum_{n,h,w} \sum_{k=1}^{K}
+            (F^s_{n,o_{K+k},h,w} - F^t_{n,o_k,h,w})^2, \quad
+        S_c = \frac{1}{NHW} \sum_{n,h,w} \frac{F^t_{nchw}}
+              {\max(\lVert F^t_{nc} \rVert_2, 10^{-12})}
+
+    :math:`F` (N, C, H, W) are features, :math:`S` (C) is the saliency of the
+    channels, :math:`o` (C) their order from the largest saliency to the
+    smallest, equal ones as they come, and :math:`K` is C // 2; the norm is
+    over the positions of one channel of one image. The salient half teaches
+    the redundant half, each channel the one of its own rank. ``student`` and
+    ``teacher`` are one and the same map in use.
+
+    With an odd C the least salient channel takes no part. With C = 1 no pair
+    is left: the loss is exactly 0 and so is its gradient. The scale of a
+    channel has no effect on its saliency, which tells how evenly a channel
+    is active, not how strongly.
+
+    Differs from the paper: its body was not at hand; what it says of the
+    direction, from salient to redundant, is kept.
+
+    Differs from the official code: the salient half gets a gradient too
+    there, and an odd number of channels is an error. One order for the whole
+    batch is the same. One value there averages three levels and is
+    multiplied by ``lambda_intra``, 0.0004 in the arguments of the script and
+    0.0008 in the README. Here every level is a term of its own and the terms
+    are summed: the weight of each is ``lambda_intra / 3``. The ramp over the
+    first 20 epochs belongs to the schedule of the run.
+
+    Args:
+        student (Tensor): features whose redundant half learns.
+        teacher (Tensor): features whose salient half teaches and which give
+            the order; detached here.
+        label (Tensor, optional): not used. Defaults to None.
+
+    Shape:
+        - student, teacher: (N, C, H, W).
+
+    Returns:
+        Tensor: scalar, the mean over all elements of the redundant half.
+
+    Raises:
+        TypeError: if the maps are not floating point.
+        ValueError: if shapes do not agree.
+
+    Reference:
+        Self-Regulated Feature Learning via Teacher-free Feature
+        Distillation, ECCV 2022, doi 10.1007/978-3-031-19809-0_20,
+        lilujunai/Teacher-free-Distillation (3427f98).
+
+    Example:
+        >>> import torch
+        >>> peak, flat = torch.tensor([6., 0.]), torch.tensor([2., 2.])
+        >>> features = torch.stack([peak, flat]).view(1, 2, 1, 2)
+        >>> tfd_intra_loss(features, features).item()
+        10.0
+    """
+    check_maps(student, teacher)
+    with autocast_off(student):
+        student, teacher = full_precision(student, teacher)
+        norm = teacher.norm(dim=(2, 3), keepdim=True).clamp(min=1e-12)
+        saliency = (teacher / norm).mean((0, 2, 3))
+        order = saliency.sort(stable=True, descending=True).indices
+        half = len(order) // 2
+        salient, redundant = order[:half], order[half:2 * half]
+        difference = (student.index_select(1, redundant)
+                      - teacher.index_select(1, salient))
+        return difference.square().sum() / max(difference.numel(), 1)
+
+
+def _check_levels(student, teacher):
+    """``check_maps`` for maps whose N alone must agree."""
+    for name, tensor in (('student', student), ('teacher', teacher)):
+        if not tensor.is_floating_point():
+            raise TypeError(f'{name} must be a floating point tensor, '
+                            f'but got {tensor.dtype}')
+    shapes = (f'got student {tuple(student.shape)} and '
+              f'teacher {tuple(teacher.shape)}')
+    if student.ndim != 4 or teacher.ndim != 4:
+        raise ValueError(f'maps must have 4 axes (N, C, H, W), but {shapes}')
+    if student.numel() == 0 or teacher.numel() == 0:
+        raise ValueError(f'maps must not be empty, but {shapes}')
+    if len(student) != len(teacher):
+        raise ValueError(f'maps must have the same N, but {shapes}')
+
+
+class TFDInterLoss(nn.Module):
+    """Deeper levels teach shallower ones: :func:`tfd_inter_loss`.
+
+    ``sizes = 'any'``: the maps come in their own sizes, without a resize.
+
+    Example:
+        >>> import torch
+        >>> shallow, deep = torch.rand(2, 8, 8, 16), torch.rand(2, 16, 4, 8)
+        >>> TFDInterLoss()(shallow, deep).shape
+        torch.Size([])
+    """
+    channels = 'any'
+    sizes = 'any'
+
+    @staticmethod
+    def pairs(student: List[Tensor],
+              teacher: List[Tensor]) -> List[Tuple[Tensor, Tensor]]:
+        """Every level with every deeper one.
+
+        Args:
+            student (list[Tensor]): levels of the student, shallow first.
+            teacher (list[Tensor]): the same levels of the teacher.
+
+        Returns:
+            list[tuple[Tensor, Tensor]]: the pairs (student[a], teacher[b])
+            with a < b: (0, 1), (0, 2), ..., (1, 2), ...
+
+        Raises:
+            ValueError: if there are fewer than two levels.
+
+        Example:
+            >>> TFDInterLoss.pairs(['s1', 's2', 's3'], ['t1', 't2', 't3'])
+            [('s1', 't2'), ('s1', 't3'), ('s2', 't3')]
+        """
+        if min(len(student), len(teacher)) < 2:
+            shapes = ' and '.join(
+                f'{name} {[tuple(level.shape) for level in levels]}'
+                for name, levels in (('student', student),
+                                     ('teacher', teacher)))
+            raise ValueError('a deeper level teaches a shallower one: two '
+                             f'levels or more are needed, but got {shapes}')
+        return [(shallow, deep) for a, shallow in enumerate(student)
+                for deep in teacher[a + 1:]]
+
+    def forward(self,
+                student: Tensor,
+                teacher: Tensor,
+                label: Optional[Tensor] = None) -> Tensor:
+        """See :func:`tfd_inter_loss`; the label is not used."""
+        return tfd_inter_loss(student, teacher)
+
+
+class TFDIntraLoss(nn.Module):
+    """Salient channels teach redundant ones: :func:`tfd_intra_loss`.
+
+    Example:
+        >>> import torch
+        >>> features = torch.rand(2, 16, 9, 12)
+        >>> TFDIntraLoss()(features, features).shape
+        torch.Size([])
+    """
+    channels = 'any'
+
+    def forward(self,
+                student: Tensor,
+                teacher: Tensor,
+                label: Optional[Tensor] = None) -> Tensor:
+        """See :func:`tfd_intra_loss`; the label is not used."""
+        return tfd_intra_loss(student, teacher)

@@ -1,0 +1,211 @@
+"""The student on mixed images, and an aggregating head: MixSKD."""
+from typing import Any, Dict, Iterable, List, Optional, Tuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import ConvModule
+from mmengine.dist import get_rank
+from torch import nn
+
+from ..errors import ConfigError
+from ..registry import TEACHERS
+from ..taps import main_head
+from .teacher import Lesson, Step, Teacher
+
+SOURCES = ('interpolated.features', 'mixed.features',
+           'interpolated.branches', 'mixed.branches',
+           'interpolated.logits', 'mixed.logits',
+           'interpolated.aggregated', 'mixed.aggregated')
+
+
+class MixNetwork(nn.Module):
+    """Branches that bring every stage to the shape of the last features.
+
+    Args:
+        stages (list[int]): Channels of the backbone's stages but the last.
+        channels (int): Channels of what enters the student's classifier.
+        num_classes (int): Channels of its class scores.
+        norm_cfg (dict): Norm of the branches.
+    """
+
+    def __init__(self, stages: List[int], channels: int, num_classes: int,
+                 norm_cfg: dict) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            ConvModule(stage, channels, 3, padding=1, norm_cfg=norm_cfg)
+            for stage in stages)
+        self.classifiers = nn.ModuleList(
+            nn.Conv2d(channels, num_classes, 1) for _ in stages)
+        self.aggregate = nn.Conv2d(
+            (len(stages) + 1) * channels, channels, 1)
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
+
+    def forward(self, stages: List[torch.Tensor], features: torch.Tensor
+                ) -> Tuple[List[torch.Tensor], List[torch.Tensor]]:
+        """Aligned features of all stages, class scores of the branches."""
+        aligned = [
+            F.interpolate(
+                branch(stage), size=features.shape[2:], mode='bilinear',
+                align_corners=False)
+            for branch, stage in zip(self.branches, stages)]
+        scores = [classifier(x)
+                  for classifier, x in zip(self.classifiers, aligned)]
+        return [*aligned, features], scores
+
+    def aggregated(self, aligned: List[torch.Tensor]) -> torch.Tensor:
+        """Class scores of the self-teacher, from all stages together."""
+        return self.classifier(self.aggregate(torch.cat(aligned, 1)))
+
+
+@TEACHERS.register_module()
+class MixTeacher(Teacher):
+    r"""What the student says of mixed images, against a mix of what it says.
+
+    With :math:`\tilde x = \lambda x + (1 - \lambda) x_\pi`, :math:`\lambda
+    \sim Beta(a, a)` for the batch and :math:`\pi` pairing every image with
+    another, the student runs a second time, on :math:`\tilde x`. Every stage
+    :math:`l < L` of the backbone has a branch to the shape of
+    :math:`F_L`, what enters the student's classifier, and a classifier of
+    its own; a self-teacher classifies all :math:`F_l` together. The sources:
+
+    - ``interpolated.features``, ``mixed.features``: :math:`\lambda F_l(x) +
+      (1 - \lambda) F_l(x_\pi)` and :math:`F_l(\tilde x)`, :math:`l = 1..L`;
+    - ``interpolated.branches``, ``mixed.branches``: the same of the logits
+      of the branches, :math:`l = 1..L-1`;
+    - ``interpolated.logits``, ``mixed.logits``: of the student's own logits;
+    - ``interpolated.aggregated``, ``mixed.aggregated``: logits of the
+      self-teacher from the interpolated and from the mixed features.
+
+    Its own losses: the task loss of the student's head for the branches on
+    the plain images; and :math:`\lambda L(\cdot, y) + (1 - \lambda) L(\cdot,
+    y_\pi)` for branches, student and self-teacher where images are mixed. A
+    pixel that is ignored in either label map takes no part in the latter nor
+    in the losses that look here.
+
+    :math:`\lambda` and :math:`\pi` follow from seed, rank and iteration, so
+    a resumed run goes on as it was. A last batch of one image is mixed with
+    itself.
+
+    Args:
+        source (str): The backbone's stages. Defaults to 'backbone'.
+        alpha (float): :math:`a` above. Defaults to 0.2.
+        key (str): Where this stands in the user's config, for the errors.
+
+    Raises:
+        ConfigError: A value is out of range, the backbone has one stage
+            only, a batch has one image only, or the student has no head with
+            class scores.
+    """
+
+    def __init__(self,
+                 source: str = 'backbone',
+                 alpha: float = 0.2,
+                 key: str = 'teacher') -> None:
+        super().__init__(key)
+        if not isinstance(alpha, (int, float)) or not 0 < alpha < 1e6:
+            raise ConfigError(f'{key}.alpha = {alpha!r}: of the distribution '
+                              'Beta(alpha, alpha); a number above 0 is needed')
+        self.student_sources = [source, 'features', 'logits']
+        self.source, self.alpha = source, alpha
+
+    def request(self, source: str, key: str) -> None:
+        if source not in SOURCES:
+            raise ConfigError(f'{key} = {source!r}: MixTeacher gives '
+                              f'{", ".join(SOURCES)}')
+
+    def fit(self, step: Step) -> None:
+        if step.batch_size == 1:
+            raise ConfigError(
+                'train_dataloader.batch_size = 1: MixTeacher mixes the images'
+                ' of a batch; two or more on each device are needed')
+        stages = step.seen[self.source]
+        if len(stages) < 2:
+            raise ConfigError(
+                f'{self.key}.source = {self.source!r}: gives one level; '
+                'two stages or more are needed')
+        head = main_head(step.student, 'logits', self.key)
+        features, = step.seen['features']
+        logits, = step.seen['logits']
+        self.module = MixNetwork(
+            [x.shape[1] for x in stages[:-1]], features.shape[1],
+            logits.shape[1], head.norm_cfg or dict(type='BN'))
+        self.module.to(step.inputs.device)
+
+    def teach(self, step: Step, sources: Optional[Iterable[str]]) -> Lesson:
+        share, order = self._draw(step)
+        head = main_head(step.student, 'logits', self.key)
+
+        def mix(x):
+            return share * x + (1 - share) * x[order]
+
+        plain = self._view(step.seen)
+        mixed = self._view(step.again(mix(step.inputs), self.student_sources))
+        levels = {}
+        for name in ('features', 'branches', 'logits'):
+            levels[f'interpolated.{name}'] = [mix(x) for x in plain[name]]
+            levels[f'mixed.{name}'] = mixed[name]
+        for name in ('interpolated', 'mixed'):
+            levels[f'{name}.aggregated'] = [
+                self.module.aggregated(levels[f'{name}.features'])]
+
+        first, second, label = _either(step.samples, order,
+                                       head.ignore_index)
+
+        def task(logits, samples):
+            losses = head.loss_by_feat(logits, samples)
+            return sum(v for k, v in losses.items() if 'loss' in k)
+
+        def mixed_task(logits):
+            return share * task(logits, first) + (1 - share) * task(
+                logits, second)
+
+        losses = dict(
+            loss_branches=sum(task(x, step.samples)
+                              for x in plain['branches']),
+            loss_mixed=sum(map(mixed_task, mixed['branches'] +
+                               mixed['logits'])),
+            loss_aggregated=sum(
+                mixed_task(levels[f'{name}.aggregated'][0])
+                for name in ('interpolated', 'mixed')))
+        return Lesson(levels, losses, label)
+
+    def describe(self) -> str:
+        count = sum(p.numel() for p in self.module.parameters())
+        return (f'the student on mixed images, Beta({self.alpha:g}, '
+                f'{self.alpha:g}), and {count:,} parameters of branches and '
+                'self-teacher, trained along; not in the saved student')
+
+    def _view(self, seen: Dict[str, list]) -> Dict[str, list]:
+        aligned, scores = self.module(seen[self.source][:-1],
+                                      seen['features'][0])
+        return dict(features=aligned, branches=scores, logits=seen['logits'])
+
+    def _draw(self, step: Step) -> Tuple[float, torch.Tensor]:
+        """lambda, and for every image another one: a random cycle."""
+        rng = np.random.default_rng([step.seed, get_rank(), step.iteration])
+        share = float(rng.beta(self.alpha, self.alpha))
+        cycle = rng.permutation(len(step.inputs))
+        order = np.empty_like(cycle)
+        order[cycle] = np.roll(cycle, 1)
+        return share, torch.from_numpy(order).to(step.inputs.device)
+
+
+def _either(samples: List[Any], order: torch.Tensor, ignore_index: int):
+    """Both label maps, ignored where either is, as samples and as one map.
+
+    Returns:
+        tuple: Samples with the labels of the images, samples with those of
+        their partners, and the first as a map (N, H, W).
+    """
+    label = torch.stack([s.gt_sem_seg.data.squeeze(0) for s in samples])
+    other = label[order]
+    ignored = (label == ignore_index) | (other == ignore_index)
+    maps = [x.masked_fill(ignored, ignore_index) for x in (label, other)]
+    both = []
+    for one in maps:
+        copies = [type(s)(metainfo=s.metainfo) for s in samples]
+        for copied, sample, value in zip(copies, samples, one):
+            copied.gt_sem_seg = type(sample.gt_sem_seg)(data=value[None])
+        both.append(copies)
+    return *both, maps[0]

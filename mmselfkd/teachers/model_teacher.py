@@ -1,0 +1,93 @@
+"""A whole model that teaches by a forward pass of its own."""
+from typing import Any, Dict, Iterable, Optional
+
+import torch
+from torch import nn
+
+from ..taps import Tap
+from .teacher import Lesson, Step, Teacher
+
+
+class _Enough(Exception):
+    """Every tap has what it wants: the rest of the forward is not needed."""
+
+
+class ModelTeacher(Teacher):
+    """Runs ``model`` in eval mode, without gradient and without labels.
+
+    The model is no submodule of the student: not in its checkpoint, its
+    optimizer, its EMA copy or DDP. It runs ``mode='tensor'`` and stops at
+    the deepest tap. A subclass sets :attr:`model`, at the latest in
+    :meth:`fit`.
+    """
+
+    model: nn.Module
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.taps: Dict[str, Tap] = {}
+        self._requests: Dict[str, str] = {}
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(p.numel() for p in self.model.parameters())
+
+    def request(self, source: str, key: str) -> None:
+        self._requests.setdefault(source, key)
+
+    def fit(self, step: Step) -> None:
+        """Tap the model, and move it to the student's device."""
+        self.model.to(step.inputs.device)
+        self.model.requires_grad_(False).eval()
+        for source, key in self._requests.items():
+            self.taps[source] = Tap(self.model, source, key)
+            self.taps[source].on_run = self._stop_when_enough
+
+    def rehearse(self, step: Step) -> Lesson:
+        """A first, full run: learn which taps fire how often.
+
+        Taps whose tensors are changed in place afterwards (a ReLU) start to
+        keep a copy.
+        """
+        self._forward(step, self.taps)
+        for tap in self.taps.values():
+            tap.expected_runs = len(tap.runs)
+        lesson = Lesson({s: tap.take() for s, tap in self.taps.items()})
+        for tap in self.taps.values():
+            tap.clone = tap.changed
+        return lesson
+
+    def teach(self, step: Step, sources: Optional[Iterable[str]]) -> Lesson:
+        """Run as deep as the deepest of the taps asked for."""
+        taps = {s: self.taps[s] for s in sources or self.taps}
+        self._forward(step, taps)
+        return Lesson({source: tap.take() for source, tap in taps.items()})
+
+    def remove(self) -> None:
+        for tap in self.taps.values():
+            tap.remove()
+        self.taps = {}
+
+    def inputs_of(self, step: Step) -> torch.Tensor:
+        """The batch as this model wants it."""
+        return step.inputs
+
+    @torch.no_grad()
+    def _forward(self, step: Step, taps: Dict[str, Tap]) -> None:
+        samples: Any = step.samples
+        if samples is not None:  # no ground truth
+            samples = [type(s)(metainfo=s.metainfo) for s in samples]
+        for tap in taps.values():
+            tap.open()
+        try:
+            self.model(self.inputs_of(step), samples, mode='tensor')
+        except _Enough:
+            pass
+        finally:
+            for tap in taps.values():
+                tap.close()
+
+    def _stop_when_enough(self) -> None:
+        if all(tap.is_satisfied for tap in self.taps.values()
+               if tap.is_open):
+            raise _Enough

@@ -1,0 +1,65 @@
+"""An earlier state of the student as its teacher."""
+import copy
+from typing import Any, Dict
+
+from torch import nn
+
+from ..registry import TEACHERS
+from .ema import check_count
+from .model_teacher import ModelTeacher
+from .teacher import Step
+
+
+@TEACHERS.register_module()
+class SnapshotTeacher(ModelTeacher):
+    """The student as it was at the last of regular times.
+
+    Until the first of them the losses that look at it are 0.
+
+    Args:
+        interval (int): Time from one snapshot of the student to the next.
+        by_epoch (bool): Whether that is counted in epochs and not in
+            iterations. Defaults to False.
+        key (str): Where this stands in the user's config, for the errors.
+
+    Raises:
+        ConfigError: A value is out of range.
+
+    Reference: with one snapshot, Revisiting Knowledge Distillation via
+    Label Smoothing Regularization, CVPR 2020, arXiv 1909.11723; with
+    several, Snapshot Distillation, CVPR 2019, arXiv 1812.00123.
+    """
+
+    def __init__(self,
+                 interval: int,
+                 by_epoch: bool = False,
+                 key: str = 'teacher') -> None:
+        super().__init__(key)
+        check_count(key, 'interval', interval, 1)
+        self.interval, self.by_epoch = interval, by_epoch
+        self.is_ready = False
+
+    def fit(self, step: Step) -> None:
+        self.model = copy.deepcopy(step.student)
+        super().fit(step)
+
+    def follow(self, student: nn.Module, iterations: int,
+               epoch_length: int) -> None:
+        length = self.interval * (epoch_length if self.by_epoch else 1)
+        if iterations % length == 0:
+            state = student.state_dict()
+            self.model.load_state_dict(
+                {name: state[name] for name in self.model.state_dict()})
+            self.is_ready = True
+
+    def state_dict(self) -> Dict[str, Any]:
+        return dict(model=self.model.state_dict(), is_ready=self.is_ready)
+
+    def load_state_dict(self, state: Dict[str, Any]) -> None:
+        self.model.load_state_dict(state['model'])
+        self.is_ready = state['is_ready']
+
+    def describe(self) -> str:
+        unit = 'epochs' if self.by_epoch else 'iterations'
+        return (f'snapshot of the student every {self.interval} {unit}, '
+                f'{self.num_parameters:,} parameters')

@@ -1,0 +1,135 @@
+"""What every teacher is to the hook."""
+import copy
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, Iterable, List, Optional
+
+import torch
+from torch import nn
+
+from ..errors import ConfigError
+
+Levels = List[torch.Tensor]
+
+
+@dataclass
+class Step:
+    """What a teacher may look at in one iteration.
+
+    Attributes:
+        student (nn.Module): The unwrapped student.
+        inputs (Tensor): Its preprocessed batch (N, 3, H, W).
+        samples (list | None): The data samples of the batch.
+        seen (dict[str, list[Tensor]]): The student's levels by source.
+        again (Callable): ``again(inputs, sources)`` runs the student on
+            other inputs and gives the levels of ``sources``.
+        iteration (int): Iterations done so far.
+        seed (int): Of the run.
+        batch_size (int | None): Images of a full batch, where one is known.
+    """
+    student: nn.Module
+    inputs: torch.Tensor
+    samples: Any
+    seen: Dict[str, Levels]
+    again: Callable[[torch.Tensor, Iterable[str]], Dict[str, Levels]]
+    iteration: int = 0
+    seed: int = 0
+    batch_size: Optional[int] = None
+
+
+@dataclass
+class Lesson:
+    """What a teacher gives in one iteration.
+
+    Attributes:
+        levels (dict[str, list[Tensor]]): The levels by source.
+        losses (dict[str, Tensor]): What trains the teacher itself.
+        label (Tensor | None): The class maps (N, H, W) that go with the
+            levels, where they are not those of the batch.
+    """
+    levels: Dict[str, Levels]
+    losses: Dict[str, torch.Tensor] = field(default_factory=dict)
+    label: Optional[torch.Tensor] = None
+
+
+class Teacher:
+    """The calls of the hook, in their order.
+
+    ``request`` for every source, ``fit`` and ``rehearse`` before training;
+    ``start`` when the student has its weights; in each iteration ``teach``
+    and, after the optimizer's step, ``follow``; ``remove`` at the end.
+
+    Attributes:
+        key (str): Where the teacher stands in the config, for the errors.
+        student_sources (list[str]): What it looks at in the student.
+        module (nn.Module | None): What is trained along with the student;
+            the hook puts it into the student, the optimizer and DDP, and
+            keeps it out of the saved student.
+        is_ready (bool): Whether it teaches yet; until then the losses that
+            look at it are 0.
+        classes (tuple | None): What it was trained on, where known.
+    """
+
+    module: Optional[nn.Module] = None
+    is_ready = True
+    classes: Optional[tuple] = None
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.student_sources: List[str] = []
+
+    def request(self, source: str, key: str) -> None:
+        """A loss, at ``key`` of the config, looks at ``source``."""
+        raise NotImplementedError
+
+    def fit(self, step: Step) -> None:
+        """Fit to the student, as one rehearsed step shows it."""
+
+    def rehearse(self, step: Step) -> Lesson:
+        """A first lesson, which leaves no trace.
+
+        Raises:
+            ConfigError: A parameter of ``module`` gets no gradient, on which
+                DDP would wait in vain.
+        """
+        if self.module is None:
+            return self.teach(step, None)
+        before = copy.deepcopy(self.module.state_dict())
+        with torch.enable_grad():
+            lesson = self.teach(step, None)
+            sum(lesson.losses.values()).backward()
+        idle = [name for name, p in self.module.named_parameters()
+                if p.grad is None]
+        self.module.zero_grad(set_to_none=True)
+        self.module.load_state_dict(before)
+        if idle:
+            raise ConfigError(
+                f'{self.key}: the own losses of the teacher do not reach '
+                f'{len(idle)} of its parameters ({", ".join(idle[:3])}, ...);'
+                " let its head use all levels, or its neck end with the way "
+                "down (neck=dict(type='BiFPN', last='top_down'))")
+        return lesson
+
+    def start(self, student: nn.Module) -> None:
+        """The student has its weights, training begins."""
+
+    def teach(self, step: Step, sources: Optional[Iterable[str]]) -> Lesson:
+        """The lesson of this iteration; ``sources=None`` means all."""
+        raise NotImplementedError
+
+    def follow(self, student: nn.Module, iterations: int,
+               epoch_length: int) -> None:
+        """The student has made a step, ``iterations`` in all."""
+
+    def remove(self) -> None:
+        """Leave no torch hook anywhere."""
+
+    def state_dict(self) -> Dict[str, Any]:
+        """What a resumed run needs beyond ``module``."""
+        return {}
+
+    def load_state_dict(self, state: Dict[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`, before :meth:`start`."""
+
+    def describe(self) -> str:
+        """One line for the log at the start."""
+        raise NotImplementedError
