@@ -37,13 +37,14 @@ def check_choice(name, value, choices):
         raise ValueError(f'{name} must be one of {allowed}, but got {value!r}')
 
 
-def check_maps(student, teacher, same_channels=True):
+def check_maps(student, teacher, same_channels=True, same_size=True):
     """Raise unless both are non-empty 4-D float maps of equal shape.
 
     Args:
         student (Tensor): map of the student.
         teacher (Tensor): map of the teacher.
         same_channels (bool): whether the channel counts must agree too.
+        same_size (bool): whether H and W must agree.
     """
     for name, tensor in (('student', student), ('teacher', teacher)):
         if not tensor.is_floating_point():
@@ -57,10 +58,11 @@ def check_maps(student, teacher, same_channels=True):
         raise ValueError(f'maps must not be empty, but {shapes}')
     if same_channels and student.shape != teacher.shape:
         raise ValueError(f'maps must have the same shape, but {shapes}')
-    if (student.shape[0] != teacher.shape[0]
-            or student.shape[2:] != teacher.shape[2:]):
+    if same_size and student.shape[2:] != teacher.shape[2:]:
         raise ValueError(
             f'maps must have the same N, H and W, but {shapes}')
+    if student.shape[0] != teacher.shape[0]:
+        raise ValueError(f'maps must have the same N, but {shapes}')
 
 
 def autocast_off(tensor):

@@ -236,7 +236,7 @@ def flsw_temperature(student: Tensor,
         student, teacher = full_precision(student.detach(), teacher)
         cosine = (_direction(student) * _direction(teacher)).sum(
             dim=1, keepdim=True)
-        # rounding may leave a hair below 0, which has no power
+        # rounding may leave a hair below 0: NaN at a fractional gamma
         weight = (1 - cosine).clamp(min=0)**gamma
         return _spread(weight, temperature, valid, beta, minimum, mean)
 
@@ -254,7 +254,7 @@ def cwsm_temperature(student: Tensor,
         w_p = \frac{1}{\max_k \mathrm{softmax}_k(z^s_p) + 10^{-3}}
 
     :math:`z^s_p` (K) are the student's logits of pixel :math:`p`,
-    :math:`w_p`, between 1 and K, is how unsure it is, :math:`\bar w` the
+    :math:`w_p`, about 1 to about K, is how unsure it is, :math:`\bar w` the
     mean over the valid pixels, :math:`T` the ``temperature`` (which does not
     soften the softmax in :math:`w_p`) and :math:`\tau_{min}` the
     ``minimum``. The less sure the student, the lower the temperature and the

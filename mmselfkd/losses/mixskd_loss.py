@@ -139,7 +139,6 @@ class MixSKDFeatureLoss(nn.Module):
         0.0
     """
     channels = 'any'
-    is_mutual = True
 
     def forward(self,
                 student: Tensor,
@@ -168,7 +167,6 @@ class MixSKDLogitLoss(nn.Module):
     """
     channels = 'classes'
     needs_label = True
-    is_mutual = True
 
     def __init__(self,
                  temperature: float = 3.0,
@@ -261,7 +259,6 @@ class MixSKDAdversarialLoss(nn.Module):
         torch.Size([128, 16])
     """
     channels = 'any'
-    is_mutual = True
 
     def __init__(self, hidden: int = 128, optimizer: Optional[dict] = None):
         super().__init__()

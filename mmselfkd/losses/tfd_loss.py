@@ -66,7 +66,7 @@ def tfd_inter_loss(student: Tensor,
         >>> tfd_inter_loss(shallow, deep).item()
         9.0
     """
-    _check_levels(student, teacher)
+    check_maps(student, teacher, same_channels=False, same_size=False)
     with autocast_off(student):
         student, teacher = full_precision(student, teacher)
         channels = min(student.shape[1], teacher.shape[1])
@@ -148,22 +148,6 @@ def tfd_intra_loss(student: Tensor,
         difference = (student.index_select(1, redundant)
                       - teacher.index_select(1, salient))
         return difference.square().sum() / max(difference.numel(), 1)
-
-
-def _check_levels(student, teacher):
-    """``check_maps`` for maps whose N alone must agree."""
-    for name, tensor in (('student', student), ('teacher', teacher)):
-        if not tensor.is_floating_point():
-            raise TypeError(f'{name} must be a floating point tensor, '
-                            f'but got {tensor.dtype}')
-    shapes = (f'got student {tuple(student.shape)} and '
-              f'teacher {tuple(teacher.shape)}')
-    if student.ndim != 4 or teacher.ndim != 4:
-        raise ValueError(f'maps must have 4 axes (N, C, H, W), but {shapes}')
-    if student.numel() == 0 or teacher.numel() == 0:
-        raise ValueError(f'maps must not be empty, but {shapes}')
-    if len(student) != len(teacher):
-        raise ValueError(f'maps must have the same N, but {shapes}')
 
 
 class TFDInterLoss(nn.Module):

@@ -6,24 +6,44 @@ import torch.distributed as dist
 from mmengine.runner import Runner
 from tiny_runs import config, teacher
 
-LOSSES = dict(
-    loss_kd=dict(type='KDLoss', source='logits'),
-    loss_nfd=dict(type='NFDLoss', source='features'),
-    loss_late=dict(type='NFDLoss', source='backbone[3]',
-                   schedule=dict(type='LinearRamp', begin=2, end=3)),
-    loss_ho=dict(type='HolisticLoss', source='logits', mode='hinge',
-                 loss_weight=0.1))
+HOOKS = dict(
+    frozen=dict(
+        type='mmselfkd.DistillHook',
+        teacher=teacher(),
+        losses=dict(
+            loss_kd=dict(type='KDLoss', source='logits'),
+            loss_nfd=dict(type='NFDLoss', source='features'),
+            loss_late=dict(
+                type='NFDLoss', source='backbone[3]',
+                schedule=dict(type='LinearRamp', begin=2, end=3)),
+            loss_ho=dict(
+                type='HolisticLoss', source='logits', mode='hinge',
+                loss_weight=0.1))),
+    own=dict(
+        type='mmselfkd.DistillHook',
+        teacher=dict(
+            refined=dict(
+                type='SelfTeacher',
+                head=dict(type='SegformerHead', dropout_ratio=0.)),
+            average=dict(type='EMATeacher', momentum=0.1)),
+        losses=dict(
+            loss_at=dict(
+                type='ATLoss', schedule=dict(type='ExponentialRamp', begin=2),
+                source=dict(student='backbone', teacher='refined:neck')),
+            loss_kd=dict(
+                type='KDLoss',
+                source=dict(student='logits', teacher='average:logits')))),
+    mix=dict(type='mmselfkd.MixSKDHook'))
 
 
-def main(work_dir, batch_size):
+def main(name, work_dir, batch_size):
     distributed = int(os.environ.get('WORLD_SIZE', 1)) > 1
     if distributed:
         dist.init_process_group('gloo')
     norm = dict(type='GN', num_groups=2, requires_grad=True)
     cfg = config(
         work_dir,
-        dict(type='mmselfkd.DistillHook', losses=LOSSES,
-             teacher=teacher()),
+        HOOKS[name],
         dict(type='EMAHook'),
         iters=4,
         **{
@@ -43,4 +63,4 @@ def main(work_dir, batch_size):
 
 
 if __name__ == '__main__':
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

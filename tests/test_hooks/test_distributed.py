@@ -10,7 +10,7 @@ import torch
 SCRIPT = Path(__file__).with_name('distributed_run.py')
 
 
-def launch(work_dir, batch_size, processes):
+def launch(hook, work_dir, batch_size, processes):
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
@@ -22,7 +22,8 @@ def launch(work_dir, batch_size, processes):
          env.get('PYTHONPATH', '')])
     runs = [
         subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(work_dir), str(batch_size)],
+            [sys.executable, str(SCRIPT), hook, str(work_dir),
+             str(batch_size)],
             env=dict(env, RANK=str(rank), LOCAL_RANK=str(rank)),
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for rank in range(processes)
@@ -39,19 +40,40 @@ def launch(work_dir, batch_size, processes):
 
 def test_two_processes_equal_one_of_twice_the_batch(tmp_path):
     """Student, EMA, adapters (one of them idle at first), discriminator."""
-    one = launch(tmp_path / 'one', 4, 1)
-    two = launch(tmp_path / 'two', 2, 2)
-    assert list(one['state_dict']) == list(two['state_dict'])
+    one = launch('frozen', tmp_path / 'one', 4, 1)
+    two = launch('frozen', tmp_path / 'two', 2, 2)
     extra, other = one['mmselfkd'], two['mmselfkd']
-    assert extra['modules'] and extra['adversaries']['loss_ho']['losses']
-    for first, second in (
-            (one['state_dict'], two['state_dict']),
-            (one['ema_state_dict'], two['ema_state_dict']),
-            (extra['modules'], other['modules']),
-            (extra['ema'], other['ema']),
-            (extra['adversaries']['loss_ho']['losses'],
-             other['adversaries']['loss_ho']['losses'])):
-        assert first.keys() == second.keys()
-        for name in first:
-            torch.testing.assert_close(
-                first[name], second[name], rtol=1e-3, atol=1e-5, msg=name)
+    assert_close(one, two)
+    assert_same(extra['adversaries']['loss_ho']['losses'],
+                other['adversaries']['loss_ho']['losses'])
+
+
+def test_what_teaches_itself_is_the_same_too(tmp_path):
+    """Self-teacher, its loss from the start, and the student's average."""
+    one = launch('own', tmp_path / 'one', 4, 1)
+    two = launch('own', tmp_path / 'two', 2, 2)
+    assert_close(one, two)
+    assert_same(one['mmselfkd']['teachers']['average']['average'],
+                two['mmselfkd']['teachers']['average']['average'])
+
+
+def test_mixed_batches_keep_the_ranks_in_step(tmp_path):
+    """Each rank mixes its own images; what is trained stays one."""
+    saved = launch('mix', tmp_path, 2, 2)
+    assert saved['mmselfkd']['adversaries']['loss_dis']['losses']
+    assert all(torch.isfinite(v).all() for v in saved['state_dict'].values())
+
+
+def assert_close(one, two):
+    assert one['mmselfkd']['modules']
+    assert_same(one['state_dict'], two['state_dict'])
+    assert_same(one['ema_state_dict'], two['ema_state_dict'])
+    for part in ('modules', 'ema'):
+        assert_same(one['mmselfkd'][part], two['mmselfkd'][part])
+
+
+def assert_same(first, second):
+    assert first and list(first) == list(second)
+    for name in first:
+        torch.testing.assert_close(
+            first[name], second[name], rtol=1e-3, atol=1e-5, msg=name)

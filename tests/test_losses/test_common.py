@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from mmselfkd.losses import (HolisticLoss, ICSDLoss, KDLoss, NFDLoss,
+from mmselfkd.losses import (ATLoss, HolisticLoss, ICSDLoss, KDLoss, NFDLoss,
                              PairwiseLoss, icsd_loss, kd_loss, nfd_loss,
                              pairwise_loss)
 from mmselfkd.losses._common import resize_label
@@ -16,9 +16,11 @@ LOSSES = [
     PairwiseLoss(pool=None, connection_range=1),
     NFDLoss(),
     NFDLoss('c'),
-    ICSDLoss(2.0)
+    ICSDLoss(2.0),
+    ATLoss(),
+    ATLoss(p=3, reduction='sum')
 ]
-IDS = ['kd', 'pair', 'pair-local', 'nfd', 'nfd-c', 'icsd']
+IDS = ['kd', 'pair', 'pair-local', 'nfd', 'nfd-c', 'icsd', 'at', 'at-sum']
 every_loss = pytest.mark.parametrize('loss', LOSSES, ids=IDS)
 
 

@@ -477,7 +477,6 @@ def test_module_equals_function():
 
 
 def test_contract_with_the_hook():
-    assert all(loss.is_mutual for loss in LOSSES)
     assert [loss.channels for loss in LOSSES] == ['any', 'classes', 'any']
     assert [getattr(loss, 'needs_label', False) for loss in LOSSES] == [
         False, True, False]
