@@ -205,13 +205,23 @@ def _parse_source(source: Any, key: str, teachers: Sequence[str]
             f'{key} = {teacher!r}: there are several teachers; write '
             "dict(student=..., teacher='<name>:<source>') with one of "
             f'{list(teachers)}')
-    return (_owned(student, '', key, teachers),
-            _owned(teacher, teachers[0], key, teachers))
+    return (owned_sources(student, '', key, teachers),
+            owned_sources(teacher, teachers[0], key, teachers))
 
 
-def _owned(source: Any, owner: str, key: str,
-           teachers: Sequence[str]) -> Sources:
-    """Sources with their owner, ``owner`` where none is named."""
+def owned_sources(source: Any, owner: str, key: str,
+                  teachers: Sequence[str]) -> Sources:
+    """Sources with their owner.
+
+    Args:
+        source (str | list[str]): ``'neck'`` or ``'teacher:neck'``.
+        owner (str): Where none is named.
+        key (str): Where ``source`` stands in the config, for the errors.
+        teachers (Sequence[str]): Names that may be an owner.
+
+    Raises:
+        ConfigError: No string, or no such teacher.
+    """
     sources = []
     for item in _as_list(source, key):
         name, colon, rest = item.partition(':')

@@ -1,7 +1,7 @@
 """The mechanism: one hook that makes a stock run a distillation run."""
 import copy
 import functools
-from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Set, Tuple, Union
 
 import torch
 from mmengine.hooks import Hook
@@ -13,9 +13,10 @@ from ..adapters import resize_like
 from ..registry import SCHEDULES, TEACHERS, build_part, register_hook
 from ..taps import Tap
 from ..teachers.teacher import Step, Teacher
-from ..terms import Term, factor_at, gather, resolve_schedule
+from ..terms import (Term, factor_at, gather, owned_sources,
+                     resolve_schedule)
 from .adversary import Adversary
-from .preparation import (all_levels, attach_modules, label_for,
+from .preparation import (all_levels, attach_modules, inherited, label_for,
                           optim_wrappers, rehearse, run_again, tap_student)
 from .report import Monitor, class_agreement, linear_cka, render
 from .state import ENTRY, StateHook, unwrapped
@@ -47,6 +48,10 @@ class DistillHook(Hook):
             add further ones.
         task_schedule (dict, optional): A schedule whose factor scales the
             student's own losses.
+        inherit (str | list[str]): Modules, such as ``['neck',
+            'decode_head']``, that the student takes from its pretrained
+            teacher at the start, weight by weight where names and shapes
+            agree. Not on resume. With several teachers ``'name:neck'``.
 
     Raises:
         ConfigError: Before the first iteration, for whatever in the config
@@ -62,12 +67,14 @@ class DistillHook(Hook):
                  teacher: Optional[dict] = None,
                  losses: Optional[Dict[str, Optional[dict]]] = None,
                  task_schedule: Optional[dict] = None,
+                 inherit: Union[str, List[str]] = (),
                  **unknown) -> None:
         name = type(self).__name__
         for argument, value in unknown.items():
             raise ConfigError(
                 f'{name}.{argument} = {value!r}: no such argument' +
-                nearest(argument, ('teacher', 'losses', 'task_schedule')))
+                nearest(argument, ('teacher', 'losses', 'task_schedule',
+                                   'inherit')))
         self._teacher_cfgs = _named_teachers(
             self.preset_teacher if teacher is None else teacher,
             f'{name}.teacher')
@@ -76,6 +83,9 @@ class DistillHook(Hook):
             for key, cfg in _merged(self.preset, losses,
                                     f'{name}.losses').items()
         ]
+        self._inherit = owned_sources(
+            inherit, list(self._teacher_cfgs)[0], f'{name}.inherit',
+            list(self._teacher_cfgs)) if inherit else []
         schedule = task_schedule or self.preset_task_schedule
         self.task_schedule = None if schedule is None else build_part(
             schedule, SCHEDULES, f'{name}.task_schedule')
@@ -105,8 +115,11 @@ class DistillHook(Hook):
         except BaseException:
             self._release()
             raise
-        for owner, name in ((runner, '_init_model_weights'),
-                            (runner, 'load_or_resume'), (loop, 'run')):
+        later = runner.hooks[runner.hooks.index(self) + 1:]
+        for owner, name in (*((hook, 'before_run') for hook in later),
+                            (runner, '_init_model_weights'),
+                            (runner, 'load_or_resume'),
+                            (runner, '_maybe_compile'), (loop, 'run')):
             self._guard(owner, name, is_last=name == 'run')
 
     def _prepare(self, runner) -> None:
@@ -126,6 +139,7 @@ class DistillHook(Hook):
                              iterations, epochs)
         self._used = [term for term in self.terms if term.loss_weight > 0]
         names = {name for term in self._used for name in term.teachers}
+        names.update(name for name, _ in self._inherit)
         self.teachers = {
             name: build_part(
                 dict(type='FrozenTeacher', key=where) | dict(cfg), TEACHERS,
@@ -140,6 +154,11 @@ class DistillHook(Hook):
             term.name: Adversary(term)
             for term in self._used if term.is_adversarial
         }
+        self._inherited = [
+            (name, *inherited(self._student, self.teachers.get(name), module,
+                              f'{key}.inherit'))
+            for name, module in self._inherit
+        ]
         attach_modules(runner, self._student, self._used, self.teachers, self)
         self._state = StateHook(self.adversaries, self.teachers)
         runner.register_hook(self._state)
@@ -179,6 +198,8 @@ class DistillHook(Hook):
 
     def before_train(self, runner) -> None:
         """Tap the student, now that EMAHook has its copy."""
+        if not runner._resume:
+            self._take_over(runner)
         for teacher in self.teachers.values():
             teacher.start(self._student)
         self._taps = tap_student(self._student, self._used, self.teachers)
@@ -190,6 +211,18 @@ class DistillHook(Hook):
             self._student.register_forward_hook(
                 self._after_forward, with_kwargs=True)
         ]
+
+    def _take_over(self, runner) -> None:
+        """What ``inherit`` names, from the teachers into the student."""
+        for name, taken, left in self._inherited:
+            state = self.teachers[name].model.state_dict()
+            own = self._student.state_dict()
+            for key in taken:
+                own[key].copy_(state[key])
+            runner.logger.info(
+                f'inherited from {name}: {len(taken)} weights '
+                f'({", ".join(taken[:3])}, ...); {len(left)} of another shape '
+                'or name keep their own start')
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         iteration = runner.iter

@@ -12,8 +12,9 @@ from mmengine.optim import OptimWrapperDict
 from torch import nn
 
 from .. import randomness
-from ..errors import ConfigError
+from ..errors import ConfigError, nearest
 from ..taps import Tap
+from ..teachers.frozen import FrozenTeacher
 from ..teachers.teacher import Lesson, Step, Teacher
 from ..terms import Term, gather
 from .state import ENTRY
@@ -129,6 +130,37 @@ def label_for(term: Term, samples: Any,
         if lessons[owner].label is not None:
             return lessons[owner].label
     return labels_of(samples)
+
+
+def inherited(student: nn.Module, teacher: Teacher, module: str,
+              key: str) -> Tuple[List[str], List[str]]:
+    """The weights of ``module`` that teacher and student have in common.
+
+    Returns:
+        tuple: Names of the weights of equal name and shape, and names of the
+        student's others.
+
+    Raises:
+        ConfigError: One of them has no such module, nothing agrees, or the
+            teacher is no pretrained model.
+    """
+    where = f'{key} = {module!r}'
+    if not isinstance(teacher, FrozenTeacher):
+        raise ConfigError(f'{where}: a pretrained teacher (config=..., '
+                          'checkpoint=...) is needed to inherit from')
+    for name, model in (('student', student), ('teacher', teacher.model)):
+        names = dict(model.named_modules())
+        if module not in names:
+            raise ConfigError(f'{where}: the {name} has no such module' +
+                              nearest(module, names))
+    own, state = student.state_dict(), teacher.model.state_dict()
+    names = [name for name in own if name.startswith(f'{module}.')]
+    taken = [name for name in names
+             if name in state and state[name].shape == own[name].shape]
+    if not taken:
+        raise ConfigError(f'{where}: no weight has the same name and shape in '
+                          'student and teacher')
+    return taken, [name for name in names if name not in taken]
 
 
 def attach_modules(runner, student: nn.Module, terms: List[Term],

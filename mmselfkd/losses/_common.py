@@ -77,6 +77,28 @@ def full_precision(student, teacher):
     return student.to(dtype), teacher.detach().to(dtype)
 
 
+def mean_over(values, valid):
+    """Mean of the ``valid`` values, over all ranks of a distributed run.
+
+    DDP averages the gradients of the ranks, so a rank divides by the mean
+    number of valid values of a rank: then every valid pixel of all ranks
+    weighs the same, however they are distributed. Ranks must call this alike.
+
+    Args:
+        values (Tensor): any shape.
+        valid (Tensor): mask of the same shape.
+
+    Returns:
+        Tensor: scalar, exactly 0 where nothing is valid.
+    """
+    count, world = valid.sum().to(values), 1
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        world = torch.distributed.get_world_size()
+        torch.distributed.all_reduce(count)
+        count = count / world
+    return values.masked_fill(~valid, 0).sum() / count.clamp(min=1 / world)
+
+
 def resize_label(label, logits):
     """Labels at the size of the logits, by nearest neighbour.
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._common import (autocast_off, check_integer_or_none, check_maps,
-                      check_positive, full_precision, resize_label)
+                      check_positive, full_precision, mean_over, resize_label)
 from .ka_dtd import (CWSM, FLSW, LabelSmoothing, ProbabilityShift,
                      build_adjust, build_dynamic_temperature)
 
@@ -88,8 +88,8 @@ def kd_loss(student: Tensor,
         - label: (N, H0, W0) or (N, 1, H0, W0).
 
     Returns:
-        Tensor: scalar, the mean over the valid pixels of the batch (a sum
-        over the classes).
+        Tensor: scalar, the mean over the valid pixels of the batch, of all
+        ranks in a distributed run (a sum over the classes).
 
     Raises:
         TypeError: if the maps are not floating point or the labels are not
@@ -139,8 +139,7 @@ def kd_loss(student: Tensor,
         loss = temperature**2 * divergence
         if valid is None:
             return loss.mean()
-        loss = loss.masked_fill(~valid[:, None], 0)
-        return loss.sum() / valid.sum().clamp(min=1)
+        return mean_over(loss, valid[:, None])
 
 
 class KDLoss(nn.Module):

@@ -33,7 +33,12 @@ HOOKS = dict(
             loss_kd=dict(
                 type='KDLoss',
                 source=dict(student='logits', teacher='average:logits')))),
-    mix=dict(type='mmselfkd.MixSKDHook'))
+    mix=dict(type='mmselfkd.MixSKDHook'),
+    ignored=dict(
+        type='mmselfkd.DistillHook',
+        teacher=teacher(),
+        losses=dict(loss_kd=dict(
+            type='KDLoss', source='logits', loss_weight=10.))))
 
 
 def main(name, work_dir, batch_size):
@@ -53,7 +58,12 @@ def main(name, work_dir, batch_size):
         })
     for head in ('decode_head', 'auxiliary_head'):
         cfg.model[head].update(norm_cfg=norm, dropout_ratio=0.)
-    cfg.train_dataloader.dataset.pipeline.pop(2)  # the random flip
+    pipeline = cfg.train_dataloader.dataset.pipeline
+    pipeline.pop(2)  # the random flip
+    if name == 'ignored':  # every second image, so all of the second rank's
+        pipeline.insert(2, dict(type='mmselfkd.KeepLabels', one_in=2))
+        for head in ('decode_head', 'auxiliary_head'):
+            cfg.model[head].loss_decode.avg_non_ignore = False
     if distributed:
         cfg.launcher = 'pytorch'
         cfg.model_wrapper_cfg = dict(

@@ -419,8 +419,8 @@ def assert_clean(runner):
 
 
 @pytest.mark.parametrize('stage', [
-    'before_train', 'before_train_iter', 'after_load_checkpoint',
-    'after_train_iter', 'before_val'
+    'before_run', 'before_train', 'before_train_iter',
+    'after_load_checkpoint', 'after_train_iter', 'before_val'
 ])
 def test_host_is_untouched_after_an_exception(tiny, tmp_path, stage):
     train(tiny, tmp_path, iters=1)

@@ -64,6 +64,13 @@ def test_mixed_batches_keep_the_ranks_in_step(tmp_path):
     assert all(torch.isfinite(v).all() for v in saved['state_dict'].values())
 
 
+def test_a_rank_without_labels_skews_nothing(tmp_path):
+    """Each valid pixel of all ranks weighs the same."""
+    one = launch('ignored', tmp_path / 'one', 4, 1)
+    two = launch('ignored', tmp_path / 'two', 2, 2)
+    assert_same(one['state_dict'], two['state_dict'])
+
+
 def assert_close(one, two):
     assert one['mmselfkd']['modules']
     assert_same(one['state_dict'], two['state_dict'])
