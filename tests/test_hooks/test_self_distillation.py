@@ -4,6 +4,7 @@ import copy
 import pytest
 import torch
 from mmengine.hooks import Hook
+from test_resume import assert_equal
 
 from mmselfkd import ConfigError, DistillHook
 from mmselfkd.registry import MODELS
@@ -133,21 +134,6 @@ def test_two_and_two_are_four(tiny, tmp_path, method, extra):
     entries = ['state_dict', 'optimizer', 'param_schedulers', 'mmselfkd']
     for entry in entries + (['ema_state_dict'] if extra else []):
         assert_equal(whole[entry], resumed[entry], entry)
-
-
-def assert_equal(first, second, path):
-    if isinstance(first, torch.Tensor):
-        assert torch.equal(first, second), path
-    elif isinstance(first, dict):
-        assert first.keys() == second.keys(), path
-        for key in first:
-            assert_equal(first[key], second[key], f'{path}/{key}')
-    elif isinstance(first, (list, tuple)):
-        assert len(first) == len(second), path
-        for i, (a, b) in enumerate(zip(first, second)):
-            assert_equal(a, b, f'{path}/{i}')
-    else:
-        assert first == second, path
 
 
 @pytest.mark.parametrize('method', HOOKS)
