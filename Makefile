@@ -12,7 +12,7 @@ demo: .venv/stack
 	.venv/bin/python tools/demo.py
 
 test: .venv/tests
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2
 
 clean:
 	rm -rf .venv build dist *.egg-info mmselfkd/.mim

@@ -29,5 +29,13 @@ for seed in ${SEEDS:-0}; do
     run aicsd "aicsd/aicsd_$pair.py"
     run plain-semi "camvid/${student/w16/w16-semi}.py"
     run skd-pi-pa-semi "skd/skd-pi-pa-semi_$pair.py"
+    run ka-dtd "ka_dtd/ka-dtd_$pair.py"
+    # without a teacher
+    run ka-dtd-ema "ka_dtd/ka-dtd_$student.py"
+    run frskd "frskd/frskd_$student.py"
+    run mixskd "mixskd/mixskd_$student.py"
+    run tfd "tfd/tfd_$student.py"
+    run skd-pi-pa-ema "self_teachers/skd-pi-pa-ema_$student.py"
+    run skd-pi-pa-snapshot "self_teachers/skd-pi-pa-snapshot_$student.py"
 done
 "$PYTHON" tools/summarize.py "work_dirs/$teacher" work_dirs/*-seed*

@@ -1,5 +1,5 @@
 """The student on mixed images, and an aggregating head: MixSKD."""
-from typing import Any, Dict, Iterable, List, Optional, Tuple
+from typing import Dict, Iterable, List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -149,26 +149,22 @@ class MixTeacher(Teacher):
             levels[f'{name}.aggregated'] = [
                 self.module.aggregated(levels[f'{name}.features'])]
 
-        first, second, label = _either(step.samples, order,
-                                       head.ignore_index)
-
-        def task(logits, samples):
-            losses = head.loss_by_feat(logits, samples)
-            return sum(v for k, v in losses.items() if 'loss' in k)
-
-        def mixed_task(logits):
-            return share * task(logits, first) + (1 - share) * task(
-                logits, second)
-
+        label = torch.stack([s.gt_sem_seg.data[0] for s in step.samples])
+        ignored = (label == head.ignore_index) | (
+            label[order] == head.ignore_index)
+        first, second = (x.masked_fill(ignored, head.ignore_index)
+                         for x in (label, label[order]))
+        both = [(first, share), (second, 1 - share)]
         losses = dict(
-            loss_branches=sum(task(x, step.samples)
-                              for x in plain['branches']),
-            loss_mixed=sum(map(mixed_task, mixed['branches'] +
-                               mixed['logits'])),
+            loss_branches=sum(
+                _task(head, x, [(label, 1.)]) for x in plain['branches']),
+            loss_mixed=sum(
+                _task(head, x, both)
+                for x in mixed['branches'] + mixed['logits']),
             loss_aggregated=sum(
-                mixed_task(levels[f'{name}.aggregated'][0])
+                _task(head, levels[f'{name}.aggregated'][0], both)
                 for name in ('interpolated', 'mixed')))
-        return Lesson(levels, losses, label)
+        return Lesson(levels, losses, first)
 
     def describe(self) -> str:
         count = sum(p.numel() for p in self.module.parameters())
@@ -191,21 +187,20 @@ class MixTeacher(Teacher):
         return share, torch.from_numpy(order).to(step.inputs.device)
 
 
-def _either(samples: List[Any], order: torch.Tensor, ignore_index: int):
-    """Both label maps, ignored where either is, as samples and as one map.
-
-    Returns:
-        tuple: Samples with the labels of the images, samples with those of
-        their partners, and the first as a map (N, H, W).
-    """
-    label = torch.stack([s.gt_sem_seg.data.squeeze(0) for s in samples])
-    other = label[order]
-    ignored = (label == ignore_index) | (other == ignore_index)
-    maps = [x.masked_fill(ignored, ignore_index) for x in (label, other)]
-    both = []
-    for one in maps:
-        copies = [type(s)(metainfo=s.metainfo) for s in samples]
-        for copied, sample, value in zip(copies, samples, one):
-            copied.gt_sem_seg = type(sample.gt_sem_seg)(data=value[None])
-        both.append(copies)
-    return *both, maps[0]
+def _task(head: nn.Module, logits: torch.Tensor,
+          labels: List[Tuple[torch.Tensor, float]]) -> torch.Tensor:
+    """The losses of an mmseg head for logits and weighted label maps."""
+    logits = F.interpolate(
+        logits, size=labels[0][0].shape[1:], mode='bilinear',
+        align_corners=head.align_corners)
+    losses = head.loss_decode
+    if not isinstance(losses, nn.ModuleList):
+        losses = [losses]
+    total = 0.
+    for label, share in labels:
+        weight = None if head.sampler is None else head.sampler.sample(
+            logits, label[:, None])
+        total += share * sum(
+            loss(logits, label, weight=weight, ignore_index=head.ignore_index)
+            for loss in losses)
+    return total

@@ -1,0 +1,330 @@
+"""The price list of training steps, on runs of a second."""
+import copy
+import sys
+from types import SimpleNamespace
+
+import benchmark
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from torch import nn
+
+from mmselfkd import DistillHook
+from mmselfkd.losses import HolisticLoss
+from mmselfkd.teachers.teacher import Step
+
+KD = dict(loss_kd=dict(type='KDLoss', source='logits'))
+HO = dict(loss_ho=dict(type='HolisticLoss', source='logits'))
+TFD = dict(type='mmselfkd.TFDHook')
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch):
+    """No pretty layout of dumped configs, memory of one step only."""
+    monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode',
+                        lambda text, **_: (text, True))
+    monkeypatch.setattr(benchmark, 'MEMORY_ROUNDS', 1)
+
+
+@pytest.fixture
+def write(tiny, tmp_path):
+    """Writes a tiny config; returns its path."""
+
+    def write(name, *hooks, **changes):
+        cfg = tiny.config(tmp_path / 'never', *copy.deepcopy(hooks), **changes)
+        cfg.dump(tmp_path / f'{name}.py')
+        return tmp_path / f'{name}.py'
+
+    return write
+
+
+@pytest.fixture
+def bench(monkeypatch, capsys):
+    """Runs the tool; returns what it printed and its table by row."""
+
+    def run(*args):
+        monkeypatch.setattr(sys, 'argv', ['benchmark.py', *map(str, args)])
+        benchmark.main()
+        out = capsys.readouterr().out
+        header, _, *rows = [
+            [cell.strip() for cell in line.strip('|').split('|')]
+            for line in out.splitlines() if line.startswith('|')]
+        assert tuple(header) == benchmark.HEADER
+        return out, {row[0]: dict(zip(header, row)) for row in rows}
+
+    return run
+
+
+def number(cell):
+    return float(cell.split()[0].replace(',', ''))
+
+
+def test_variants_of_one_student(tiny, tmp_path, write, bench):
+    """One plain reference, ratios, parameters, floors, and the file."""
+    out = tmp_path / 'new' / 'table.md'
+    printed, table = bench(
+        write('nfd', dict(type='mmselfkd.NFDHook', teacher=tiny.teacher(8))),
+        write('frskd', dict(type='mmselfkd.FRSKDHook'), iters=30),
+        write('mine', dict(type='mmselfkd.DistillHook', losses=KD | HO,
+                           teacher=dict(type='SnapshotTeacher', interval=20)),
+              iters=30),
+        write('stock', iters=30), '--iters', 2, '--warmup', 1, '--out', out,
+        '--device-note', 'in a test')
+    assert list(table) == ['plain', 'nfd', 'frskd', 'mine', 'stock']
+    assert out.read_text() in printed
+    about = next(line for line in printed.splitlines() if 'rounds' in line)
+    assert about.endswith('1 thread; torch ' + torch.__version__ +
+                          '; batch 2x3x32x32; 2 rounds; seed 3; in a test')
+    assert printed.endswith("the plain student's modules, exactly\n")
+
+    for name, row in table.items():
+        assert number(row['ms']) > 0
+        if name != 'plain':
+            assert number(row['ratio to plain']) > 0
+    assert number(table['plain']['memory MiB']) > 0
+    assert table['plain']['ratio to plain'] == '-'
+    extra = {name: row['extra trained parameters']
+             for name, row in table.items()}
+    # the head of the student gives 8 channels, that of the teacher 16
+    assert number(extra['nfd']) == 8 * 16 + 16
+    assert number(extra['frskd']) > 0
+    judge = HolisticLoss()
+    judge.build(7, 3)  # classes, channels of the image
+    assert number(extra['mine']) == sum(p.numel() for p in judge.parameters())
+    assert extra['stock'] == '0'
+    student, teacher = (benchmark.Runner.build_model(
+        None, dict(tiny.model(width), _scope_='mmseg')) for width in (4, 8))
+    del teacher.auxiliary_head
+    for name, model in (('nfd', teacher), ('mine', student)):
+        assert number(table[name]['teacher parameters']) == sum(
+            p.numel() for p in model.parameters())
+        assert number(table[name]['floor ms']) > number(table['plain']['ms'])
+        assert number(table[name]['ratio to floor']) > 0
+        assert number(table[name]['memory MiB']) > 0
+    assert table['frskd']['floor ms'] == table['stock']['floor ms'] == '-'
+
+    # where FRSKD's losses are on, and the teacher has its snapshot; a run
+    # that is too short for the rounds begins at its start
+    on = {name: row['losses on'] for name, row in table.items()}
+    assert on == dict(plain='-', nfd='1 of 1', frskd='2 of 2', mine='2 of 2',
+                      stock='-')
+    begins = {name: row['from iteration'] for name, row in table.items()}
+    assert begins == dict(plain='1', nfd='1', frskd='27', mine='27',
+                          stock='27')
+
+
+def test_students_of_their_own(tmp_path, write, bench):
+    """Another width, another batch, and nothing to compare with."""
+    _, table = bench(
+        write('one', TFD, iters=20), write('two', TFD, iters=20, width=8),
+        write('alone', by_epoch=True), '--iters', 1, '--warmup', 0,
+        '--cfg-options', 'val_cfg.unused=1')
+    assert list(table) == ['plain of one', 'one', 'plain of two', 'two',
+                           'alone']
+    assert number(table['plain of two']['memory MiB']) > number(
+        table['plain of one']['memory MiB'])
+    assert table['alone']['ratio to plain'] == '-'
+
+
+def test_a_student_that_is_not_the_plain_one(write, bench, monkeypatch):
+    monkeypatch.setattr(DistillHook, '_release', lambda self: None)
+    with pytest.raises(SystemExit, match='inference: .*tfd is not the plain'):
+        bench(write('tfd', TFD), '--iters', 1, '--warmup', 0)
+
+
+@pytest.mark.parametrize('args, message', [
+    ([], 'required: config'), (['a.py', '--iters', '0'], '--iters 0: must be'),
+    (['a.py', '--warmup', '-1'], '--warmup -1: must be')])
+def test_bad_arguments(bench, capsys, args, message):
+    with pytest.raises(SystemExit):
+        bench(*args)
+    assert message in capsys.readouterr().err
+
+
+def test_an_error_ends_every_run(tiny, write, bench, monkeypatch):
+    """The runs are nested: none is left with hooks on its student."""
+    kept = []
+
+    def fail(variants, *_):
+        kept.extend(variants)
+        raise RuntimeError('in a step')
+
+    monkeypatch.setattr(benchmark, 'measure', fail)
+    with pytest.raises(RuntimeError, match='in a step'):
+        bench(write('tfd', TFD))
+    plain, tfd = (variant.loop.runner.model for variant in kept)
+    assert not benchmark.differences(tfd, plain)
+
+
+class MyOwn(DistillHook):
+    pass
+
+
+def test_what_is_distillation(tiny, tmp_path):
+    HOOKS.register_module(module=MyOwn)
+    try:
+        ours = [TFD, dict(type='TFDHook'), dict(type=MyOwn),
+                dict(type='MyOwn'), dict(type='TFDHook', _scope_='mmselfkd')]
+        others = [dict(type='EMAHook'), dict(type='mmseg.NotThere'),
+                  dict(type=Hook)]
+        cfg = tiny.config(tmp_path, *others[:2], *ours, *others[2:])
+        assert benchmark.without_distillation(cfg).custom_hooks == others
+        assert len(cfg.custom_hooks) == 8  # as it was
+    finally:
+        HOOKS.module_dict.pop('MyOwn')
+    assert benchmark.is_distillation(DistillHook(dict(type='EMATeacher'), KD),
+                                     'mmseg')
+    cfg.pop('custom_hooks')
+    assert benchmark.without_distillation(cfg).custom_hooks == []
+
+
+def test_same_student(tiny, tmp_path):
+    def plain(**changes):
+        return benchmark.without_distillation(
+            tiny.config(tmp_path, TFD, **changes))
+
+    assert benchmark.same_student(plain(), plain(iters=9, val_cfg=None))
+    for change in ({'width': 8}, {'train_dataloader.batch_size': 3},
+                   {'optim_wrapper.optimizer.lr': 1.}):
+        assert not benchmark.same_student(plain(), plain(**change))
+
+
+def test_stripped(tiny, tmp_path):
+    """Nothing but the steps: no logs, no validation, no other process."""
+    cfg = tiny.config(
+        tmp_path, TFD, resume=True, train_dataloader=dict(
+            num_workers=2, persistent_workers=True, prefetch_factor=4),
+        default_hooks=dict(
+            timer=None, visualization=dict(type='mmseg.SegVisualizationHook')))
+    before = copy.deepcopy(cfg)
+    new = benchmark.stripped(cfg, tmp_path / 'else', 'a name')
+    assert cfg.to_dict() == before.to_dict()
+    assert new.val_cfg is new.val_dataloader is new.test_evaluator is None
+    assert new.default_hooks == dict(logger=None, checkpoint=None, timer=None)
+    expected = copy.deepcopy(before.train_dataloader)
+    expected.num_workers = 0
+    del expected.persistent_workers, expected.prefetch_factor
+    assert new.train_dataloader == expected
+    assert new.custom_hooks == [TFD] and new.resume is False
+    assert (new.work_dir, new.experiment_name) == (str(tmp_path / 'else'),
+                                                   'a name')
+
+
+@pytest.mark.parametrize('on, rounds, length, expected', [
+    ([0, 1, 1, 1, 1, 1, 1, 1], 3, 5, 2),  # all on: the end of the run
+    ([1, 1, 1, 0, 0, 0, 0, 0], 3, 5, 0),
+    ([0, 0, 0, 0, 0, 0, 0, 0], 3, 5, 2),
+    ([1, 2, 2, 1, 1, 1, 1, 1], 2, 6, 1),
+    ([0, 0, 2, 2, 2, 2, 2, 2], 6, 2, 0)])  # longer than the run
+def test_first_iteration(on, rounds, length, expected):
+    assert benchmark.first_iteration(on, rounds, length) == expected
+
+
+class FakeLoop:
+    """Says on which batch it makes a step, and spoils the batch."""
+
+    def __init__(self, name, calls):
+        model = nn.Linear(1, 1)
+        model.data_preprocessor = lambda batch, training: dict(
+            inputs=torch.zeros(batch))
+        optimizer = SimpleNamespace(state={
+            model.bias: dict(step=0, average=torch.zeros(3))})
+        self.runner = SimpleNamespace(
+            model=model, optim_wrapper=SimpleNamespace(optimizer=optimizer))
+        self.dataloader_iterator = iter([[n] for n in range(9)])
+        self.name, self.calls, self.iter = name, calls, 40
+
+    def run_iter(self, batch):
+        self.calls.append(self.name + str(batch.pop()))
+        self.iter += 1
+
+
+def test_rounds(monkeypatch):
+    """In rotating order, each on the batch of the round as it came."""
+    calls, sizes = [], iter(range(9))
+    variants = [
+        benchmark.Variant(name, None, loop=FakeLoop(name, calls))
+        for name in 'abc']
+    for variant in variants:
+        variant.leader = variants[0]
+    variants[2].forwards = [lambda: calls.append('teacher')]
+    monkeypatch.setattr(benchmark, 'peak_bytes',
+                        lambda work, device: (work(), next(sizes))[1])
+    benchmark.measure(variants, warmup=1, iters=2)
+    assert ' '.join(calls) == (
+        'a0 b0 c0 teacher b1 c1 teacher a1 c2 teacher a2 b2 a3 b3 c3 teacher')
+    stays = 4 * (2 + 3)  # bytes of a Linear(1, 1) and of its optimizer
+    for place, variant in enumerate(variants):
+        assert variant.began == 41
+        assert len(variant.times) == len(variant.teaching) == 2
+        assert variant.memory == [place + stays]
+    assert variants[0].shape == (3,)
+
+
+def test_remember():
+    """The last call once more, without holding on to the student's graph."""
+    calls = []
+    teacher = SimpleNamespace(teach=lambda *args: calls.append(args) or 'x')
+    again = benchmark.remember(teacher)
+    again()  # not asked yet
+    assert not calls
+    step = Step(None, torch.zeros(1), None, dict(logits=[1]), print)
+    assert teacher.teach(step, {'logits'}) == 'x'
+    again()
+    again()  # not asked since
+    (first, _), (second, sources) = calls
+    assert first is step and sources == {'logits'}
+    assert second.inputs is step.inputs and not second.seen
+
+
+def test_told_and_table():
+    assert benchmark.told([1., 2., 3., 4., 10.], 1) == '3.0 (2.0..4.0)'
+    assert benchmark.told([1.234], 2) == '1.23 (1.23..1.23)'
+    assert benchmark.table(['a', 'b'], [['1', '2']]) == (
+        '| a | b |\n| - | - |\n| 1 | 2 |\n')
+
+
+def test_ratios_are_those_of_the_rounds():
+    """Not of the medians; and the floor is that of the same round."""
+    plain = SimpleNamespace(times=[1., 10., 4.], memory=[2**20] * 3)
+    variant = benchmark.Variant(
+        'x', None, plain=plain, forwards=[None], losses=2, extra=1234,
+        times=[3., 10., 8.], teaching=[1., 0., 1.], active=[2, 1, 2],
+        memory=[3 * 2**20, 2 * 2**20, 2**20])
+    row = dict(zip(benchmark.HEADER, benchmark.row(variant)))
+    assert row['ms'].startswith('8.0 (')
+    assert row['ratio to plain'] == '2.00 (1.50..2.50)'
+    assert row['floor ms'].startswith('5.0 (')
+    assert row['ratio to floor'] == '1.50 (1.25..1.55)'
+    assert row['losses on'] == '1 of 2'
+    assert row['extra trained parameters'] == '1,234'
+    assert row['memory MiB'] == '+1.0'
+
+
+def test_peak_bytes():
+    """What lies there before and what has gone does not count."""
+    before = torch.ones(5 * 2**20)
+
+    def work():
+        first = torch.ones(2**20)
+        del first
+        second = torch.ones(3 * 2**18)
+        return second * before[:3 * 2**18]
+
+    for _ in range(2):
+        peak = benchmark.peak_bytes(work, torch.device('cpu'))
+        assert peak == 6 * 2**20
+
+
+def test_differences():
+    def model():
+        return nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+
+    assert benchmark.differences(model(), model()) == []
+    for change in (lambda m: m.add_module('x', nn.Identity()),
+                   lambda m: m[1].register_forward_hook(lambda *_: None),
+                   lambda m: setattr(m[0], 'bias', None)):
+        changed = model()
+        change(changed)
+        assert benchmark.differences(changed, model())
