@@ -14,12 +14,16 @@ from mmengine.registry import (DATASETS, MODELS, TRANSFORMS,
 from mmengine.runner import Runner
 
 from mmselfkd.hooks import DistillHook
+from mmselfkd.teachers import FrozenTeacher
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(
     path.relative_to(ROOT) for path in ROOT.glob('configs/*/*.py')
     if path.parent.name != '_base_')
-METHODS = ('aicsd', 'icsd', 'nfd', 'skd')
+# by the teacher of each pair; without a teacher, the student of each pair
+TAUGHT = ('aicsd', 'icsd', 'ka_dtd', 'nfd', 'skd')
+ALONE = ('frskd', 'ka_dtd', 'mixskd', 'tfd')
+METHODS = sorted({*TAUGHT, *ALONE, 'self_teachers'})
 SIDE = 64
 
 
@@ -52,18 +56,23 @@ class MemoryDataset:
 
 
 class Witness(Hook):
-    """Keeps the teachers and their weights before the first iteration."""
+    """Keeps the teacher and its weights before the first iteration."""
 
     def __init__(self, hook):
         self.hook = hook
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if runner.iter == 0:
-            self.teachers = dict(self.hook.teachers)
-            self.before = {
-                name: {k: v.clone() for k, v in t.model.state_dict().items()}
-                for name, t in self.teachers.items()
-            }
+            self.teacher, = self.hook.teachers.values()
+            self.network = self.teacher.module or getattr(
+                self.teacher, 'model', None)  # of its own, if it has one
+            self.before = self.weights()
+
+    def weights(self):
+        if self.network is None:
+            return {}
+        state = self.network.state_dict()
+        return {name: value.clone() for name, value in state.items()}
 
 
 def without_downloads(cfg):
@@ -115,15 +124,22 @@ def small(name, work_dir):
     for stage in ('val', 'test'):
         for part in ('cfg', 'dataloader', 'evaluator'):
             cfg.pop(f'{stage}_{part}', None)
-    hooks = cfg.get('custom_hooks', [])
-    for hook in hooks:
-        if 'teacher' in hook:
-            hook.teacher.checkpoint = 'random'
-    # the weight of some terms of AICSD is 0 in the first iteration
-    iterations = 2 if 'aicsd' in name.parts else 1
-    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=iterations)
+    # distillation: some weights are 0 in the first iteration
+    length = 2 if 'custom_hooks' in cfg else 1
+    for hook in cfg.get('custom_hooks', []):
+        teacher = hook.get('teacher', {})
+        if 'config' in teacher:
+            teacher.checkpoint = 'random'
+        for key in ('begin', 'interval'):  # what teaches the second one
+            if key in teacher:
+                teacher[key] = 1
+    by_epoch = 'max_epochs' in cfg.train_cfg  # an epoch is one iteration
+    cfg.train_cfg = {
+        'by_epoch': by_epoch,
+        'max_epochs' if by_epoch else 'max_iters': length
+    }
     cfg.default_hooks.checkpoint = dict(
-        type='CheckpointHook', by_epoch=False, interval=iterations)
+        type='CheckpointHook', by_epoch=by_epoch, interval=length)
     cfg.default_hooks.pop('visualization', None)
     cfg.work_dir = str(work_dir)
     cfg.randomness = dict(seed=0)
@@ -132,7 +148,9 @@ def small(name, work_dir):
 
 
 @pytest.mark.parametrize('name', CONFIGS, ids=lambda path: path.stem)
-def test_training_step(name, tmp_path):
+def test_training_step(name, tmp_path, monkeypatch):
+    # the log's neat text of the config would take a fifth of the time
+    monkeypatch.setattr(Config, 'pretty_text', '')
     cfg = small(name, tmp_path)
     runner = Runner.from_cfg(cfg)
     hooks = [h for h in runner.hooks if isinstance(h, DistillHook)]
@@ -149,21 +167,27 @@ def test_training_step(name, tmp_path):
                for k, v in runner.model.named_parameters())
 
     for hook in hooks:
-        for term in hook.terms:
-            value = scalars[f'train/distill.{term.name}'].current()
-            assert np.isfinite(value)
-            assert value > 0 or term.name == 'loss_ho'
-        assert list(witness.teachers) == ['teacher']
-        teacher = witness.teachers['teacher'].model
-        after = teacher.state_dict()
-        assert all(torch.equal(v, after[k])
-                   for k, v in witness.before['teacher'].items())
-        assert not teacher.training
-        assert sum(p.numel() for p in teacher.parameters()) > sum(
-            p.numel() for p in runner.model.parameters())
+        own = [key for key in scalars if 'distill.teacher.loss' in key]
+        for key in [f'train/distill.{t.name}' for t in hook.terms] + own:
+            value = scalars[key].current()
+            assert np.isfinite(value), key
+            assert value > 0 or key.endswith('loss_ho'), key
+        teacher, network = witness.teacher, witness.network
+        assert bool(own) == (teacher.module is not None)
+        after = witness.weights()
+        changed = {key for key, value in witness.before.items()
+                   if not torch.equal(value, after[key])}
+        if isinstance(teacher, FrozenTeacher):
+            assert not changed
+            assert sum(p.numel() for p in network.parameters()) > sum(
+                p.numel() for p in runner.model.parameters())
+        elif network is not None:
+            assert changed & dict(network.named_parameters()).keys()
+        if network is not None and teacher.module is None:
+            assert not network.training
 
-    saved = torch.load(
-        tmp_path / f'iter_{runner.max_iters}.pth', weights_only=False)
+    saved, = tmp_path.glob('*.pth')
+    saved = torch.load(saved, weights_only=False)
     plain = MODELS.build(cfg.model)
     assert list(saved['state_dict']) == list(plain.state_dict())
     plain.load_state_dict(saved['state_dict'], strict=True)
@@ -199,12 +223,13 @@ def test_semi_keeps_the_labels_of_one_image_in_eight(name, tmp_path):
 
 
 def test_pairs_cover_the_data():
-    """Each method has each pair, and the pairs have all three data sets."""
+    """Each method has each pair, and the pairs have all four data sets."""
     pairs = {path.stem for path in ROOT.glob('configs/_base_/pairs/*.py')}
     assert len(pairs) == 5
-    for method in METHODS:
+    for method in TAUGHT:
         stems = {p.stem for p in CONFIGS if p.parts[1] == method}
-        assert {f'{method}_{pair}' for pair in pairs} <= stems
+        prefix = method.replace('_', '-')
+        assert {f'{prefix}_{pair}' for pair in pairs} <= stems
     types = {
         first_dataset(Config.fromfile(path)).type
         for path in ROOT.glob('configs/_base_/pairs/*.py')
@@ -213,6 +238,24 @@ def test_pairs_cover_the_data():
         'ADE20KDataset', 'BaseSegDataset', 'CityscapesDataset',
         'PascalVOCDataset'
     }
+
+
+def test_students_are_those_of_the_pairs():
+    """The student of each pair, its data and its schedule, no teacher."""
+    def student(cfg):
+        return (cfg.model, cfg.train_dataloader, cfg.train_cfg,
+                cfg.optim_wrapper)
+
+    pairs = [student(Config.fromfile(path))
+             for path in ROOT.glob('configs/_base_/pairs/*.py')]
+    for method in ALONE:
+        configs = [Config.fromfile(ROOT / name) for name in CONFIGS
+                   if name.parts[1] == method]
+        alone = [student(cfg) for cfg in configs if 'teacher' not in cfg]
+        assert all(pair in alone for pair in pairs), method
+        for cfg in configs:
+            teacher = cfg.custom_hooks[0].get('teacher', {})
+            assert ('config' in teacher) == ('teacher' in cfg)
 
 
 @pytest.mark.parametrize(
@@ -224,8 +267,12 @@ def test_found_by_its_installed_name(name, tmp_path, monkeypatch):
     cfg = Config.fromfile(ROOT / name)
     child = inheriting(f'mmselfkd::{name.parts[1]}/{name.name}')
     assert child.keys() == cfg.keys()
-    assert child.custom_hooks[0].type == cfg.custom_hooks[0].type
-    assert child.custom_hooks[0].teacher == cfg.custom_hooks[0].teacher
+    assert child.custom_hooks[0].pop('_scope_') == 'mmselfkd'
+    assert child.custom_hooks == cfg.custom_hooks
+    # what has no prefix is mmseg's, also where another package inherits it
+    for part in (child.model, child.train_dataloader.dataset,
+                 child.val_dataloader.dataset):
+        assert part._scope_ == 'mmseg'
 
 
 @pytest.mark.parametrize('folder', sorted({p.parts[1] for p in CONFIGS}))
@@ -259,18 +306,20 @@ def test_model_index_lists_every_metafile():
 @pytest.mark.parametrize('method', METHODS)
 def test_readme_names_what_exists(method):
     text = (ROOT / 'configs' / method / 'README.md').read_text()
-    for link in re.findall(r'\]\((?!https?:)([^)]*\.py)\)', text):
+    links = re.findall(r'\]\((?!https?:)([^)]*\.py)\)', text)
+    for link in links:
         assert (ROOT / 'configs' / method / link).is_file(), link
+    assert {p.name for p in CONFIGS if p.parts[1] == method} <= set(links)
     commands = '\n'.join(re.findall(r'```shell\n(.*?)```', text, re.DOTALL))
     names = re.findall(r'(?:tools|configs)/\S+', commands)
-    assert len(names) > 8
+    assert len(names) >= 8
     for name in names:
         assert (ROOT / name).is_file(), name
-    checkpoints = re.findall(r'work_dirs/(\S+)/iter_(\d+)\.pth', commands)
-    assert len(checkpoints) == 2
-    for stem, iteration in checkpoints:
+    checkpoints = re.findall(r'work_dirs/(\S+)/(\w+)_(\d+)\.pth', commands)
+    assert len(checkpoints) >= 2
+    for stem, unit, length in checkpoints:
         cfg = Config.fromfile(ROOT / f'configs/{method}/{stem}.py')
-        assert cfg.train_cfg.max_iters == int(iteration)
+        assert cfg.train_cfg[f'max_{unit}s'] == int(length)
 
 
 @pytest.mark.parametrize('path', sorted(ROOT.glob('configs/_base_/pairs/*')),

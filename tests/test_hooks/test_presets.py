@@ -1,5 +1,6 @@
 """What the method hooks fill in, and the heads they work with unchanged."""
 import re
+from fractions import Fraction
 
 import pytest
 import torch
@@ -7,10 +8,14 @@ from mmengine.hooks import Hook
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import nn
 
-from mmselfkd import AICSDHook, DistillHook, ICSDHook, NFDHook, SKDHook
+from mmselfkd import (AICSDHook, DistillHook, FRSKDHook, ICSDHook, KADTDHook,
+                      MixSKDHook, NFDHook, SKDHook, TFDHook)
 from mmselfkd.losses import KDLoss, NFDLoss
+from mmselfkd.schedules import LinearRamp
 
 HOOKS = dict(aicsd=AICSDHook, icsd=ICSDHook, nfd=NFDHook, skd=SKDHook)
+ALONE = dict(
+    frskd=FRSKDHook, ka_dtd=KADTDHook, mixskd=MixSKDHook, tfd=TFDHook)
 TEACHER = dict(config='never read here', checkpoint='random')
 BN = dict(type='BN', requires_grad=True)
 # head -> its channels by the width of the backbone; in_index where several
@@ -147,29 +152,52 @@ def documented(root, method):
     return {key: rest for key, *rest in cells}
 
 
-@pytest.mark.parametrize('method', HOOKS)
-def test_preset_is_the_documented_one(method, root):
-    def ends(schedule):
-        if schedule is None:
-            return '-'
-        schedule.resolve(80)
-        assert schedule.factor(40) == 0.5
-        return f'{schedule.factor(0):g} to {schedule.factor(80):g}'
+def source_cell(term):
+    """One source for both, or 'student / teacher', each of one or more."""
+    ours = [f'{owner}:{source}' if owner else source
+            for owner, source in term.student_sources]
+    theirs = [source for _, source in term.teacher_sources]
+    return ' / '.join(
+        ', '.join(side) for side in ([ours] if ours == theirs else
+                                     [ours, theirs]))
 
-    hook = HOOKS[method](teacher=TEACHER)
+
+def schedule_cell(schedule):
+    """First and last factor of a line; where it is not the whole run."""
+    if schedule is None:
+        return '-'
+    length = 120
+    schedule.resolve(length)
+    cell = f'{schedule.factor(0):g} to {schedule.factor(length):g}'
+    if isinstance(schedule, LinearRamp):
+        middle = schedule.factor((schedule.begin + schedule.end) // 2)
+        assert middle == 0.5
+    else:
+        cell = f'{type(schedule).__name__}: {cell}'
+    if schedule.begin > 0:
+        cell += f' from {Fraction(schedule.begin, length)} of the run'
+    if schedule.end < length:
+        cell += f' until {Fraction(schedule.end, length)} of the run'
+    return cell
+
+
+@pytest.mark.parametrize('method', [*HOOKS, *ALONE])
+def test_preset_is_the_documented_one(method, root):
+    hook = ALONE[method]() if method in ALONE else HOOKS[method](
+        teacher=TEACHER)
     rows = documented(root, method)
     task = rows.pop('task loss', [..., ..., ..., '-'])
-    assert ends(hook.task_schedule) == task[-1]
+    assert schedule_cell(hook.task_schedule) == task[-1]
     assert {
         term.name: [
-            type(term.loss).__name__, *term.student_sources,
-            f'{term.loss_weight:g}', ends(term.schedule)
+            type(term.loss).__name__, source_cell(term),
+            f'{term.loss_weight:g}', schedule_cell(term.schedule)
         ] for term in hook.terms
     } == rows
     for term in hook.terms:
-        assert [s for _, s in term.teacher_sources] == term.student_sources
         if isinstance(term.loss, KDLoss):  # unlabelled pixels distil too
-            assert term.loss.ignore_index is None
+            labelled_only = method in ('ka_dtd', 'mixskd')
+            assert term.loss.ignore_index == (255 if labelled_only else None)
 
 
 @pytest.mark.parametrize('head', HEADS)
@@ -245,7 +273,7 @@ def test_overrides_change_only_what_they_name():
     assert (nfd.name, nfd.loss_weight, nfd.loss.dims) == ('loss_nfd', 3.0,
                                                           'nhw')
     assert isinstance(nfd.loss, NFDLoss)
-    assert nfd.student_sources == ['features']
+    assert nfd.student_sources == [('', 'features')]
     assert (kd.name, kd.loss_weight, kd.loss.temperature) == ('loss_kd', 1.0,
                                                               2.0)
     assert NFDHook(teacher=TEACHER).terms[0].loss.dims == 'hw'  # unharmed
@@ -256,7 +284,7 @@ def test_another_type_replaces_the_whole_entry():
         teacher=TEACHER,
         losses=dict(loss_nfd=dict(type='KDLoss', source='logits'))).terms
     assert isinstance(term.loss, KDLoss)
-    assert term.student_sources == ['logits']
+    assert term.student_sources == [('', 'logits')]
 
 
 def test_aicsd_turns_from_the_teacher_to_the_labels(tiny, tmp_path):
