@@ -1,8 +1,12 @@
-# SKD, pi and pa, by the moving average of the student
+# SKD, pi and pa, by the moving average of the student in the second half of
+# the run; weights of 10, as for a trained teacher, would hold it where it was
 _base_ = '../camvid/fpn_r18-w16_1xb8-1k_camvid-120x160.py'
 custom_hooks = [
     dict(
         type='mmselfkd.SKDHook',
-        teacher=dict(type='EMATeacher', momentum=0.01, begin=200),
-        losses=dict(loss_ho=None))
+        teacher=dict(type='EMATeacher', momentum=0.01, begin=500),
+        losses=dict(
+            loss_pi=dict(loss_weight=1.0),
+            loss_pa=dict(loss_weight=1.0),
+            loss_ho=None))
 ]
