@@ -70,7 +70,7 @@ def build_part(cfg: Any, registry: Registry, key: str) -> Any:
     kwargs.pop('_scope_', None)  # left by inheritance from a package's config
     kind = kwargs.pop('type')
     cls = _find(kind, registry) if isinstance(kind, str) else kind
-    if cls is None:
+    if not callable(cls):
         raise ConfigError(f'{key}.type = {kind!r} is not registered' +
                           nearest(kind, registry.module_dict))
     parameters = inspect.signature(cls).parameters

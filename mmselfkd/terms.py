@@ -199,12 +199,6 @@ def _parse_source(source: Any, key: str, teachers: Sequence[str]
         student, teacher = source['student'], source['teacher']
     else:
         student = teacher = source
-    if len(teachers) > 1 and not all(
-            ':' in item for item in _as_list(teacher, key)):
-        raise ConfigError(
-            f'{key} = {teacher!r}: there are several teachers; write '
-            "dict(student=..., teacher='<name>:<source>') with one of "
-            f'{list(teachers)}')
     return (owned_sources(student, '', key, teachers),
             owned_sources(teacher, teachers[0], key, teachers))
 
@@ -225,6 +219,10 @@ def owned_sources(source: Any, owner: str, key: str,
     sources = []
     for item in _as_list(source, key):
         name, colon, rest = item.partition(':')
+        if not colon and owner and len(teachers) > 1:
+            raise ConfigError(
+                f'{key} = {item!r}: there are several teachers; write '
+                f"'<name>:{item}' with one of {list(teachers)}")
         if colon and name not in teachers:
             raise ConfigError(f'{key} = {item!r}: no teacher {name!r}' +
                               nearest(name, teachers))

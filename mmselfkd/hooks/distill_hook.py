@@ -48,7 +48,7 @@ class DistillHook(Hook):
             add further ones.
         task_schedule (dict, optional): A schedule whose factor scales the
             student's own losses.
-        inherit (str | list[str]): Modules, such as ``['neck',
+        inherit (str | list[str], optional): Modules, such as ``['neck',
             'decode_head']``, that the student takes from its pretrained
             teacher at the start, weight by weight where names and shapes
             agree. Not on resume. With several teachers ``'name:neck'``.
@@ -67,7 +67,7 @@ class DistillHook(Hook):
                  teacher: Optional[dict] = None,
                  losses: Optional[Dict[str, Optional[dict]]] = None,
                  task_schedule: Optional[dict] = None,
-                 inherit: Union[str, List[str]] = (),
+                 inherit: Union[str, List[str], None] = None,
                  **unknown) -> None:
         name = type(self).__name__
         for argument, value in unknown.items():
@@ -83,9 +83,9 @@ class DistillHook(Hook):
             for key, cfg in _merged(self.preset, losses,
                                     f'{name}.losses').items()
         ]
-        self._inherit = owned_sources(
+        self._inherit = [] if inherit is None else owned_sources(
             inherit, list(self._teacher_cfgs)[0], f'{name}.inherit',
-            list(self._teacher_cfgs)) if inherit else []
+            list(self._teacher_cfgs))
         schedule = task_schedule or self.preset_task_schedule
         self.task_schedule = None if schedule is None else build_part(
             schedule, SCHEDULES, f'{name}.task_schedule')

@@ -72,8 +72,7 @@ def rehearse(runner, student: nn.Module, terms: List[Term],
         result.changed = [s for s, tap in taps.items() if tap.changed]
         lessons = {}
         for name, teacher in teachers.items():
-            teacher.fit(step)
-            lessons[name] = teacher.rehearse(step)
+            lessons[name] = _first_lesson(teacher, step)
             result.own_losses += [
                 f'{name}.{key}' for key in lessons[name].losses]
         levels = all_levels(step, lessons)
@@ -88,6 +87,17 @@ def rehearse(runner, student: nn.Module, terms: List[Term],
                 raise ConfigError(f'{term.key}: {error}') from error
             result.rows.append(_row(term, ours, theirs))
     return result
+
+
+def _first_lesson(teacher: Teacher, step: Step) -> Lesson:
+    try:
+        teacher.fit(step)
+        return teacher.rehearse(step)
+    except ConfigError:
+        raise
+    except Exception as error:  # its model may fail on anything
+        raise ConfigError(f'{teacher.key}: cannot run on the student\'s '
+                          f'batch: {type(error).__name__}: {error}') from error
 
 
 def watch(taps: Dict[str, Tap], sources: Iterable[str],

@@ -33,6 +33,8 @@ def start(tiny, tmp_path, losses=None, hook=None, **changes):
     (dict(kd=KD), ['losses.kd', "'loss_kd'"]),
     ({'loss.kd': KD}, ['losses.loss.kd', 'letters']),
     (dict(loss_kd=dict(source='logits')), ['losses.loss_kd', '`type`']),
+    (dict(loss_kd=dict(KD, type=5)),
+     ['losses.loss_kd.type = 5', 'not registered']),
     (dict(loss_kd=dict(KD, type='KDLos')),
      ["losses.loss_kd.type = 'KDLos'", "nearest: 'KDLoss'"]),
     (dict(loss_kd=dict(KD, temprature=2.)),
@@ -192,3 +194,21 @@ def test_nothing_of_the_random_stream_is_used(tiny, tmp_path):
     hook._prepare = prepare
     runner.train()
     assert torch.equal(*states)
+
+
+def test_teacher_that_cannot_run(tiny, tmp_path):
+    teacher = tiny.teacher()
+    teacher['config']['model']['decode_head']['in_index'] = 7
+    message = start(tiny, tmp_path, hook=dict(teacher=teacher))
+    assert 'DistillHook.teacher: cannot run' in message
+    assert 'IndexError' in message
+
+
+def test_one_of_several_teachers_to_inherit_from(tiny, tmp_path):
+    source = dict(student='logits', teacher='a:logits')
+    message = start(
+        tiny, tmp_path, dict(loss_kd=dict(KD, source=source)),
+        hook=dict(inherit='decode_head',
+                  teacher=dict(a=tiny.teacher(), b=tiny.teacher())))
+    assert "inherit = 'decode_head'" in message
+    assert "'<name>:decode_head'" in message and "['a', 'b']" in message

@@ -35,7 +35,7 @@ def statistics(name):
 def test_named_modules_and_no_others(tiny, tmp_path, teacher):
     cfg, state = teacher
     own = run(tiny, tmp_path / 'a', cfg, ['decode_head', 'backbone.layer4'])
-    plain = run(tiny, tmp_path / 'b', cfg, [])
+    plain = run(tiny, tmp_path / 'b', cfg, None)
     for name, value in own.items():
         if statistics(name):
             continue
@@ -59,7 +59,7 @@ def test_weights_of_another_shape_keep_their_start(tiny, tmp_path, teacher):
     cfg, state = teacher
     changes = {'model.decode_head.channels': 6}
     own = run(tiny, tmp_path / 'a', cfg, 'decode_head', **changes)
-    plain = run(tiny, tmp_path / 'b', cfg, [], **changes)
+    plain = run(tiny, tmp_path / 'b', cfg, None, **changes)
     name = 'decode_head.conv_seg.'
     assert torch.equal(own[f'{name}bias'], state[f'{name}bias'])
     assert torch.equal(own[f'{name}weight'], plain[f'{name}weight'])
@@ -82,6 +82,7 @@ def test_not_on_resume(tiny, tmp_path, teacher):
                         "nearest: 'decode_head'"]),
     (['neck'], {}, ["DistillHook.inherit = 'neck'", 'no such module']),
     (5, {}, ['DistillHook.inherit = 5', 'list of strings']),
+    ({}, {}, ['DistillHook.inherit = {}', 'list of strings']),
     ('a:neck', {}, ["no teacher 'a'"]),
     ('decode_head', dict(teacher=dict(type='EMATeacher')),
      ["DistillHook.inherit = 'decode_head'", 'pretrained teacher']),
