@@ -55,10 +55,12 @@ def linear_cka(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     Reference: Similarity of Neural Network Representations Revisited, ICML
     2019, arXiv 1905.00414.
     """
-    s, t = (x.float().transpose(0, 1).flatten(1) for x in (student, teacher))
-    s, t = s - s.mean(1, keepdim=True), t - t.mean(1, keepdim=True)
-    scale = (s @ s.T).norm() * (t @ t.T).norm()
-    return (s @ t.T).square().sum() / scale.clamp(min=1e-12)
+    with torch.autocast(student.device.type, enabled=False):
+        s, t = (x.float().transpose(0, 1).flatten(1)
+                for x in (student, teacher))
+        s, t = s - s.mean(1, keepdim=True), t - t.mean(1, keepdim=True)
+        scale = (s @ s.T).norm() * (t @ t.T).norm()
+        return (s @ t.T).square().sum() / scale.clamp(min=1e-12)
 
 
 def _number(value: Any) -> float:

@@ -97,3 +97,11 @@ def test_table_is_plain_text():
     text = render('title', ('a', 'b'), [(1, 'x')])
     assert 'title' in text and '| 1 | x |' in text
     assert text.isascii()
+
+
+def test_linear_cka_is_in_float32_under_autocast():
+    s, t = 1000 * torch.rand(2, 3, 16, 16), torch.rand(2, 6, 16, 16)
+    with torch.autocast('cpu', dtype=torch.float16):
+        assert torch.equal(linear_cka(s, t), linear_cka(s, t).float())
+        value = linear_cka(s, t)
+    assert torch.equal(value, linear_cka(s, t))
