@@ -96,8 +96,9 @@ def _first_lesson(teacher: Teacher, step: Step) -> Lesson:
     except ConfigError:
         raise
     except Exception as error:  # its model may fail on anything
-        raise ConfigError(f'{teacher.key}: cannot run on the student\'s '
-                          f'batch: {type(error).__name__}: {error}') from error
+        raise ConfigError(
+            f'{teacher.key}: cannot run on the batch of the student: '
+            f'{type(error).__name__}: {error}') from error
 
 
 def watch(taps: Dict[str, Tap], sources: Iterable[str],

@@ -130,7 +130,7 @@ class SelfTeacher(Teacher):
 
 def _build(cfg: dict, scope: str, key: str) -> nn.Module:
     try:
-        module = MMENGINE_MODELS.build({'_scope_': scope, **cfg})
+        module = MMENGINE_MODELS.build({**cfg, '_scope_': scope})
     except Exception as error:  # any module may refuse its arguments anyhow
         raise ConfigError(f'{key} = {cfg!r}: {error}') from error
     if hasattr(module, 'init_weights'):
