@@ -4,7 +4,8 @@ A schedule gives the factor that the weight is multiplied by at time ``t``,
 the number of iterations (or, with ``by_epoch=True``, epochs) done so far.
 ``resolve(length)`` is called before the first of them with the length of the
 run in the same unit. The ``begin`` and ``end`` of a ramp are such a time, or
-a fraction between 0 and 1: that share of the run, whatever its length.
+a fraction between 0 and 1: that share of the run, whatever its length (an
+end at least one iteration or epoch behind the begin).
 """
 import math
 from numbers import Integral, Real

@@ -32,10 +32,10 @@ class Term:
     def __init__(self, name: str, cfg: Any, key: str,
                  teachers: Sequence[str]) -> None:
         self.name, self.key = name, key
-        if 'loss' not in name:
+        if not isinstance(name, str) or 'loss' not in name:
             raise ConfigError(
                 f'{key}: mmengine adds up the entries whose key contains '
-                f"'loss'; rename it to {'loss_' + name!r}")
+                f"'loss'; rename it to {f'loss_{name}'!r}")
         if not name.isidentifier():
             raise ConfigError(f'{key}: a key is letters, digits and _')
         if not isinstance(cfg, dict):
@@ -217,7 +217,7 @@ def owned_sources(source: Any, owner: str, key: str,
         ConfigError: No string, or no such teacher.
     """
     sources = []
-    for item in _as_list(source, key):
+    for item in as_list(source, key):
         name, colon, rest = item.partition(':')
         if not colon and owner and len(teachers) > 1:
             raise ConfigError(
@@ -230,7 +230,12 @@ def owned_sources(source: Any, owner: str, key: str,
     return sources
 
 
-def _as_list(source: Any, key: str) -> List[str]:
+def as_list(source: Any, key: str) -> List[str]:
+    """One source or several as a list.
+
+    Raises:
+        ConfigError: It is neither.
+    """
     items = [source] if isinstance(source, str) else source
     if (not isinstance(items, (list, tuple)) or not items
             or not all(isinstance(item, str) for item in items)):

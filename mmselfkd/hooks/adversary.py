@@ -1,4 +1,5 @@
 """The second player of an adversarial loss: its optimizer and its turn."""
+import inspect
 from typing import Any, Dict, List, Tuple
 
 import torch
@@ -39,6 +40,10 @@ class Adversary:
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(
                 f'{term.key}.optimizer = {cfg!r}: {error}') from error
+        closure = inspect.signature(self.optimizer.step).parameters['closure']
+        if closure.default is closure.empty:
+            raise ConfigError(f'{term.key}.optimizer = {cfg!r}: needs to '
+                              'compute the loss several times in a step')
         self.base_lrs = [group['lr'] for group in self.optimizer.param_groups]
         self._seen: List[Tuple[Any, Any, Any]] = []
 

@@ -86,7 +86,8 @@ class DistillHook(Hook):
         self._inherit = [] if inherit is None else owned_sources(
             inherit, list(self._teacher_cfgs)[0], f'{name}.inherit',
             list(self._teacher_cfgs))
-        schedule = task_schedule or self.preset_task_schedule
+        schedule = (self.preset_task_schedule if task_schedule is None
+                    else task_schedule)
         self.task_schedule = None if schedule is None else build_part(
             schedule, SCHEDULES, f'{name}.task_schedule')
         self.teachers: Dict[str, Teacher] = {}
@@ -273,8 +274,10 @@ class DistillHook(Hook):
             if weight == 0:
                 losses[f'distill.{term.name}'] = term.zero(step.inputs.device)
                 continue
-            pairs = term.aligned(gather(term.student_sources, levels),
-                                 gather(term.teacher_sources, levels))
+            ours = gather(term.student_sources, levels)
+            if not any(level.requires_grad for level in ours):
+                self._monitor.idle(term.name)
+            pairs = term.aligned(ours, gather(term.teacher_sources, levels))
             label = label_for(term, step.samples, lessons)
             losses[f'distill.{term.name}'] = weight * term.value(
                 pairs, label, step.inputs)
@@ -373,6 +376,12 @@ def _named_teachers(teacher: Any, key: str) -> Dict[str, Tuple[str, dict]]:
     if {'config', 'checkpoint', 'type'} & set(named) or not all(
             isinstance(cfg, dict) for cfg in named.values()):
         return {'teacher': (key, named)}
+    for name in named:
+        if (not isinstance(name, str) or not name.isidentifier()
+                or 'loss' in name or hasattr(nn.ModuleDict(), name)):
+            raise ConfigError(f'{key}.{name}: a teacher is named by letters, '
+                              "digits and _, without 'loss' and not like a "
+                              'method of a module')
     return {name: (f'{key}.{name}', cfg) for name, cfg in named.items()}
 
 

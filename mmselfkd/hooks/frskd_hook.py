@@ -35,8 +35,9 @@ class FRSKDHook(DistillHook):
     another neck than the paper's is BiFPNc, with a head over all levels.
 
     Args:
-        teacher (dict, optional): Another self-teacher or its options.
-            Defaults to ``dict(type='SelfTeacher')``.
+        teacher (dict, optional): Another teacher, or this one with options:
+            ``dict(type='SelfTeacher', source='neck')``. Defaults to
+            ``dict(type='SelfTeacher')``.
         losses, task_schedule: See :class:`~mmselfkd.hooks.DistillHook`.
 
     Reference: Refine Myself by Teaching Myself: Feature Refinement via

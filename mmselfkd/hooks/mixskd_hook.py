@@ -41,7 +41,8 @@ class MixSKDHook(DistillHook):
     trained, and against the features.
 
     Args:
-        teacher (dict, optional): Options of the teacher. Defaults to
+        teacher (dict, optional): This one with options, such as
+            ``dict(type='MixTeacher', alpha=0.4)``. Defaults to
             ``dict(type='MixTeacher')``.
         losses, task_schedule: See :class:`~mmselfkd.hooks.DistillHook`.
 

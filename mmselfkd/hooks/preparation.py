@@ -168,7 +168,7 @@ def inherited(student: nn.Module, teacher: Teacher, module: str,
     names = [name for name in own if name.startswith(f'{module}.')]
     taken = [name for name in names
              if name in state and state[name].shape == own[name].shape]
-    if not taken:
+    if not any(own[name].dim() for name in taken):  # counters do not count
         raise ConfigError(f'{where}: no weight has the same name and shape in '
                           'student and teacher')
     return taken, [name for name in names if name not in taken]

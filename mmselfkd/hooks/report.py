@@ -70,9 +70,9 @@ def _number(value: Any) -> float:
 class Monitor:
     """Watches the logged values of every term and says what looks wrong.
 
-    Warns, once a term, when its value does not change, and when it is a
-    thousandfold of the task's own loss; and, each time, when it is not
-    finite.
+    Warns, once a term, when its value does not change, when it is a
+    thousandfold of the task's own loss, and when it trains nothing; and, each
+    time, when it is not finite.
 
     Args:
         names (Sequence[str]): The terms.
@@ -103,6 +103,12 @@ class Monitor:
             self._check(name, value, task, iteration)
         if 'distill/agreement' in outputs:
             self.agreement.append(_number(outputs['distill/agreement']))
+
+    def idle(self, name: str) -> None:
+        """The student's side of a term carries no gradient."""
+        self._warn((name, 'idle'), f'distill.{name} trains nothing: what it '
+                   'looks at carries no gradient; it is frozen, or lies '
+                   'inside a part that activation checkpointing runs again')
 
     def _check(self, name: str, value: float, task: float,
                iteration: int) -> None:

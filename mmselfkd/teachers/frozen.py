@@ -91,6 +91,10 @@ class FrozenTeacher(ModelTeacher):
             raise ConfigError(f'{where}: holds a {type(loaded).__name__}, '
                               'not a checkpoint')
         state = loaded.get('state_dict', loaded)
+        if not isinstance(state, dict) or not all(
+                isinstance(name, str) and isinstance(value, torch.Tensor)
+                for name, value in state.items()):
+            raise ConfigError(f'{where}: holds no weights')
         state = {
             name.removeprefix('module.'): value
             for name, value in state.items()
@@ -113,8 +117,10 @@ class FrozenTeacher(ModelTeacher):
                     f'{", ..." if len(names) > 3 else ""})'
                     for what, names in problems.items() if names))
         self.model.load_state_dict(state)
-        meta = loaded.get('meta') or {}
-        self.classes = (meta.get('dataset_meta') or {}).get('classes')
+        try:
+            self.classes = tuple(loaded['meta']['dataset_meta']['classes'])
+        except (KeyError, TypeError):  # not said, or not as mmengine does
+            self.classes = None
 
 
 def _load_config(config: Union[str, dict, Config], key: str) -> ConfigDict:
@@ -131,7 +137,10 @@ def _load_config(config: Union[str, dict, Config], key: str) -> ConfigDict:
         except Exception as error:  # the file's own code may raise anything
             raise ConfigError(f'{where}: cannot be read: {error}') from error
     elif isinstance(config, dict):
-        config = Config(dict(config))
+        try:
+            config = Config(dict(config))
+        except KeyError as error:  # a key that mmengine reserves
+            raise ConfigError(f'{where}: {error}') from error
     elif not isinstance(config, Config):
         raise ConfigError(f'{where}: a path, a name such as `mmseg::...`, a '
                           'dict or a Config is needed')
@@ -143,12 +152,12 @@ def _load_config(config: Union[str, dict, Config], key: str) -> ConfigDict:
 
 
 def _build_model(cfg: Config, key: str) -> nn.Module:
-    if cfg.get('custom_imports'):
-        import_modules_from_strings(**cfg.custom_imports)
-    model = dict(cfg.model)
-    if cfg.get('default_scope'):
-        model.setdefault('_scope_', cfg.default_scope)
     try:
+        if cfg.get('custom_imports'):
+            import_modules_from_strings(**cfg.custom_imports)
+        model = dict(cfg.model)
+        if cfg.get('default_scope'):
+            model.setdefault('_scope_', cfg.default_scope)
         return MMENGINE_MODELS.build(model)
     except Exception as error:  # any model may refuse its arguments anyhow
         raise ConfigError(f'{key}.config: the model cannot be built: '

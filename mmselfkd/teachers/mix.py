@@ -103,9 +103,13 @@ class MixTeacher(Teacher):
                  alpha: float = 0.2,
                  key: str = 'teacher') -> None:
         super().__init__(key)
-        if not isinstance(alpha, (int, float)) or not 0 < alpha < 1e6:
+        if (not isinstance(alpha, (int, float)) or isinstance(alpha, bool)
+                or not 0 < alpha < 1e6):
             raise ConfigError(f'{key}.alpha = {alpha!r}: of the distribution '
                               'Beta(alpha, alpha); a number above 0 is needed')
+        if not isinstance(source, str):
+            raise ConfigError(f'{key}.source = {source!r}: a string is needed,'
+                              " such as 'backbone'")
         self.student_sources = [source, 'features', 'logits']
         self.source, self.alpha = source, alpha
 

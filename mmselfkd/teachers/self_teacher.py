@@ -9,6 +9,7 @@ from torch import nn
 from ..errors import ConfigError
 from ..registry import TEACHERS
 from ..taps import Tap, main_head
+from ..terms import as_list
 from .teacher import Lesson, Step, Teacher
 
 
@@ -47,10 +48,13 @@ class SelfTeacher(Teacher):
                  head: Optional[dict] = None,
                  key: str = 'teacher') -> None:
         super().__init__(key)
-        self.student_sources = [source] if isinstance(
-            source, str) else list(source)
-        self._neck_cfg = dict(neck or dict(type='BiFPN'))
-        self._head_cfg = dict(head or dict(type='SegformerHead'))
+        self.student_sources = as_list(source, f'{key}.source')
+        for name, cfg in (('neck', neck), ('head', head)):
+            if cfg is not None and not isinstance(cfg, dict):
+                raise ConfigError(f'{key}.{name} = {cfg!r}: a dict is needed')
+        self._neck_cfg = dict(type='BiFPN') if neck is None else dict(neck)
+        self._head_cfg = (dict(type='SegformerHead') if head is None
+                          else dict(head))
         self._requests: Dict[str, str] = {}
         self.taps: Dict[str, Tap] = {}
 

@@ -4,6 +4,7 @@ from typing import Any, Dict
 
 from torch import nn
 
+from ..errors import ConfigError
 from ..registry import TEACHERS
 from .ema import check_count
 from .model_teacher import ModelTeacher
@@ -36,6 +37,9 @@ class SnapshotTeacher(ModelTeacher):
                  key: str = 'teacher') -> None:
         super().__init__(key)
         check_count(key, 'interval', interval, 1)
+        if not isinstance(by_epoch, bool):
+            raise ConfigError(f'{key}.by_epoch = {by_epoch!r}: True or False '
+                              'is needed')
         self.interval, self.by_epoch = interval, by_epoch
         self.is_ready = False
 

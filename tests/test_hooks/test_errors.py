@@ -31,6 +31,7 @@ def start(tiny, tmp_path, losses=None, hook=None, **changes):
     ([KD], ['DistillHook.losses', 'a dict of losses']),
     (dict(loss_kd=5), ['losses.loss_kd = 5', 'dict is needed']),
     (dict(kd=KD), ['losses.kd', "'loss_kd'"]),
+    ({1: KD}, ['losses.1', "'loss_1'"]),
     ({'loss.kd': KD}, ['losses.loss.kd', 'letters']),
     (dict(loss_kd=dict(source='logits')), ['losses.loss_kd', '`type`']),
     (dict(loss_kd=dict(KD, type=5)),
@@ -74,6 +75,9 @@ def start(tiny, tmp_path, losses=None, hook=None, **changes):
     (dict(loss_ho=dict(type='HolisticLoss', source='logits',
                        optimizer=dict(type='SDG', lr=1.))),
      ['losses.loss_ho.optimizer', 'SDG']),
+    (dict(loss_ho=dict(type='HolisticLoss', source='logits',
+                       optimizer=dict(type='LBFGS'))),
+     ['losses.loss_ho.optimizer', 'LBFGS', 'several times']),
     (dict(loss_x=dict(type='NFDLoss', source='features', dims='wh')),
      ['losses.loss_x', 'dims', "'wh'", "'hw'"]),
 ])
@@ -88,6 +92,7 @@ def test_bad_losses(tiny, tmp_path, losses, says):
     (dict(teacher='absent'), ['DistillHook.teacher = None']),
     (dict(teacher={}), ['DistillHook.teacher = {}']),
     (dict(task_schedule=dict(type='Ramp')), ['DistillHook.task_schedule']),
+    (dict(task_schedule={}), ['DistillHook.task_schedule = {}']),
     (dict(task_schedule=dict(type='LinearRamp', end=7)),
      ['DistillHook.task_schedule', '7', 'counted in iterations', 'run of 2']),
     (dict(type='mmselfkd.NFDHook', losses=dict(loss_nfd=None)),
@@ -212,3 +217,45 @@ def test_one_of_several_teachers_to_inherit_from(tiny, tmp_path):
                   teacher=dict(a=tiny.teacher(), b=tiny.teacher())))
     assert "inherit = 'decode_head'" in message
     assert "'<name>:decode_head'" in message and "['a', 'b']" in message
+
+
+@pytest.mark.parametrize('name', ['loss_x', 'a.b', '', 'items', 'training'])
+def test_names_that_a_teacher_cannot_have(tiny, tmp_path, name):
+    source = dict(student='logits', teacher=f'{name}:logits')
+    message = start(tiny, tmp_path, dict(loss_x=dict(KD, source=source)),
+                    hook=dict(teacher={name: dict(type='SelfTeacher')}))
+    assert f'DistillHook.teacher.{name}' in message
+
+
+@pytest.mark.parametrize('teacher, says', [
+    (dict(type='MixTeacher', source=['backbone']), 'source'),
+    (dict(type='MixTeacher', alpha=True), 'alpha = True'),
+    (dict(type='SelfTeacher', source=[['backbone']]), 'source'),
+    (dict(type='SelfTeacher', neck=0), 'neck = 0'),
+    (dict(type='SelfTeacher', head=[]), 'head = []'),
+    (dict(type='SnapshotTeacher', interval=1, by_epoch='yes'),
+     "by_epoch = 'yes'"),
+])
+def test_arguments_of_teachers(tiny, tmp_path, teacher, says):
+    message = start(tiny, tmp_path, hook=dict(teacher=teacher))
+    assert f'DistillHook.teacher.{says}' in message
+
+
+@pytest.mark.parametrize('content', [
+    dict(state_dict=None), dict(state_dict=[]), {1: torch.zeros(1)},
+    dict(state_dict=dict(weight=5))])
+def test_checkpoint_without_weights(tiny, tmp_path, content):
+    torch.save(content, tmp_path / 'x.pth')
+    message = start(tiny, tmp_path, hook=dict(
+        teacher=tiny.teacher(checkpoint=str(tmp_path / 'x.pth'))))
+    assert 'DistillHook.teacher.checkpoint' in message
+    assert 'holds no weights' in message
+
+
+def test_teacher_whose_import_fails(tiny, tmp_path):
+    teacher = tiny.teacher()
+    teacher['config']['custom_imports'] = dict(
+        imports=['no_such_module'], allow_failed_imports=False)
+    message = start(tiny, tmp_path, hook=dict(teacher=teacher))
+    assert 'DistillHook.teacher.config' in message
+    assert 'no_such_module' in message

@@ -583,3 +583,18 @@ def test_memory_does_not_grow(tiny, tmp_path):
     first, second, third = memory.seen
     assert first[:2] == second[:2] == third[:2]
     assert third[2] - second[2] < 2**22
+
+
+@pytest.mark.parametrize('changes, source', [
+    ({'model.backbone.with_cp': True}, 'backbone.layer3.0.conv1'),
+    ({'model.backbone.frozen_stages': 2}, 'backbone[1]')])
+def test_a_term_that_trains_nothing_is_named(
+        tiny, tmp_path, capsys, changes, source):
+    """Inside a checkpointed part, and in a frozen stage."""
+    loss = dict(type='PairwiseLoss', source=source)
+    cfg = tiny.config(
+        tmp_path, dict(type='mmselfkd.DistillHook', teacher=tiny.teacher(),
+                       losses=dict(loss_pa=loss)), **changes)
+    tiny.build(cfg).train()
+    text = capsys.readouterr().out
+    assert text.count('distill.loss_pa trains nothing') == 1
