@@ -361,7 +361,8 @@ def test_wrong_number_of_maps():
 def test_built_from_config():
     from mmseg.registry import MODELS as MMSEG_MODELS
 
-    neck = MODELS.build(dict(type='BiFPN', in_channels=[2, 3], width=3))
+    neck = MODELS.build(dict(  # whatever scope a test before this one set
+        type='BiFPN', _scope_='mmselfkd', in_channels=[2, 3], width=3))
     assert type(neck) is BiFPN and neck.out_channels == [6, 9]
     neck = MMSEG_MODELS.build(
         dict(type='mmselfkd.BiFPN', in_channels=(2, 3), out_channels=4))
