@@ -18,8 +18,9 @@ class EMATeacher(ModelTeacher):
         \theta_t \leftarrow (1 - m) \theta_t + m \theta_s
 
     after every ``interval``-th step of the student; buffers, such as the
-    statistics of batch normalisation, are copied. It starts as the student
-    is at ``begin``, and until then the losses that look at it are 0.
+    statistics of batch normalisation, are copied where they are finite. It
+    starts as the student is at ``begin``, and until then the losses that look
+    at it are 0.
 
     Args:
         momentum (float): :math:`m`, the share of the **new** weights, as in
@@ -72,8 +73,10 @@ class EMATeacher(ModelTeacher):
             self._update(student)
 
     def _update(self, student: nn.Module) -> None:
+        before = [buffer.clone() for buffer in self.model.buffers()]
         # the first update copies the weights
         self._average.update_parameters(student)
+        self._keep_finite(before)
         self.is_ready = True
 
     def state_dict(self) -> Dict[str, Any]:

@@ -1,5 +1,5 @@
 """A whole model that teaches by a forward pass of its own."""
-from typing import Any, Dict, Iterable, Optional
+from typing import Any, Dict, Iterable, List, Optional
 
 import torch
 from torch import nn
@@ -86,6 +86,18 @@ class ModelTeacher(Teacher):
         finally:
             for tap in taps.values():
                 tap.close()
+
+    def _keep_finite(self, before: List[torch.Tensor]) -> None:
+        """Put a buffer back where that of the student is not finite.
+
+        One bad batch leaves its mark in the running statistics of BN for
+        good. The student trains on those of its batch; this model does not.
+
+        Args:
+            before (list[Tensor]): The buffers as they were.
+        """
+        for buffer, old in zip(self.model.buffers(), before):
+            buffer.copy_(torch.where(buffer.isfinite(), buffer, old))
 
     def _stop_when_enough(self) -> None:
         if all(tap.is_satisfied for tap in self.taps.values()

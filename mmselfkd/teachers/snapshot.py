@@ -51,9 +51,11 @@ class SnapshotTeacher(ModelTeacher):
                epoch_length: int) -> None:
         length = self.interval * (epoch_length if self.by_epoch else 1)
         if iterations % length == 0:
+            before = [buffer.clone() for buffer in self.model.buffers()]
             state = student.state_dict()
             self.model.load_state_dict(
                 {name: state[name] for name in self.model.state_dict()})
+            self._keep_finite(before)
             self.is_ready = True
 
     def state_dict(self) -> Dict[str, Any]:

@@ -276,6 +276,68 @@ def assert_equal(first, second, names):
             msg=name)
 
 
+def test_a_non_finite_batch_is_skipped_and_named(tiny, tmp_path, capsys):
+    """As in a plain run: no weight moves, the scale is halved, it goes on."""
+    hook = every(tiny)
+    for teacher, loss in (('average', 'loss_ka'), ('last', 'loss_last')):
+        hook['teacher'].pop(teacher)  # those that follow: below
+        hook['losses'].pop(loss)
+    _, ours = train(tiny, tmp_path / 'a', hook, 'float16', [Poison()],
+                    iters=4)
+    text = capsys.readouterr().out
+    _, plain = train(tiny, tmp_path / 'b', None, 'float16', [Poison()],
+                     iters=4)
+    assert ours.scales == plain.scales == [
+        SCALE, SCALE, SCALE / 2, SCALE / 2, SCALE / 2]
+    before, after, later = ours.students[1:4]
+    weights = [name for name, value in before.items()
+               if not name.endswith(('_mean', '_var', '_tracked'))]
+    assert any(name.startswith('mmselfkd.refined') for name in weights)
+    assert any(name.startswith('mmselfkd.loss_nfd') for name in weights)
+    assert_equal(before, after, weights)
+    moved = [n for n in weights if not torch.equal(after[n], later[n])]
+    assert len(moved) > 0.9 * len(weights)
+    # the statistics of BN are lost, as they are without distillation
+    stock = {n for n in broken(after) if not n.startswith('mmselfkd.')}
+    assert stock == broken(plain.students[2]) and not stock & set(weights)
+
+    first, bad = ours.extras[1:3]
+    still = [n for n in first
+             if not n.endswith(('._u', '._v'))]  # of the spectral norm
+    assert any(n.startswith('loss_ho.losses') for n in still)
+    assert any(n.startswith('loss_dis.optimizer') for n in still)
+    assert_equal(first, bad, still)
+    for state in ours.extras:
+        assert not broken(state)
+
+    names = [n for n in ours.logs[1] if n.startswith('distill.')]
+    assert len(names) == 11 + 1 + 3  # terms, FRSKD, MixSKD
+    for name in names:
+        assert f'{name} is nan in iteration 2' in text
+    assert 'in iteration 1' not in text and 'in iteration 3' not in text
+    for log in ours.logs[2:]:
+        assert all(value == value for value in log.values())
+
+
+@pytest.mark.parametrize('teacher', [
+    dict(type='EMATeacher'), dict(type='SnapshotTeacher', interval=1)])
+def test_a_teacher_that_follows_is_not_poisoned(tiny, tmp_path, teacher):
+    """The student trains on its batch statistics, so the run goes on.
+
+    The running ones, with which the teacher sees, are lost in the student.
+    """
+    hook = dict(
+        type='mmselfkd.DistillHook', teacher=teacher,
+        losses=dict(loss_kd=dict(type='KDLoss', source='logits')))
+    _, watch = train(tiny, tmp_path, hook, 'bfloat16', [Poison()], iters=4)
+    assert broken(watch.students[-1])
+    for log in watch.logs[2:]:
+        assert 0 < log['distill.loss_kd'] < 1
+    assert watch.scales[-1] == SCALE / 2
+    for state in watch.extras:
+        assert not broken(state)
+
+
 def test_without_a_scaler_it_is_as_in_a_plain_run(tiny, tmp_path):
     """Nothing skips the step there either; the discriminators stay whole."""
     _, ours = train(tiny, tmp_path / 'a', every(tiny), None, [Poison()],

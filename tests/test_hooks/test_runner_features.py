@@ -211,6 +211,26 @@ def test_paramwise_settings_reach_ours_by_name_and_kind(tiny, tmp_path):
     assert kinds == {True, False}
 
 
+def test_learning_rates_are_those_of_the_plain_run(tiny, tmp_path):
+    """Scaled to the batch once, and scheduled, though built anew."""
+    def edit(cfg):
+        cfg.auto_scale_lr = dict(enable=True, base_batch_size=8)
+
+    seen = []
+
+    class Look(Hook):
+
+        def after_train_iter(self, runner, batch_idx, data_batch=None,
+                             outputs=None):
+            group, = runner.optim_wrapper.optimizer.param_groups
+            seen.append(group['lr'])
+
+    for name, hook in (('a', both(tiny)), ('b', None)):
+        train(tiny, tmp_path / name, hook, Look(), edit=edit, iters=3)
+    assert seen[:3] == seen[3:]
+    assert seen[0] == 0.01 * 2 / 8 and seen[2] < seen[1] < seen[0]
+
+
 class TwoOptimizers(EncoderDecoder):
     """A model that steps several optimizers itself, as mmengine asks for."""
 

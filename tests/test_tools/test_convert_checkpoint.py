@@ -9,12 +9,13 @@ import convert_checkpoint
 import numpy as np
 import pytest
 import torch
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 SAVED = torch.serialization.get_unsafe_globals_in_checkpoint
 # what lies beside the student, by format: names and how they are reported
-RAZOR = ('teacher.neck.w', 'distiller.connectors.a.w', 'data_preprocessor.m')
+RAZOR = ('teacher.neck.w', 'distiller.connectors.a.w', 'data_preprocessor.m',
+         'val_data_preprocessor.m')
 RAZOR_RC = ('teacher.neck.w', 'connectors.a.w', 'distill_losses.kd.w')
 DATA_FREE = ('teachers.a.w', 'generator.w', 'generator_distiller.x.w')
 RAZOR_0 = ('distiller.teacher.neck.w', 'distiller.align_modules.a.w',
@@ -112,12 +113,10 @@ def same(weights, expected):
         assert weights[name].numpy().tobytes() == value.numpy().tobytes()
 
 
-@pytest.mark.parametrize('module', ['', 'module.'])
 @pytest.mark.parametrize('name, prefix, beside', LAYOUTS)
-def test_formats(model, student, source, convert, name, prefix, beside,
-                 module):
+def test_formats(model, student, source, convert, name, prefix, beside):
     """Also the versions of the modules, which some heads look at."""
-    state = wrap(wrap(student, prefix, beside), module)
+    state = wrap(student, prefix, beside)
     checkpoint, out = convert(source(dict(meta={}, state_dict=state)))
     assert list(checkpoint) == ['meta', 'state_dict']
     weights = checkpoint['state_dict']
@@ -139,6 +138,13 @@ def test_formats(model, student, source, convert, name, prefix, beside,
     assert '  EMAHook ran' not in out
 
 
+def test_saved_from_inside_a_wrapper(student, source, convert):
+    state = wrap(wrap(student, 'student.', MGD), 'module.')
+    weights = convert(source(dict(state_dict=state)))[0]['state_dict']
+    same(weights, student)
+    assert weights._metadata == student._metadata
+
+
 def test_the_prefix_goes_once(source, convert):
     """Wherever else it stands in a name, it stays; views stay what they are.
 
@@ -152,9 +158,10 @@ def test_the_prefix_goes_once(source, convert):
 
 
 def test_bare_weights(student, source, convert):
-    checkpoint, _ = convert(source(dict(wrap(student, 'student.', MGD))))
+    checkpoint, out = convert(source(dict(wrap(student, 'student.', MGD))))
     same(checkpoint['state_dict'], student)
     assert checkpoint['meta'] == {}
+    assert out.count('dropped') == 1  # of weights, not of entries
     assert not hasattr(checkpoint['state_dict'], '_metadata')
 
 
@@ -181,6 +188,11 @@ def test_meta(source, convert):
     assert type(checkpoint['meta']['hook_msgs']['best']) is float
     assert ('  dropped: amp, meta.big, meta.hook_msgs.other, optimizer\n'
             in out)
+
+
+def test_what_only_looks_like_plain_data():
+    kept = convert_checkpoint.plain(torch.__version__)
+    assert kept == torch.__version__ and type(kept) is str
 
 
 @pytest.mark.parametrize('core', [b'core', b'_core'])
@@ -279,9 +291,9 @@ class Attack:
 
 
 @pytest.mark.parametrize('zipped', [True, False])
-@pytest.mark.parametrize('where', ['meta', 'optimizer', 'state_dict'])
-@pytest.mark.parametrize('function, named', [
-    (os.mkdir, 'posix.mkdir'), (eval, 'eval'), (open, 'io.open')])
+@pytest.mark.parametrize('where, function, named', [
+    ('meta', os.mkdir, f'{os.mkdir.__module__}.mkdir'),
+    ('optimizer', eval, 'eval'), ('state_dict', open, 'io.open')])
 def test_nothing_is_executed(tmp_path, source, refused, convert, zipped,
                              where, function, named):
     """The attack works, where one asks for it."""
@@ -496,8 +508,10 @@ def test_refused_configs(tmp_path, source, refused, content, message):
 
 
 def test_config_by_its_name(refused, source):
-    refused(source({'student.w': torch.ones(1)}), 'does not fit', '--config',
-            'mmseg::fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py')
+    name = 'mmseg::fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py'
+    path = source({'student.w': torch.ones(1)})
+    with DefaultScope.overwrite_default_scope('mmengine'):
+        refused(path, 'does not fit', '--config', name)
 
 
 def test_command_line(root, tmp_path, student, source):
