@@ -1,5 +1,6 @@
 """What every teacher is to the hook."""
 import copy
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Iterable, List, Optional
 
@@ -51,7 +52,7 @@ class Lesson:
     label: Optional[torch.Tensor] = None
 
 
-class Teacher:
+class Teacher(ABC):
     """The calls of the hook, in their order.
 
     ``request`` for every source, ``fit`` and ``rehearse`` before training;
@@ -77,9 +78,9 @@ class Teacher:
         self.key = key
         self.student_sources: List[str] = []
 
+    @abstractmethod
     def request(self, source: str, key: str) -> None:
         """A loss, at ``key`` of the config, looks at ``source``."""
-        raise NotImplementedError
 
     def fit(self, step: Step) -> None:
         """Fit to the student, as one rehearsed step shows it."""
@@ -112,9 +113,9 @@ class Teacher:
     def start(self, student: nn.Module) -> None:
         """The student has its weights, training begins."""
 
+    @abstractmethod
     def teach(self, step: Step, sources: Optional[Iterable[str]]) -> Lesson:
         """The lesson of this iteration; ``sources=None`` means all."""
-        raise NotImplementedError
 
     def follow(self, student: nn.Module, iterations: int,
                epoch_length: int) -> None:
@@ -130,6 +131,6 @@ class Teacher:
     def load_state_dict(self, state: Dict[str, Any]) -> None:
         """The inverse of :meth:`state_dict`, before :meth:`start`."""
 
+    @abstractmethod
     def describe(self) -> str:
         """One line for the log at the start."""
-        raise NotImplementedError
