@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from torch import nn
 
 
 @contextmanager
@@ -18,3 +19,14 @@ def preserved():
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
+
+
+@torch.no_grad()
+def tame(model: nn.Module) -> None:
+    """Bound parameters that nobody has initialised yet.
+
+    Some modules leave that to ``init_weights``; until then these hold
+    whatever the memory held, NaN included.
+    """
+    for parameter in model.parameters():
+        parameter.nan_to_num_(nan=0.0).clamp_(-10, 10)

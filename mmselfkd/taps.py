@@ -3,10 +3,19 @@
 A source is a dotted module path (``decode_head.conv_seg``), with ``[i]`` to
 pick one of several outputs (``backbone[3]``), or an alias:
 
-- ``logits``: the class scores of the main head before any resize, that is
-  the output of its ``conv_seg``;
-- ``features``: what enters that classifier, in front of its dropout (the PSP
-  output, the ASPP output, the fused map of an FPN or SegFormer head).
+- ``logits``: the class scores of the main head before any resize: the output
+  of ``conv_seg`` of a segmentor; of the class layer of a dense detection
+  head, one level for each level of the neck; of the last stage of an RoI
+  head, for the RoIs that the student samples; of the last decoder layer of a
+  DETR, for its queries;
+- ``features``: in a segmentor or depth estimator what enters that classifier,
+  in front of its dropout (the PSP output, the ASPP output, the fused map of
+  an FPN or SegFormer head); in a detector what enters its head, the levels of
+  the neck;
+- ``pyramid``: the levels of a detector's neck, the stages of the backbone of
+  another model;
+- ``boxes``: what the box layer of a dense or RoI head gives;
+- ``depth``: what a depth estimator's ``conv_depth`` gives.
 
 What a tap gives is a list of tensors, the levels:
 
@@ -16,6 +25,9 @@ What a tap gives is a list of tensors, the levels:
   levels of an FPN) gives the levels of its runs in their order;
 - ``[i]`` picks from what the module returned, or from its runs where there
   are several; ``[i][j]`` goes on inside;
+- a module list gives the runs of its members in their order;
+- tokens (N, L, C) become a map (N, C, L, 1), vectors (R, C) of RoIs one of
+  (R, C, 1, 1);
 - only runs within the model's own forward count: what activation
   checkpointing runs again in the backward pass does not.
 """
@@ -25,7 +37,8 @@ from typing import Any, Callable, List, Optional, Tuple
 import torch
 from torch import nn
 
-from .errors import ConfigError, nearest
+from .errors import ConfigError
+from .heads import Place, find_place
 
 _SOURCE = re.compile(r'^(?P<path>[^\[\]]+)(?P<index>(\[-?\d+\])*)$')
 
@@ -50,14 +63,16 @@ class Tap:
         self.runs: List[Tuple[Any, Any]] = []
         self.is_open = False
         self.on_run: Callable[[], None] = _nothing
-        module, self._indices, takes_input = _resolve(model, source, key)
-        if takes_input:
-            self._handle = module.register_forward_pre_hook(self._see_input)
-        else:
-            self._handle = module.register_forward_hook(self._see_output)
+        self.place, self._indices = _resolve(model, source, key)
+        takes_input = self.place.argument is not None
+        self._handles = [
+            module.register_forward_pre_hook(self._see_input) if takes_input
+            else module.register_forward_hook(self._see_output)
+            for module in self.place.modules
+        ]
 
     def _see_input(self, module: nn.Module, args: Tuple) -> None:
-        self._see(args[0])
+        self._see(args[self.place.argument])
 
     def _see_output(self, module: nn.Module, args: Tuple, out: Any) -> None:
         self._see(out)
@@ -83,7 +98,8 @@ class Tap:
         """Take the torch hook off the model."""
         self.close()
         self.runs = []
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
 
     @property
     def is_satisfied(self) -> bool:
@@ -103,13 +119,15 @@ class Tap:
         if not runs:
             raise ConfigError(
                 f'{where}: the module did not run in the forward pass. '
-                'mmseg calls the `forward` of a decode head directly, so a '
+                'The hosts call the `forward` of a head directly, so a '
                 'head itself cannot be tapped: tap a module inside it, such '
                 'as `decode_head.conv_seg`, or use the alias '
                 "'logits' or 'features'")
         self.changed = any(
             _versions(run) != versions for run, versions in runs)
         value = runs[0][0] if len(runs) == 1 else [run for run, _ in runs]
+        if self.place.queries:
+            value = self._of_queries(runs[-1][0])
         for index in self._indices:
             if isinstance(value, dict):
                 value = list(value.values())
@@ -129,7 +147,16 @@ class Tap:
             if not level.is_floating_point():
                 raise ConfigError(f'{where}: gives {level.dtype} values; a '
                                   'loss needs floating point')
-        return levels
+        if self.place.is_raw:
+            return levels
+        if any(level.dim() != 4 for level in levels):
+            self.place.is_map = False
+        return [_as_map(level) for level in levels]
+
+    def _of_queries(self, value: torch.Tensor) -> torch.Tensor:
+        """Of the last decoder layer, without queries made from labels."""
+        last = value[-1] if value.dim() == 4 else value
+        return last[:, -self.place.queries:]
 
 
 def _nothing() -> None:
@@ -137,51 +164,22 @@ def _nothing() -> None:
 
 
 def _resolve(model: nn.Module, source: str,
-             key: str) -> Tuple[nn.Module, Tuple[int, ...], bool]:
-    """The module to hook, the indices, and whether its input is meant."""
+             key: str) -> Tuple[Place, Tuple[int, ...]]:
+    """Where to look, and the indices."""
     match = _SOURCE.match(source) if isinstance(source, str) else None
     if match is None:
         raise ConfigError(
             f'{key} = {source!r}: a source is a dotted module path with '
             "optional [i], such as 'backbone[3]', or 'logits' or 'features'")
-    path = match['path']
     indices = tuple(int(i) for i in re.findall(r'-?\d+', match['index']))
-    if path in ('logits', 'features'):
-        head = main_head(model, source, key)
-        if path == 'logits':
-            return head.conv_seg, indices, False
-        dropout = getattr(head, 'dropout', None)
-        return (head.conv_seg if dropout is None else dropout), indices, True
-    modules = dict(model.named_modules())
-    if path not in modules or path == '':
-        raise ConfigError(
-            f'{key} = {source!r}: {type(model).__name__} has no module '
-            f'{path!r}' + nearest(path, [*modules, 'logits', 'features']))
-    return modules[path], indices, False
+    return find_place(model, match['path'], source, key), indices
 
 
-def main_head(model: nn.Module, source: str, key: str) -> nn.Module:
-    """The head whose class scores ``logits`` stands for.
-
-    Args:
-        model (nn.Module): The unwrapped model.
-        source (str): Who asks, for the error.
-        key (str): Where that stands in the config, for the error.
-
-    Raises:
-        ConfigError: The model has no such head.
-    """
-    head = getattr(model, 'decode_head', None)
-    if isinstance(head, nn.ModuleList):  # cascade: the last one decides
-        head = head[-1]
-    if isinstance(getattr(head, 'conv_seg', None), nn.Module):
-        return head
-    name = type(model if head is None else head).__name__
-    raise ConfigError(
-        f'{key} = {source!r}: {name} has no `decode_head.conv_seg`, which '
-        'this alias stands for; name the module instead, one of '
-        f'{[n for n, _ in (head or model).named_children()]} below '
-        f'{"the model" if head is None else "decode_head"}')
+def _as_map(level: torch.Tensor) -> torch.Tensor:
+    """Tokens and vectors as maps."""
+    if level.dim() == 3:
+        return level.transpose(1, 2)[..., None]
+    return level[:, :, None, None] if level.dim() == 2 else level
 
 
 def _flatten(value: Any):

@@ -1,14 +1,18 @@
 """One entry of a hook's ``losses``: where to look, what to compare."""
 import copy
+import inspect
 import math
 from numbers import Real
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import torch
 from torch import nn
 
-from .adapters import build_adapters, resize_like
+from .adapters import (build_adapters, match_queries, resize_like,
+                       split_anchors)
+from .areas import Areas
 from .errors import ConfigError, nearest
+from .heads import Scores
 from .registry import MODELS, SCHEDULES, build_part
 
 Levels = List[torch.Tensor]
@@ -21,7 +25,8 @@ class Term:
 
     Args:
         name (str): The key in ``losses``; logged as ``distill.<name>``.
-        cfg (dict): ``source``, ``loss_weight``, ``schedule`` and the loss.
+        cfg (dict): ``source``, ``loss_weight``, ``schedule``, ``foreground``
+            and the loss.
         key (str): Where ``cfg`` stands in the config, for the errors.
         teachers (Sequence[str]): Names of the teachers there are.
 
@@ -50,11 +55,21 @@ class Term:
         schedule = cfg.pop('schedule', None)
         self.schedule = None if schedule is None else build_part(
             schedule, SCHEDULES, f'{key}.schedule')
+        self.foreground = _checked_share(
+            cfg.pop('foreground', None), f'{key}.foreground')
         self.loss: nn.Module = build_part(cfg, MODELS, key)
+        self._takes_weight = 'weight' in inspect.signature(
+            self.loss.forward).parameters
+        if self.foreground is not None and not self._takes_weight:
+            raise ConfigError(
+                f'{key}.foreground = {self.foreground!r}: '
+                f'{type(self.loss).__name__} takes no weight of positions')
         self.student_sources, self.teacher_sources = _parse_source(
             source, f'{key}.source', teachers)
         self.adapters = nn.ModuleList()
         self.judges = nn.ModuleList()  # a copy of the loss for each level
+        self.scores: Optional[Scores] = None  # how class scores are read
+        self.is_map = True  # maps of the image, not of RoIs or queries
 
     @property
     def teachers(self) -> List[str]:
@@ -70,29 +85,42 @@ class Term:
         """The weight in this iteration; at 0 the term costs nothing."""
         return self.loss_weight * factor_at(self.schedule, iteration, epoch)
 
-    def fit(self, student: Levels, teacher: Levels, image: torch.Tensor
-            ) -> None:
+    def fit(self, student: Levels, teacher: Levels, image: torch.Tensor,
+            scores: Optional[Scores] = None, is_map: bool = True,
+            same_strides: bool = False) -> None:
         """Check one rehearsed pair of levels and build what it needs.
 
         Args:
             student (list[Tensor]): The student's levels (N, C, H, W).
             teacher (list[Tensor]): The teacher's levels.
             image (Tensor): The student's input (N, 3, H, W).
+            scores (Scores, optional): How to read the student's class scores,
+                where it looks at such.
+            is_map (bool): Whether the levels are maps of the image.
+            same_strides (bool): Whether several levels must come in the same
+                sizes: a detector assigns objects to them by size.
 
         Raises:
-            ConfigError: Levels, dimensions or classes that do not agree.
+            ConfigError: Levels, dimensions, sizes or classes that do not
+                agree, or an option that the levels cannot have.
         """
         where = f'{self.key}.source'
         for level in [*student, *teacher]:
             if level.dim() != 4:
                 raise ConfigError(f'{where}: maps (N, C, H, W) are needed, '
                                   f'got {_shapes([level])}')
+        self.scores, self.is_map = scores, is_map
         pairs = self._pairs(student, teacher)
         kind = getattr(self.loss, 'channels', 'adapt')
+        sizes = getattr(self.loss, 'sizes', 'equal')
+        if same_strides and sizes == 'equal' and len(pairs) > 1:
+            self._check_strides(pairs)
         if kind == 'adapt':
             self.adapters = build_adapters(pairs)
         elif kind == 'classes':
             self._check_classes(pairs)
+        if not is_map:
+            self._check_off_map(pairs)
         if self.is_adversarial:
             self.judges = nn.ModuleList(
                 copy.deepcopy(self.loss) for _ in pairs)
@@ -117,38 +145,109 @@ class Term:
             raise ConfigError(f'{where}: gives no level at all')
         return list(zip(student, teacher))
 
+    def _check_strides(self, pairs: Pairs) -> None:
+        for s, t in pairs:
+            if any(max(a, b) > 1.5 * min(a, b) + 1
+                   for a, b in zip(s.shape[2:], t.shape[2:])):
+                raise ConfigError(
+                    f'{self.key}.source: the levels have other strides in '
+                    'student and teacher: sizes '
+                    f'{[tuple(x.shape[2:]) for x, _ in pairs]} and '
+                    f'{[tuple(x.shape[2:]) for _, x in pairs]}; pick those '
+                    "of equal size, such as dict(student=['neck[0]'], "
+                    "teacher=['neck[1]'])")
+
     def _check_classes(self, pairs: Pairs) -> None:
         name = type(self.loss).__name__
+        is_sigmoid = self.scores is not None and self.scores.is_sigmoid
+        if getattr(self.loss, 'activation', '') is None:
+            self.loss.activation = 'sigmoid' if is_sigmoid else 'softmax'
         for s, t in pairs:
             if s.shape[1] != t.shape[1]:
                 raise ConfigError(
                     f'{self.key}: {name} compares class scores, but the '
                     f'student has {s.shape[1]} classes and the teacher '
-                    f'{t.shape[1]}; use a teacher of the same classes or a '
-                    'loss on features')
-            if s.shape[1] == 1 and not self.is_adversarial:
+                    f'{t.shape[1]} (times anchors, in a dense detection '
+                    'head); use a teacher of the same classes and anchors or '
+                    "a loss on features, such as source='features'")
+            if (s.shape[1] == 1 and not self.is_adversarial
+                    and getattr(self.loss, 'activation', '') != 'sigmoid'):
                 raise ConfigError(
                     f'{self.key}: {name} takes a softmax over the classes, '
                     'which is constant for the one channel here; use two '
                     'output channels or a loss on features')
 
-    def aligned(self, student: Levels, teacher: Levels) -> Pairs:
+    def _check_off_map(self, pairs: Pairs) -> None:
+        """RoIs and queries have no place in the image."""
+        for option, is_used in (
+                ('foreground', self.foreground is not None),
+                ('adjust', getattr(self.loss, 'adjust', None) is not None),
+                ('conditional', getattr(self.loss, 'needs_image', False))):
+            if is_used:
+                raise ConfigError(
+                    f'{self.key}.{option}: needs maps of the image, but the '
+                    'source gives RoIs or queries '
+                    f"({_shapes(s for s, _ in pairs)}); use 'neck' or the "
+                    "class scores of a dense head")
+
+        has_positions = any(s.shape[2] * s.shape[3] > 1 for s, _ in pairs)
+        if not has_positions and not hasattr(self.loss, 'activation'):
+            raise ConfigError(
+                f'{self.key}: {type(self.loss).__name__} compares positions, '
+                'but the source gives one vector for each RoI '
+                f"({_shapes(s for s, _ in pairs)}); use 'neck' or KDLoss")
+
+    def aligned(self, student: Levels, teacher: Levels,
+                areas: Areas) -> Pairs:
         """The pairs of levels as the loss sees them."""
         pairs = self._pairs(student, teacher)
         if getattr(self.loss, 'sizes', 'equal') == 'any':
             return pairs
+        if self.scores is not None and self.scores.queries:
+            pairs = [(s, match_queries(s, t, self.scores.is_sigmoid))
+                     for s, t in pairs]
         adapters = self.adapters or [nn.Identity()] * len(pairs)
-        return [(adapt(s), resize_like(t, s))
-                for adapt, (s, t) in zip(adapters, pairs)]
+        pairs = [(adapt(s), resize_like(t, s))
+                 for adapt, (s, t) in zip(adapters, pairs)]
+        if not self._takes_weight and self.is_map and areas.is_padded:
+            pairs = [(_cut(s, areas), _cut(t, areas)) for s, t in pairs]
+        anchors = self._anchors(pairs[0][0])
+        if anchors > 1:
+            pairs = [(split_anchors(s, anchors), split_anchors(t, anchors))
+                     for s, t in pairs]
+        return pairs
+
+    def _anchors(self, level: torch.Tensor) -> int:
+        """How many class maps of each image a loss on class scores sees."""
+        if (self.scores is None or not self.scores.classes
+                or self.is_adversarial
+                or getattr(self.loss, 'channels', '') != 'classes'):
+            return 1
+        return max(level.shape[1] // self.scores.classes, 1)
 
     def value(self, pairs: Pairs, label: Optional[torch.Tensor],
-              image: torch.Tensor) -> torch.Tensor:
+              image: torch.Tensor, areas: Areas) -> torch.Tensor:
         """The unweighted loss, summed over the pairs of levels."""
-        extra = {'image': image} if getattr(self.loss, 'needs_image',
-                                            False) else {}
         losses = self.judges or [self.loss] * len(pairs)
-        return sum(loss(s, t, label, **extra)
-                   for loss, (s, t) in zip(losses, pairs))
+        total = 0
+        for loss, (s, t) in zip(losses, pairs):
+            if not s.numel():  # no RoI at all
+                total = total + s.sum()
+                continue
+            extra = {}
+            if getattr(self.loss, 'needs_image', False):
+                extra['image'] = image
+            anchors = len(s) // len(image) if self.is_map else 1
+            if self._takes_weight and self.is_map:
+                weight = areas.weight(s.shape[2:], self.foreground)
+                if weight is not None:
+                    extra['weight'] = weight.repeat_interleave(anchors, 0)
+            if label is not None and anchors > 1:
+                total = total + loss(
+                    s, t, label.repeat_interleave(anchors, 0), **extra)
+            else:
+                total = total + loss(s, t, label, **extra)
+        return total
 
     def zero(self, device: torch.device) -> torch.Tensor:
         """An exact 0 that reaches the adapters, so that DDP misses none."""
@@ -186,6 +285,17 @@ def _checked_weight(value: Any, key: str) -> float:
             or not math.isfinite(value) or value < 0):
         raise ConfigError(f'{key} = {value!r}: a finite number >= 0 is '
                           'needed')
+    return float(value)
+
+
+def _checked_share(value: Any, key: str) -> Optional[float]:
+    if value is None:
+        return None
+    if (isinstance(value, bool) or not isinstance(value, Real)
+            or not 0 <= value <= 1):
+        raise ConfigError(f'{key} = {value!r}: the share of the objects in '
+                          'the weight of the positions; a number from 0 to 1 '
+                          'is needed, 0.5 for equal weight')
     return float(value)
 
 
@@ -244,7 +354,11 @@ def as_list(source: Any, key: str) -> List[str]:
     return list(items)
 
 
-def _shapes(levels: Sequence[torch.Tensor]) -> str:
+def _cut(level: torch.Tensor, areas: Areas) -> torch.Tensor:
+    return level * areas.weight(level.shape[2:])
+
+
+def _shapes(levels: Iterable[torch.Tensor]) -> str:
     return ', '.join(str(tuple(level.shape)) for level in levels)
 
 

@@ -8,8 +8,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop
 from torch import nn
 
-from ..errors import ConfigError, nearest
 from ..adapters import resize_like
+from ..errors import ConfigError, nearest
 from ..registry import SCHEDULES, TEACHERS, build_part, register_hook
 from ..taps import Tap
 from ..teachers.teacher import Step, Teacher
@@ -277,10 +277,11 @@ class DistillHook(Hook):
             ours = gather(term.student_sources, levels)
             if not any(level.requires_grad for level in ours):
                 self._monitor.idle(term.name)
-            pairs = term.aligned(ours, gather(term.teacher_sources, levels))
-            label = label_for(term, step.samples, lessons)
+            pairs = term.aligned(
+                ours, gather(term.teacher_sources, levels), step.areas)
+            label = label_for(term, step.areas, lessons)
             losses[f'distill.{term.name}'] = weight * term.value(
-                pairs, label, step.inputs)
+                pairs, label, step.inputs, step.areas)
             compared[term] = pairs[0]
             if term.is_adversarial:
                 self.adversaries[term.name].see(pairs, step.inputs)

@@ -16,7 +16,8 @@ class FRSKDHook(DistillHook):
         L = L_{task}(z_s, y) + L_{task}(z_t, y) + \alpha L_{KD} + \beta L_F
 
     A :class:`~mmselfkd.teachers.SelfTeacher` (BiFPN and a head of its own)
-    refines the student's levels and learns the task, and by that loss, whose
+    refines the student's levels (the stages of the backbone, in a detector
+    the levels of its neck) and learns the task, and by that loss, whose
     input is not detached, trains the student too. ``loss_at`` is
     :class:`~mmselfkd.losses.ATLoss` between the student's levels and the
     refined ones, weight 50; ``loss_kd`` is
@@ -25,7 +26,9 @@ class FRSKDHook(DistillHook):
     thirds of the run, then grow by an
     :class:`~mmselfkd.schedules.ExponentialRamp` (40 of 60 epochs in the
     official segmentation code, where the learning rate drops). The
-    self-teacher is gone from the saved student.
+    self-teacher is gone from the saved student. In a detector with two stages
+    ``loss_kd`` has to look elsewhere or go, as the RoIs of student and
+    self-teacher are not the same.
 
     ``teacher=dict(type='SelfTeacher', source='neck')`` refines the neck's
     levels instead; ``loss_at`` follows.
@@ -48,7 +51,7 @@ class FRSKDHook(DistillHook):
     preset = dict(
         loss_at=dict(
             type='ATLoss',
-            source=dict(student='backbone', teacher='neck'),
+            source=dict(student='pyramid', teacher='neck'),
             loss_weight=50.0,
             schedule=_RAMP),
         loss_kd=dict(

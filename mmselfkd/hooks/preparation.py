@@ -12,7 +12,9 @@ from mmengine.optim import OptimWrapperDict
 from torch import nn
 
 from .. import randomness
+from ..areas import Areas
 from ..errors import ConfigError, nearest
+from ..heads import is_detector, scores_of
 from ..taps import Tap
 from ..teachers.frozen import FrozenTeacher
 from ..teachers.teacher import Lesson, Step, Teacher
@@ -59,9 +61,11 @@ def rehearse(runner, student: nn.Module, terms: List[Term],
     for term in terms:
         for owner, source in term.student_sources + term.teacher_sources:
             if owner:
-                teachers[owner].request(source, f'{term.key}.source')
+                teachers[owner].request(
+                    source, f'{term.key}.source', student)
     with randomness.preserved():
         twin = copy.deepcopy(student).train()
+        randomness.tame(twin)
         inputs, samples = _two_samples(runner, twin)
         taps = tap_student(twin, terms, teachers)
         step = Step(
@@ -79,10 +83,16 @@ def rehearse(runner, student: nn.Module, terms: List[Term],
         for term in terms:
             ours = gather(term.student_sources, levels)
             theirs = gather(term.teacher_sources, levels)
-            term.fit(ours, theirs, inputs)
+            seen = [taps[s].place for o, s in term.student_sources if not o]
+            term.fit(
+                ours, theirs, inputs,
+                scores=scores_of(twin, seen[0]) if seen else None,
+                is_map=all(place.is_map for place in seen),
+                same_strides=is_detector(student))
             try:
-                term.value(term.aligned(ours, theirs),
-                           label_for(term, samples, lessons), inputs)
+                term.value(term.aligned(ours, theirs, step.areas),
+                           label_for(term, step.areas, lessons), inputs,
+                           step.areas)
             except (ValueError, TypeError) as error:
                 raise ConfigError(f'{term.key}: {error}') from error
             result.rows.append(_row(term, ours, theirs))
@@ -132,15 +142,15 @@ def all_levels(step: Step, lessons: Dict[str, Lesson]
     return levels
 
 
-def label_for(term: Term, samples: Any,
+def label_for(term: Term, areas: Areas,
               lessons: Dict[str, Lesson]) -> Optional[torch.Tensor]:
     """The class maps that go with the levels of ``term``, if it asks."""
-    if not getattr(term.loss, 'needs_label', False):
+    if not getattr(term.loss, 'needs_label', False) or not term.is_map:
         return None
     for owner in term.teachers:
         if lessons[owner].label is not None:
             return lessons[owner].label
-    return labels_of(samples)
+    return areas.label()
 
 
 def inherited(student: nn.Module, teacher: Teacher, module: str,
@@ -255,15 +265,9 @@ def optim_wrappers(runner):
                 else [wrapper])
 
 
-def labels_of(samples: Any) -> Optional[torch.Tensor]:
-    """The class maps (N, H, W) of a segmentation batch, None for others."""
-    if not samples or not all('gt_sem_seg' in sample for sample in samples):
-        return None
-    return torch.stack([s.gt_sem_seg.data.squeeze(0) for s in samples])
-
-
 def _two_samples(runner, student: nn.Module) -> Tuple[torch.Tensor, Any]:
     """A batch of two training samples, preprocessed for the student."""
+    runner.message_hub.update_info('iter', runner.iter)  # YOLOX asks for it
     loader = runner.train_dataloader
     items = [loader.dataset[i % len(loader.dataset)] for i in range(2)]
     data = student.data_preprocessor(loader.collate_fn(items), True)

@@ -3,12 +3,15 @@
 A loss knows no model. The contract between a loss and the hook that calls it
 is this and no more:
 
-- ``loss(student, teacher, label=None)`` returns a scalar tensor. ``student``
+- ``loss(student, teacher, label=None, weight=None)`` returns a scalar tensor. ``student``
   and ``teacher`` are maps of equal N, H and W; the teacher is detached inside
   (MixSKD's losses are mutual: both sides are the student's), and the
   arithmetic is in float32 or better under autocast too. The value does not
   depend on the batch size or the size of the map; where a published form
   does, the docstring says how.
+- ``weight`` (optional), (N, 1, H, W), says how much a position counts; what
+  weighs 0, such as padding, takes no part. A loss without that argument gets
+  maps that are 0 in the padding.
 - ``channels`` (class attribute) says what the channels of the two maps must
   be: ``'classes'``: logits of the same classes; ``'adapt'``: features with
   equal channels, which a 1x1 convolution on the student's side provides where
@@ -17,6 +20,8 @@ is this and no more:
   resize the teacher's map to the student's.
 - ``pairs(student, teacher)`` (optional): which of the student's levels is
   compared with which of the teacher's; by default each with its like.
+- ``activation`` (optional): None until the hook puts ``'softmax'`` or
+  ``'sigmoid'`` there, as the student's head has it.
 - ``needs_label`` (optional, default False): the loss makes use of ``label``,
   the integer class map of the batch in its own size.
 - ``needs_image`` (optional, default False): the loss is to be called with

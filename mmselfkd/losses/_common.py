@@ -77,26 +77,65 @@ def full_precision(student, teacher):
     return student.to(dtype), teacher.detach().to(dtype)
 
 
-def mean_over(values, valid):
-    """Mean of the ``valid`` values, over all ranks of a distributed run.
+def mean_over(values, weight):
+    """Weighted mean of the values, over all ranks of a distributed run.
 
     DDP averages the gradients of the ranks, so a rank divides by the mean
-    number of valid values of a rank: then every valid pixel of all ranks
-    weighs the same, however they are distributed. Ranks must call this alike.
+    total weight of a rank: then a value of some weight counts the same on
+    every rank. Ranks must call this alike.
 
     Args:
         values (Tensor): any shape.
-        valid (Tensor): mask of the same shape.
+        weight (Tensor): weights of the same shape, 0 or more; or a mask.
 
     Returns:
-        Tensor: scalar, exactly 0 where nothing is valid.
+        Tensor: scalar, exactly 0 where no weight is above 0.
     """
-    count, world = valid.sum().to(values), 1
+    weight = weight.to(values)
+    total = weight.sum()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        world = torch.distributed.get_world_size()
-        torch.distributed.all_reduce(count)
-        count = count / world
-    return values.masked_fill(~valid, 0).sum() / count.clamp(min=1 / world)
+        torch.distributed.all_reduce(total)
+        total = total / torch.distributed.get_world_size()
+    values = values.masked_fill(weight == 0, 0) * weight
+    return values.sum() / total.where(total > 0, 1)
+
+
+def check_weight(weight, maps):
+    """The weights of positions in the type of the maps, each image's sum 1.
+
+    Args:
+        weight (Tensor, optional): (N, 1, H, W), 0 or more; an image of weight
+            0 keeps it.
+        maps (Tensor): what is weighted, (N, C, H, W).
+
+    Returns:
+        Tensor | None: (N, 1, H, W), None where ``weight`` is.
+    """
+    if weight is None:
+        return None
+    shape = (len(maps), 1, *maps.shape[2:])
+    if weight.shape != shape:
+        raise ValueError(f'weight must have shape {shape}, but got '
+                         f'{tuple(weight.shape)}')
+    weight = weight.detach().to(maps)
+    total = weight.sum((1, 2, 3), keepdim=True)
+    return weight / total.where(total > 0, 1)
+
+
+def masked_mean(maps, axes, mask):
+    """Mean over ``axes``, kept, of where the ``mask`` (N, 1, H, W) is set."""
+    if mask is None:
+        return maps.mean(axes, keepdim=True)
+    count = mask.expand_as(maps).sum(axes, keepdim=True).clamp(min=1)
+    return maps.masked_fill(~mask, 0).sum(axes, keepdim=True) / count
+
+
+def weighted_mean(values, weight):
+    """Mean of values (N, C, H, W) by weights whose sum is 1 in an image."""
+    if weight is None:
+        return values.mean()
+    return (values.masked_fill(weight == 0, 0) * weight).sum(
+        (2, 3)).mean()
 
 
 def resize_label(label, logits):

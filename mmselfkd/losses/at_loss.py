@@ -5,7 +5,8 @@ from typing import Optional
 
 from torch import Tensor, nn
 
-from ._common import autocast_off, check_choice, check_maps, full_precision
+from ._common import (autocast_off, check_choice, check_maps, check_weight,
+                      full_precision, weighted_mean)
 
 REDUCTIONS = ('mean', 'sum')
 EPS = 1e-12
@@ -15,7 +16,8 @@ def at_loss(student: Tensor,
             teacher: Tensor,
             label: Optional[Tensor] = None,
             p: float = 2,
-            reduction: str = 'mean') -> Tensor:
+            reduction: str = 'mean',
+            weight: Optional[Tensor] = None) -> Tensor:
     r"""Squared difference of the normalised attention maps.
 
     .. math::
@@ -38,6 +40,10 @@ def at_loss(student: Tensor,
     quarter) and needs r times the weight. FRSKD's weights of 50 to 100
     belong to 'mean'.
 
+    With ``weight`` the attention of what weighs 0 is 0, and the mean over
+    the positions is the weighted one; 'sum' is that times the number of
+    positions that weigh more than 0.
+
     Differs from the paper: FRSKD's formula, as third parties print it, is
     the norm of the difference, neither squared nor averaged; its code is the
     mean square, as here.
@@ -55,10 +61,14 @@ def at_loss(student: Tensor,
             the strongest positions count. Defaults to 2.
         reduction (str): 'mean' or 'sum' over the positions of an image.
             Defaults to 'mean'.
+        weight (Tensor, optional): of the positions, 0 or more; what weighs
+            0, such as padding, takes no part. None: all weigh the same.
+            Defaults to None.
 
     Shape:
         - student: (N, C_s, H, W).
         - teacher: (N, C_t, H, W).
+        - weight: (N, 1, H, W).
 
     Returns:
         Tensor: scalar, the mean over the images of the mean or the sum over
@@ -86,11 +96,17 @@ def at_loss(student: Tensor,
     _check_arguments(p, reduction)
     with autocast_off(student):
         student, teacher = full_precision(student, teacher)
+        weight = check_weight(weight, student)
+        if weight is not None:
+            student, teacher = (
+                x.masked_fill(weight == 0, 0) for x in (student, teacher))
         difference = _attention(student, p) - _attention(teacher, p)
         loss = difference.square()
-        if reduction == 'sum':
-            loss = loss.sum(dim=1)
-        return loss.mean()
+        if reduction == 'sum' and weight is not None:
+            loss = loss * (weight > 0).sum((1, 2, 3), keepdim=True)
+        elif reduction == 'sum':
+            loss = loss * loss[0].numel()
+        return weighted_mean(loss, weight)
 
 
 def _check_arguments(p, reduction):
@@ -102,13 +118,13 @@ def _check_arguments(p, reduction):
 
 
 def _attention(features, p):
-    """Attention maps of unit length (N, H * W)."""
+    """Attention maps of unit length (N, 1, H, W)."""
     features = features.abs()
     # the unit length takes the scale away again, its gradient too
     scale = features.detach().amax((1, 2, 3), keepdim=True)
     features = features / scale.clamp(min=EPS)
-    attention = features.pow(p).mean(dim=1).flatten(1)
-    length = attention.norm(dim=1, keepdim=True)
+    attention = features.pow(p).mean(dim=1, keepdim=True)
+    length = attention.norm(dim=(2, 3), keepdim=True)
     return attention / length.clamp(min=EPS)
 
 
@@ -141,6 +157,8 @@ class ATLoss(nn.Module):
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,
-                label: Optional[Tensor] = None) -> Tensor:
+                label: Optional[Tensor] = None,
+                weight: Optional[Tensor] = None) -> Tensor:
         """See :func:`at_loss`; the label is not used."""
-        return at_loss(student, teacher, label, self.p, self.reduction)
+        return at_loss(student, teacher, label, self.p, self.reduction,
+                       weight)

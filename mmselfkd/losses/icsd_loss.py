@@ -1,16 +1,18 @@
 """Inter-class similarity distillation."""
+import math
 from typing import Optional
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._common import (autocast_off, check_maps, check_positive,
+from ._common import (autocast_off, check_maps, check_positive, check_weight,
                       full_precision)
 
 
 def icsd_loss(student: Tensor,
               teacher: Tensor,
-              temperature: float = 1.0) -> Tensor:
+              temperature: float = 1.0,
+              weight: Optional[Tensor] = None) -> Tensor:
     r"""Squared difference of the divergences between the class maps.
 
     .. math::
@@ -25,6 +27,11 @@ def icsd_loss(student: Tensor,
     added to a class map has no effect. Cost: one matrix product of
     (K, H * W) and (H * W, K) per image and model, in float64, because the
     differences between two matrices are small beside their entries.
+
+    With ``weight`` the softmax and the divergence count a position as often
+    as it weighs: :math:`p_{n,i,m} \propto w_{n,m} \exp(z_{n,i,m})`, with
+    :math:`\log (p / w)` in place of :math:`\log p`. An image of weight 0
+    has the value 0.
 
     Differs from the paper: the text that was at hand leaves the order of the
     divergence, the temperature and one matrix per image or per batch open;
@@ -41,9 +48,13 @@ def icsd_loss(student: Tensor,
         student (Tensor): logits of the student.
         teacher (Tensor): logits of the teacher; detached here.
         temperature (float): divides both logits. Defaults to 1.0.
+        weight (Tensor, optional): of the positions, 0 or more; what weighs
+            0, such as padding, takes no part. None: all weigh the same.
+            Defaults to None.
 
     Shape:
         - student, teacher: (N, K, H, W).
+        - weight: (N, 1, H, W).
 
     Returns:
         Tensor: scalar, the mean over the images and over the K * K ordered
@@ -70,15 +81,27 @@ def icsd_loss(student: Tensor,
     check_positive('temperature', temperature)
     with autocast_off(student):
         student, teacher = full_precision(student, teacher)
-        difference = (_divergences(student, temperature)
-                      - _divergences(teacher, temperature))
+        weight = check_weight(weight, student)
+        difference = (_divergences(student, temperature, weight)
+                      - _divergences(teacher, temperature, weight))
         return difference.square().mean().to(student.dtype)
 
 
-def _divergences(logits, temperature):
+def _divergences(logits, temperature, weight):
     """KL(p_i || p_j) of all class maps (N, K, K)."""
-    log_p = F.log_softmax(logits.double().flatten(2) / temperature, dim=2)
-    p = log_p.exp()
+    logits = logits.double().flatten(2) / temperature
+    if weight is None:
+        log_p = F.log_softmax(logits, dim=2)
+        p = log_p.exp()
+    else:
+        weight = weight.double().flatten(2)
+        logits = logits.masked_fill(weight == 0, -math.inf)
+        peak = logits.detach().amax(dim=2, keepdim=True)
+        raw = (logits - peak.where(peak.isfinite(), 0)).exp() * weight
+        total = raw.sum(dim=2, keepdim=True)
+        total = total.where(total > 0, 1)
+        p = raw / total
+        log_p = (logits - peak - total.log()).masked_fill(weight == 0, 0)
     negative_entropy = (p * log_p).sum(dim=2, keepdim=True)
     return negative_entropy - p @ log_p.transpose(1, 2)
 
@@ -108,6 +131,7 @@ class ICSDLoss(nn.Module):
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,
-                label: Optional[Tensor] = None) -> Tensor:
+                label: Optional[Tensor] = None,
+                weight: Optional[Tensor] = None) -> Tensor:
         """See :func:`icsd_loss`; the label is not used."""
-        return icsd_loss(student, teacher, self.temperature)
+        return icsd_loss(student, teacher, self.temperature, weight)

@@ -1,16 +1,19 @@
 """Soft labels of the teacher, pixel by pixel."""
 from typing import Optional, Union
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._common import (autocast_off, check_integer_or_none, check_maps,
-                      check_positive, full_precision, mean_over, resize_label)
+from ._common import (autocast_off, check_choice, check_integer_or_none,
+                      check_maps, check_positive, check_weight,
+                      full_precision, mean_over, resize_label)
 from .ka_dtd import (CWSM, FLSW, LabelSmoothing, ProbabilityShift,
                      build_adjust, build_dynamic_temperature)
 
 Adjustment = Union[dict, ProbabilityShift, LabelSmoothing]
 DynamicTemperature = Union[dict, FLSW, CWSM]
+ACTIVATIONS = ('softmax', 'sigmoid')
 
 
 def kd_loss(student: Tensor,
@@ -19,8 +22,9 @@ def kd_loss(student: Tensor,
             temperature: float = 1.0,
             ignore_index: Optional[int] = 255,
             adjust: Optional[Adjustment] = None,
-            dynamic_temperature: Optional[DynamicTemperature] = None
-            ) -> Tensor:
+            dynamic_temperature: Optional[DynamicTemperature] = None,
+            activation: str = 'softmax',
+            weight: Optional[Tensor] = None) -> Tensor:
     r"""Kullback-Leibler divergence of the class scores at every pixel.
 
     .. math::
@@ -31,6 +35,16 @@ def kd_loss(student: Tensor,
     :math:`z_p` (K) are the logits of pixel :math:`p`, :math:`q_p` (K) its
     class probabilities, :math:`V` the set of valid pixels of the batch and
     :math:`T` the temperature.
+
+    With ``activation='sigmoid'`` the classes are so many yes-or-no questions,
+    as most detection heads ask them, and the divergence is the binary one,
+    summed over the classes:
+
+    .. math::
+        L = \frac{T^2}{|V|} \sum_{p \in V} \sum_{k=1}^{K}
+            q^t_{p,k} \log \frac{q^t_{p,k}}{q^s_{p,k}}
+            + (1 - q^t_{p,k}) \log \frac{1 - q^t_{p,k}}{1 - q^s_{p,k}}, \quad
+        q_{p,k} = \sigma(z_{p,k} / T)
 
     A valid pixel is one whose label is not ``ignore_index``. Without labels,
     or with ``ignore_index=None``, all pixels are valid, so that images
@@ -55,6 +69,9 @@ def kd_loss(student: Tensor,
     the teacher (:func:`~mmselfkd.losses.ka_dtd.flsw_temperature`) or less
     sure (:func:`~mmselfkd.losses.ka_dtd.cwsm_temperature`). It is taken from
     the logits as given, before any adjustment, and has no gradient.
+
+    ``weight`` weighs the pixels: the sums over V become weighted ones, and
+    |V| the sum of the weights.
 
     Differs from the paper: the paper has one score vector per image; here
     every pixel is such a sample. Its second term, the cross entropy with the
@@ -81,11 +98,17 @@ def kd_loss(student: Tensor,
         dynamic_temperature (dict, optional): ``dict(type='FLSW', beta=1.0,
             gamma=1.0, minimum=1.0, mean='batch')`` or ``dict(type='CWSM',
             beta=1.0, minimum=1.0, mean='batch')``, with a minimum not above
-            ``temperature``. Defaults to None.
+            ``temperature``; CWSM is defined by the softmax only. Defaults to
+            None.
+        activation (str): 'softmax' or 'sigmoid'. Defaults to 'softmax'.
+        weight (Tensor, optional): of the positions, 0 or more; what weighs
+            0, such as padding, takes no part. None: all weigh the same.
+            Defaults to None.
 
     Shape:
         - student, teacher: (N, K, H, W).
         - label: (N, H0, W0) or (N, 1, H0, W0).
+        - weight: (N, 1, H, W).
 
     Returns:
         Tensor: scalar, the mean over the valid pixels of the batch, of all
@@ -119,10 +142,15 @@ def kd_loss(student: Tensor,
         0.6931
     """
     check_maps(student, teacher)
+    check_choice('activation', activation, ACTIVATIONS)
     check_positive('temperature', temperature)
     check_integer_or_none('ignore_index', ignore_index)
     adjust = build_adjust(adjust)
     dynamic = build_dynamic_temperature(dynamic_temperature, temperature)
+    if activation == 'sigmoid' and isinstance(dynamic, CWSM):
+        raise ValueError(
+            'dynamic_temperature must be of type FLSW with '
+            f"activation='sigmoid', but got {dynamic!r}")
     with autocast_off(student):
         student, teacher = full_precision(student, teacher)
         valid = None
@@ -130,16 +158,37 @@ def kd_loss(student: Tensor,
             valid = resize_label(label, student) != ignore_index
         if dynamic is not None:
             temperature = dynamic(student, teacher, temperature, valid)
-        student = F.log_softmax(student / temperature, dim=1)
-        teacher = F.log_softmax(teacher / temperature, dim=1)
-        if label is not None and adjust is not None:
-            teacher = adjust(teacher, label)
-        divergence = (teacher.exp() * (teacher - student)).sum(
-            dim=1, keepdim=True)
-        loss = temperature**2 * divergence
-        if valid is None:
+        student, teacher = student / temperature, teacher / temperature
+        if label is None:
+            adjust = None
+        if activation == 'sigmoid':
+            divergence = _binary_divergence(student, teacher, label, adjust)
+        else:
+            student = F.log_softmax(student, dim=1)
+            teacher = F.log_softmax(teacher, dim=1)
+            if adjust is not None:
+                teacher = adjust(teacher, label)
+            divergence = teacher.exp() * (teacher - student)
+        loss = temperature**2 * divergence.sum(dim=1, keepdim=True)
+        if valid is None and weight is None:
             return loss.mean()
-        return mean_over(loss, valid[:, None])
+        share = 1 if valid is None else valid[:, None]
+        if weight is not None:
+            check_weight(weight, student)
+            share = share * weight
+        return mean_over(loss, share)
+
+
+def _binary_divergence(student, teacher, label, adjust):
+    """Of the answers to K yes-or-no questions, element by element."""
+    yes, no = F.logsigmoid(teacher), F.logsigmoid(-teacher)
+    if adjust is not None:
+        yes = adjust(yes, label)
+        # the logarithm of 1 - exp(yes)
+        no = torch.where(yes == F.logsigmoid(teacher), no,
+                         torch.log(-torch.expm1(yes).clamp(max=-1e-38)))
+    return (yes.exp() * (yes - F.logsigmoid(student))
+            + no.exp() * (no - F.logsigmoid(-student)))
 
 
 class KDLoss(nn.Module):
@@ -155,6 +204,9 @@ class KDLoss(nn.Module):
             gamma=1.0, minimum=1.0, mean='batch')`` or ``dict(type='CWSM',
             beta=1.0, minimum=1.0, mean='batch')``, with a minimum not above
             ``temperature``. Defaults to None.
+        activation (str, optional): 'softmax' or 'sigmoid'. None: as the head
+            of the student has it, where a hook knows; else 'softmax'.
+            Defaults to None.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -166,13 +218,13 @@ class KDLoss(nn.Module):
         0.0
     """
     channels = 'classes'
-    needs_label = True
 
     def __init__(self,
                  temperature: float = 1.0,
                  ignore_index: Optional[int] = 255,
                  adjust: Optional[Adjustment] = None,
-                 dynamic_temperature: Optional[DynamicTemperature] = None):
+                 dynamic_temperature: Optional[DynamicTemperature] = None,
+                 activation: Optional[str] = None):
         super().__init__()
         check_positive('temperature', temperature)
         check_integer_or_none('ignore_index', ignore_index)
@@ -181,12 +233,22 @@ class KDLoss(nn.Module):
         self.adjust = build_adjust(adjust)
         self.dynamic_temperature = build_dynamic_temperature(
             dynamic_temperature, temperature)
+        if activation is not None:
+            check_choice('activation', activation, ACTIVATIONS)
+        self.activation = activation
+
+    @property
+    def needs_label(self) -> bool:
+        """Whether labels make a difference."""
+        return self.ignore_index is not None or self.adjust is not None
 
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,
-                label: Optional[Tensor] = None) -> Tensor:
+                label: Optional[Tensor] = None,
+                weight: Optional[Tensor] = None) -> Tensor:
         """See :func:`kd_loss`."""
         return kd_loss(student, teacher, label, self.temperature,
                        self.ignore_index, self.adjust,
-                       self.dynamic_temperature)
+                       self.dynamic_temperature,
+                       self.activation or 'softmax', weight)

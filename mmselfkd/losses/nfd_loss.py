@@ -4,7 +4,8 @@ from typing import Optional
 from torch import Tensor, nn
 
 from ._common import (autocast_off, check_choice, check_maps, check_positive,
-                      full_precision)
+                      check_weight, full_precision, masked_mean,
+                      weighted_mean)
 
 DIMS = {'hw': (2, 3), 'nhw': (0, 2, 3), 'c': (1, ), 'chw': (1, 2, 3)}
 
@@ -12,7 +13,8 @@ DIMS = {'hw': (2, 3), 'nhw': (0, 2, 3), 'c': (1, ), 'chw': (1, 2, 3)}
 def nfd_loss(student: Tensor,
              teacher: Tensor,
              dims: str = 'hw',
-             eps: float = 1e-5) -> Tensor:
+             eps: float = 1e-5,
+             weight: Optional[Tensor] = None) -> Tensor:
     r"""Mean squared difference of standardised features.
 
     .. math::
@@ -26,7 +28,9 @@ def nfd_loss(student: Tensor,
     and positive scale of the student along these axes have no effect, so the
     student need not chase the magnitude of the teacher. With 'hw' and a
     small eps the loss is the mean over (n, c) of 2 * (1 - r), r being
-    Pearson's correlation of the two maps.
+    Pearson's correlation of the two maps. With ``weight`` the statistics are
+    those of the positions that weigh more than 0, and the mean over the
+    positions of an image is the weighted one.
 
     Differs from the paper: its body and code were not at hand. The axes 'hw'
     are what two other groups that cite it use; they take the root of the sum
@@ -42,9 +46,13 @@ def nfd_loss(student: Tensor,
         dims (str): axes of the statistics: 'hw', 'nhw', 'c' or 'chw'.
             Defaults to 'hw'.
         eps (float): added to the variance. Defaults to 1e-5.
+        weight (Tensor, optional): of the positions, 0 or more; what weighs
+            0, such as padding, takes no part. None: all weigh the same.
+            Defaults to None.
 
     Shape:
         - student, teacher: (N, C, H, W).
+        - weight: (N, 1, H, W).
 
     Returns:
         Tensor: scalar, the mean over all elements.
@@ -67,9 +75,11 @@ def nfd_loss(student: Tensor,
     _check_arguments(dims, eps)
     with autocast_off(student):
         student, teacher = full_precision(student, teacher)
-        student = _standardise(student, DIMS[dims], eps)
-        teacher = _standardise(teacher, DIMS[dims], eps)
-        return (student - teacher).square().mean()
+        weight = check_weight(weight, student)
+        mask = None if weight is None else weight > 0
+        student = _standardise(student, DIMS[dims], eps, mask)
+        teacher = _standardise(teacher, DIMS[dims], eps, mask)
+        return weighted_mean((student - teacher).square(), weight)
 
 
 def _check_arguments(dims, eps):
@@ -77,12 +87,12 @@ def _check_arguments(dims, eps):
     check_positive('eps', eps)
 
 
-def _standardise(maps, axes, eps):
-    maps = maps - maps.mean(axes, keepdim=True)
+def _standardise(maps, axes, eps, mask):
+    maps = maps - masked_mean(maps, axes, mask)
     # the mean of a large constant map is off by a rounding error, which its
     # tiny variance would blow up: take away what the first pass left
-    maps = maps - maps.mean(axes, keepdim=True)
-    return maps / (maps.square().mean(axes, keepdim=True) + eps).sqrt()
+    maps = maps - masked_mean(maps, axes, mask)
+    return maps / (masked_mean(maps.square(), axes, mask) + eps).sqrt()
 
 
 class NFDLoss(nn.Module):
@@ -113,6 +123,7 @@ class NFDLoss(nn.Module):
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,
-                label: Optional[Tensor] = None) -> Tensor:
+                label: Optional[Tensor] = None,
+                weight: Optional[Tensor] = None) -> Tensor:
         """See :func:`nfd_loss`; the label is not used."""
-        return nfd_loss(student, teacher, self.dims, self.eps)
+        return nfd_loss(student, teacher, self.dims, self.eps, weight)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ._common import (autocast_off, check_choice, check_integer_or_none,
-                      check_maps, full_precision)
+                      check_maps, check_weight, full_precision)
 
 POOL_MODES = ('avg', 'max')
 
@@ -16,7 +16,8 @@ def pairwise_loss(student: Tensor,
                   teacher: Tensor,
                   pool: Optional[int] = 2,
                   pool_mode: str = 'avg',
-                  connection_range: Optional[int] = None) -> Tensor:
+                  connection_range: Optional[int] = None,
+                  weight: Optional[Tensor] = None) -> Tensor:
     r"""Squared difference of the cosine similarities of all node pairs.
 
     .. math::
@@ -32,6 +33,11 @@ def pairwise_loss(student: Tensor,
     are at most that far apart (Chebyshev distance). Only similarities are
     compared, so the two maps may differ in channels. A node without any
     activation has similarity 0 to every node.
+
+    With ``weight`` a node weighs :math:`w_i`, the mean of its pixels that
+    weigh more than 0, is pooled over these, and the mean over the pairs is
+    weighted by :math:`w_i w_j`; as :math:`w_i w_j (a^s - a^t)^2` is what
+    features of length :math:`\sqrt{w_i}` give, the cost stays the same.
 
     Cost, fully connected: with the normalised maps S (C_s, P), T (C_t, P),
 
@@ -63,10 +69,14 @@ def pairwise_loss(student: Tensor,
         pool_mode (str): 'avg' or 'max' over a patch. Defaults to 'avg'.
         connection_range (int, optional): largest distance of a connected
             pair, in nodes. None: all are connected. Defaults to None.
+        weight (Tensor, optional): of the positions, 0 or more; what weighs
+            0, such as padding, takes no part. None: all weigh the same.
+            Defaults to None.
 
     Shape:
         - student: (N, C_s, H, W).
         - teacher: (N, C_t, H, W).
+        - weight: (N, 1, H, W).
 
     Returns:
         Tensor: scalar, the mean over the images and over the ordered pairs
@@ -93,15 +103,55 @@ def pairwise_loss(student: Tensor,
     _check_arguments(pool, pool_mode, connection_range)
     with autocast_off(student):
         student, teacher = full_precision(student, teacher)
+        weight, total = check_weight(weight, student), None
+        if weight is not None:
+            student, teacher = (_without(x, weight == 0, pool, pool_mode)
+                                for x in (student, teacher))
         student = _nodes(student, pool, pool_mode)
         teacher = _nodes(teacher, pool, pool_mode)
-        return _SimilarityDistance.apply(student, teacher, connection_range)
+        if weight is not None:
+            weight = _node_weight(weight, pool)
+            total = _pair_weight(weight, connection_range)
+            student, teacher = student * weight.sqrt(), teacher * weight.sqrt()
+        return _SimilarityDistance.apply(student, teacher, connection_range,
+                                         total)
 
 
 def _check_arguments(pool, pool_mode, connection_range):
     check_integer_or_none('pool', pool, minimum=1)
     check_choice('pool_mode', pool_mode, POOL_MODES)
     check_integer_or_none('connection_range', connection_range, minimum=0)
+
+
+def _without(maps, left_out, pool, pool_mode):
+    """Maps whose pooled values do not depend on what is left out."""
+    if pool_mode == 'avg' or pool is None or pool == 1:
+        return maps.masked_fill(left_out, 0)  # nodes get length 1 later
+    least = torch.finfo(maps.dtype).min
+    is_empty = F.max_pool2d((~left_out).to(maps), pool, ceil_mode=True) == 0
+    is_empty = is_empty.repeat_interleave(pool, 2).repeat_interleave(pool, 3)
+    is_empty = is_empty[:, :, :maps.shape[2], :maps.shape[3]]
+    return maps.masked_fill(left_out, least).masked_fill(is_empty, 0)
+
+
+def _node_weight(weight, pool):
+    """Mean over the pixels of a node that weigh more than 0 (N, 1, h, w)."""
+    if pool is None or pool == 1:
+        return weight
+    total, count = (
+        F.avg_pool2d(x, pool, ceil_mode=True, count_include_pad=False)
+        for x in (weight, (weight > 0).to(weight)))
+    return total / count.where(count > 0, 1)
+
+
+def _pair_weight(weight, connection_range):
+    """Sum of w_i w_j over the connected pairs of every image (N)."""
+    if connection_range is None or connection_range >= max(
+            weight.shape[2:]) - 1:
+        return weight.sum((1, 2, 3)).square()
+    side = 2 * connection_range + 1
+    near = F.avg_pool2d(weight, side, 1, connection_range) * side**2
+    return (weight * near).sum((1, 2, 3))
 
 
 def _nodes(maps, pool, pool_mode):
@@ -122,37 +172,37 @@ class _SimilarityDistance(torch.autograd.Function):
     """Mean squared difference of similarities, image by image in float64."""
 
     @staticmethod
-    def forward(ctx, student, teacher, connection_range):
+    def forward(ctx, student, teacher, connection_range, pair_weight):
         with_slope = ctx.needs_input_grad[0]
         slopes = torch.empty_like(student) if with_slope else None
         total = 0
         for n in range(len(student)):
-            value, slope = _image_distance(student[n].double(),
-                                           teacher[n].double(),
-                                           connection_range, with_slope)
-            total = total + value
+            value, slope, pairs = _image_distance(
+                student[n].double(), teacher[n].double(), connection_range,
+                with_slope)
+            if pair_weight is not None:
+                pairs = pair_weight[n].where(pair_weight[n] > 0, 1)
+            total = total + value / pairs
             if with_slope:
-                slopes[n] = slope / len(student)
+                slopes[n] = slope / pairs / len(student)
         ctx.slopes = slopes
         return (total / len(student)).to(student.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        return grad * ctx.slopes, None, None
+        return grad * ctx.slopes, None, None, None
 
 
 def _image_distance(s, t, connection_range, with_slope):
-    """Mean over the pairs of one image, and its gradient by ``s``."""
+    """Sum over the pairs of one image, its gradient by ``s``, their number."""
     height, width = s.shape[1:]
     if connection_range is None or connection_range >= max(height, width) - 1:
         value, slope = _connected(s.flatten(1), t.flatten(1), with_slope)
         pairs = (height * width)**2
     else:
         value, slope, pairs = _local(s, t, connection_range, with_slope)
-    if with_slope:
-        slope = slope.view_as(s) / pairs
-    return value / pairs, slope
+    return value, slope.view_as(s) if with_slope else None, pairs
 
 
 def _connected(s, t, with_slope):
@@ -227,7 +277,8 @@ class PairwiseLoss(nn.Module):
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,
-                label: Optional[Tensor] = None) -> Tensor:
+                label: Optional[Tensor] = None,
+                weight: Optional[Tensor] = None) -> Tensor:
         """See :func:`pairwise_loss`; the label is not used."""
         return pairwise_loss(student, teacher, self.pool, self.pool_mode,
-                             self.connection_range)
+                             self.connection_range, weight)

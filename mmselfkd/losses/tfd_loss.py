@@ -4,12 +4,14 @@ from typing import List, Optional, Tuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._common import autocast_off, check_maps, full_precision
+from ._common import (autocast_off, check_maps, check_weight, full_precision,
+                      masked_mean, weighted_mean)
 
 
 def tfd_inter_loss(student: Tensor,
                    teacher: Tensor,
-                   label: Optional[Tensor] = None) -> Tensor:
+                   label: Optional[Tensor] = None,
+                   weight: Optional[Tensor] = None) -> Tensor:
     r"""Mean squared difference of a shallow map and the start of a deeper one.
 
     .. math::
@@ -24,6 +26,9 @@ def tfd_inter_loss(student: Tensor,
     ratio. In a dimension where the deeper map is the larger one, pooling
     repeats the elements of the shallow map, and averages two neighbours
     where the ratio is no integer.
+
+    With ``weight`` only what weighs more than 0 is pooled, and a pooled
+    position weighs the mean of its own.
 
     Differs from the paper: its body was not at hand; the form is the code's.
 
@@ -40,10 +45,14 @@ def tfd_inter_loss(student: Tensor,
         student (Tensor): features of the shallow level.
         teacher (Tensor): features of the deeper level; detached here.
         label (Tensor, optional): not used. Defaults to None.
+        weight (Tensor, optional): of the positions, 0 or more; what weighs
+            0, such as padding, takes no part. None: all weigh the same.
+            Defaults to None.
 
     Shape:
         - student: (N, C_a, H_a, W_a).
         - teacher: (N, C_b, H_b, W_b).
+        - weight: (N, 1, H_a, W_a).
 
     Returns:
         Tensor: scalar, the mean over all elements compared.
@@ -70,14 +79,25 @@ def tfd_inter_loss(student: Tensor,
     with autocast_off(student):
         student, teacher = full_precision(student, teacher)
         channels = min(student.shape[1], teacher.shape[1])
-        student = F.adaptive_avg_pool2d(
-            student[:, :channels], teacher.shape[2:])
-        return (student - teacher[:, :channels]).square().mean()
+        student, size = student[:, :channels], teacher.shape[2:]
+        weight = check_weight(weight, student)
+        if weight is not None:
+            mask = weight > 0
+            share = F.adaptive_avg_pool2d(mask.to(student), size)
+            student = F.adaptive_avg_pool2d(
+                student.masked_fill(~mask, 0), size)
+            student = student / share.where(share > 0, 1)
+            weight = check_weight(F.adaptive_avg_pool2d(weight, size), teacher)
+        else:
+            student = F.adaptive_avg_pool2d(student, size)
+        return weighted_mean(
+            (student - teacher[:, :channels]).square(), weight)
 
 
 def tfd_intra_loss(student: Tensor,
                    teacher: Tensor,
-                   label: Optional[Tensor] = None) -> Tensor:
+                   label: Optional[Tensor] = None,
+                   weight: Optional[Tensor] = None) -> Tensor:
     r"""Mean squared difference of the redundant and the salient channels.
 
     .. math::
@@ -114,9 +134,13 @@ def tfd_intra_loss(student: Tensor,
         teacher (Tensor): features whose salient half teaches and which give
             the order; detached here.
         label (Tensor, optional): not used. Defaults to None.
+        weight (Tensor, optional): of the positions, 0 or more; what weighs
+            0, such as padding, takes no part. None: all weigh the same.
+            Defaults to None.
 
     Shape:
         - student, teacher: (N, C, H, W).
+        - weight: (N, 1, H, W).
 
     Returns:
         Tensor: scalar, the mean over all elements of the redundant half.
@@ -140,14 +164,19 @@ def tfd_intra_loss(student: Tensor,
     check_maps(student, teacher)
     with autocast_off(student):
         student, teacher = full_precision(student, teacher)
-        norm = teacher.norm(dim=(2, 3), keepdim=True).clamp(min=1e-12)
-        saliency = (teacher / norm).mean((0, 2, 3))
+        weight = check_weight(weight, student)
+        mask = None if weight is None else weight > 0
+        seen = teacher if mask is None else teacher.masked_fill(~mask, 0)
+        norm = seen.norm(dim=(2, 3), keepdim=True).clamp(min=1e-12)
+        saliency = masked_mean(teacher / norm, (0, 2, 3), mask).flatten()
         order = saliency.sort(stable=True, descending=True).indices
         half = len(order) // 2
         salient, redundant = order[:half], order[half:2 * half]
         difference = (student.index_select(1, redundant)
                       - teacher.index_select(1, salient))
-        return difference.square().sum() / max(difference.numel(), 1)
+        if half == 0:
+            return difference.sum()
+        return weighted_mean(difference.square(), weight)
 
 
 class TFDInterLoss(nn.Module):
@@ -197,9 +226,10 @@ class TFDInterLoss(nn.Module):
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,
-                label: Optional[Tensor] = None) -> Tensor:
+                label: Optional[Tensor] = None,
+                weight: Optional[Tensor] = None) -> Tensor:
         """See :func:`tfd_inter_loss`; the label is not used."""
-        return tfd_inter_loss(student, teacher)
+        return tfd_inter_loss(student, teacher, label, weight)
 
 
 class TFDIntraLoss(nn.Module):
@@ -216,6 +246,7 @@ class TFDIntraLoss(nn.Module):
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,
-                label: Optional[Tensor] = None) -> Tensor:
+                label: Optional[Tensor] = None,
+                weight: Optional[Tensor] = None) -> Tensor:
         """See :func:`tfd_intra_loss`; the label is not used."""
-        return tfd_intra_loss(student, teacher)
+        return tfd_intra_loss(student, teacher, label, weight)

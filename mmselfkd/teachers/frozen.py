@@ -52,7 +52,9 @@ class FrozenTeacher(ModelTeacher):
         self.name = config if isinstance(config, str) else type(
             self.model).__name__
         self.model._modules.pop(UNUSED, None)
-        if checkpoint != 'random':
+        if checkpoint == 'random':
+            randomness.tame(self.model)
+        else:
             self._load_weights()
         self.model.requires_grad_(False).eval()
 
@@ -68,7 +70,12 @@ class FrozenTeacher(ModelTeacher):
             return step.inputs
         swap, scale, shift = self._affine
         inputs = step.inputs[:, [2, 1, 0]] if swap else step.inputs
-        return inputs * scale.to(inputs) + shift.to(inputs)
+        inputs = inputs * scale.to(inputs) + shift.to(inputs)
+        image = step.areas.image()
+        if image is None:
+            return inputs
+        return inputs.where(
+            image, getattr(self.model.data_preprocessor, 'pad_value', 0))
 
     def describe(self) -> str:
         return (f'{self.name}, checkpoint {self.checkpoint}, '

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..registry import TEACHERS
-from ..taps import main_head
+from ..heads import segmentation_head
 from .teacher import Lesson, Step, Teacher
 
 SOURCES = ('interpolated.features', 'mixed.features',
@@ -113,7 +113,7 @@ class MixTeacher(Teacher):
         self.student_sources = [source, 'features', 'logits']
         self.source, self.alpha = source, alpha
 
-    def request(self, source: str, key: str) -> None:
+    def request(self, source: str, key: str, student: nn.Module) -> None:
         if source not in SOURCES:
             raise ConfigError(f'{key} = {source!r}: MixTeacher gives '
                               f'{", ".join(SOURCES)}')
@@ -128,7 +128,7 @@ class MixTeacher(Teacher):
             raise ConfigError(
                 f'{self.key}.source = {self.source!r}: gives one level; '
                 'two stages or more are needed')
-        head = main_head(step.student, 'logits', self.key)
+        head = segmentation_head(step.student, self.key)
         features, = step.seen['features']
         logits, = step.seen['logits']
         self.module = MixNetwork(
@@ -138,7 +138,7 @@ class MixTeacher(Teacher):
 
     def teach(self, step: Step, sources: Optional[Iterable[str]]) -> Lesson:
         share, order = self._draw(step)
-        head = main_head(step.student, 'logits', self.key)
+        head = segmentation_head(step.student, self.key)
 
         def mix(x):
             return share * x + (1 - share) * x[order]

@@ -4,6 +4,7 @@ from typing import Any, Dict, Iterable, List, Optional
 import torch
 from torch import nn
 
+from ..heads import rois_for
 from ..taps import Tap
 from .teacher import Lesson, Step, Teacher
 
@@ -16,8 +17,9 @@ class ModelTeacher(Teacher):
     """Runs ``model`` in eval mode, without gradient and without labels.
 
     The model is no submodule of the student: not in its checkpoint, its
-    optimizer, its EMA copy or DDP. It runs ``mode='tensor'`` and stops at
-    the deepest tap. A subclass sets :attr:`model`, at the latest in
+    optimizer, its EMA copy or DDP. It runs ``mode='tensor'``, or, for a source
+    in an RoI head, that head on the student's RoIs, and stops at the deepest
+    tap. A subclass sets :attr:`model`, at the latest in
     :meth:`fit`.
     """
 
@@ -32,8 +34,11 @@ class ModelTeacher(Teacher):
     def num_parameters(self) -> int:
         return sum(p.numel() for p in self.model.parameters())
 
-    def request(self, source: str, key: str) -> None:
+    def request(self, source: str, key: str, student: nn.Module) -> None:
         self._requests.setdefault(source, key)
+        for name in rois_for(student, source):
+            if name not in self.student_sources:
+                self.student_sources.append(name)
 
     def fit(self, step: Step) -> None:
         """Tap the model, and move it to the student's device."""
@@ -77,15 +82,35 @@ class ModelTeacher(Teacher):
         samples: Any = step.samples
         if samples is not None:  # no ground truth
             samples = [type(s)(metainfo=s.metainfo) for s in samples]
+        inputs = self.inputs_of(step)
         for tap in taps.values():
             tap.open()
         try:
-            self.model(self.inputs_of(step), samples, mode='tensor')
+            if self.student_sources:
+                self._run_on_rois(inputs, step)
+            else:
+                self.model(inputs, samples, mode='tensor')
         except _Enough:
             pass
         finally:
             for tap in taps.values():
                 tap.close()
+
+    def _run_on_rois(self, inputs: torch.Tensor, step: Step) -> None:
+        """A two-stage detector on the RoIs of the student.
+
+        Its own proposals would be others: what it says of them could not be
+        compared.
+        """
+        levels = self.model.extract_feat(inputs)
+        head = self.model.roi_head
+        if any(source.startswith('rpn_head') for source in self.taps):
+            self.model.rpn_head(levels)
+        for name, run in (('rois', head._bbox_forward),
+                          ('mask_rois', getattr(head, '_mask_forward', None))):
+            is_cascade = isinstance(head.bbox_head, nn.ModuleList)
+            for stage, rois in enumerate(step.seen.get(name, ())):
+                run(*(stage, ) if is_cascade else (), levels, rois)
 
     def _keep_finite(self, before: List[torch.Tensor]) -> None:
         """Put a buffer back where that of the student is not finite.

@@ -1,6 +1,8 @@
 """The student's own maps, of the same forward pass, as the teacher's."""
 from typing import Iterable, Optional
 
+from torch import nn
+
 from ..registry import TEACHERS
 from .teacher import Lesson, Step, Teacher
 
@@ -18,7 +20,7 @@ class OwnTeacher(Teacher):
     def __init__(self, key: str = 'teacher') -> None:
         super().__init__(key)
 
-    def request(self, source: str, key: str) -> None:
+    def request(self, source: str, key: str, student: nn.Module) -> None:
         if source not in self.student_sources:
             self.student_sources.append(source)
 

@@ -8,7 +8,8 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..registry import TEACHERS
-from ..taps import Tap, main_head
+from ..heads import is_detector, rois_for, segmentation_head
+from ..taps import Tap
 from ..terms import as_list
 from .teacher import Lesson, Step, Teacher
 
@@ -23,27 +24,33 @@ class SelfTeacher(Teacher):
     ``neck`` (the refined levels), ``logits`` and ``features``. It is absent
     from the saved student and from inference.
 
+    In a detector the levels are those of its neck, and head and loss are a
+    copy of the detector's own (of both stages, where there are two), started
+    anew.
+
     Args:
-        source (str | list[str]): The levels of the student to refine: its
-            backbone's stages or its neck's levels. Defaults to 'backbone'.
+        source (str | list[str]): The levels of the student to refine.
+            Defaults to 'pyramid': the levels of a detector's neck, the stages
+            of a segmentor's backbone.
         neck (dict, optional): Config of the refining neck; ``in_channels``
             and, for a BiFPN, the norm of the student's head are filled in.
             Defaults to ``dict(type='BiFPN')``, whose channels are twice
-            those of the student's levels.
-        head (dict, optional): Config of the head. What it does not say of
-            ``in_channels``, ``in_index``, classes, norm and loss is taken
-            from the neck and from the student's head. Defaults to a
+            those of the student's levels; in a detector they are the same,
+            as its head needs them.
+        head (dict, optional): Config of the head of a segmentor. What it does
+            not say of ``in_channels``, ``in_index``, classes, norm and loss
+            is taken from the neck and from the student's head. Defaults to a
             ``SegformerHead`` over all levels.
         key (str): Where this stands in the user's config, for the errors.
 
     Raises:
         ConfigError: The network cannot be built, the student has no head
-            with class scores, or a part of the network would get no
+            that can be copied, or a part of the network would get no
             gradient.
     """
 
     def __init__(self,
-                 source: Any = 'backbone',
+                 source: Any = 'pyramid',
                  neck: Optional[dict] = None,
                  head: Optional[dict] = None,
                  key: str = 'teacher') -> None:
@@ -52,29 +59,25 @@ class SelfTeacher(Teacher):
         for name, cfg in (('neck', neck), ('head', head)):
             if cfg is not None and not isinstance(cfg, dict):
                 raise ConfigError(f'{key}.{name} = {cfg!r}: a dict is needed')
-        self._neck_cfg = dict(type='BiFPN') if neck is None else dict(neck)
-        self._head_cfg = (dict(type='SegformerHead') if head is None
-                          else dict(head))
+        self._neck_cfg, self._head_cfg = neck, head
         self._requests: Dict[str, str] = {}
         self.taps: Dict[str, Tap] = {}
 
-    def request(self, source: str, key: str) -> None:
+    def request(self, source: str, key: str, student: nn.Module) -> None:
+        if rois_for(student, source):
+            raise ConfigError(
+                f'{key} = {source!r}: the RoIs of a self-teacher are not those '
+                "of the student; use 'neck' or 'rpn_head.rpn_cls', or switch "
+                'the loss off')
         self._requests.setdefault(source, key)
 
     def fit(self, step: Step) -> None:
         """Build the network for the channels of the student's levels."""
-        theirs = main_head(step.student, 'logits', self.key)
         levels = self._levels(step)
-        cfg = dict(self._neck_cfg)
-        cfg.setdefault('in_channels', [level.shape[1] for level in levels])
-        if cfg.get('type') == 'BiFPN' and theirs.norm_cfg:
-            cfg.setdefault('norm_cfg', theirs.norm_cfg)
-        neck = _build(cfg, 'mmselfkd', f'{self.key}.neck')
-        with torch.no_grad():
-            refined = copy.deepcopy(neck.to(step.inputs.device))(levels)
-        self.module = nn.Module()
-        self.module.neck = neck
-        self.module.decode_head = self._head(theirs, refined)
+        if is_detector(step.student):
+            self.module = self._detector(step.student, levels)
+        else:
+            self.module = self._segmentor(step.student, levels)
         self.module.to(step.inputs.device)
         for source, key in self._requests.items():
             self.taps[source] = Tap(self.module, source, key)
@@ -82,13 +85,18 @@ class SelfTeacher(Teacher):
     def teach(self, step: Step, sources: Optional[Iterable[str]]) -> Lesson:
         for tap in self.taps.values():
             tap.open()
-        refined = self.module.neck(self._levels(step))
-        losses = self.module.decode_head.loss(refined, step.samples, None)
+        levels = self._levels(step)
+        if is_detector(step.student):
+            losses = self.module.loss(levels, step.samples)
+        else:
+            losses = self.module.decode_head.loss(
+                self.module.neck(levels), step.samples, None)
         for tap in self.taps.values():
             tap.close()
         levels = {s: tap.take() for s, tap in self.taps.items()}
         return Lesson(levels, {
-            name: value for name, value in losses.items() if 'loss' in name})
+            name: sum(x.mean() for x in _as_list(value))
+            for name, value in losses.items() if 'loss' in name})
 
     def remove(self) -> None:
         for tap in self.taps.values():
@@ -96,21 +104,59 @@ class SelfTeacher(Teacher):
         self.taps = {}
 
     def describe(self) -> str:
-        parts = (f'{type(self.module.neck).__name__} and '
-                 f'{type(self.module.decode_head).__name__} on '
-                 f'{", ".join(self.student_sources)}')
+        parts = ', '.join(
+            type(part).__name__ for part in self.module.children()
+            if any(True for _ in part.parameters()))
         count = sum(p.numel() for p in self.module.parameters())
-        return (f'{parts}, {count:,} parameters, trained along; not in the '
-                'saved student')
+        return (f'{parts} on {", ".join(self.student_sources)}, {count:,} '
+                'parameters, trained along; not in the saved student')
 
     def _levels(self, step: Step) -> List[torch.Tensor]:
         return [level for source in self.student_sources
                 for level in step.seen[source]]
 
+    def _neck(self, levels: List[torch.Tensor], **defaults) -> nn.Module:
+        """The neck; its input channels are filled in."""
+        cfg = dict(type='BiFPN') if self._neck_cfg is None else dict(
+            self._neck_cfg)
+        cfg.setdefault('in_channels', [level.shape[1] for level in levels])
+        if cfg.get('type') == 'BiFPN':
+            cfg = defaults | cfg
+        return _build(cfg, 'mmselfkd', f'{self.key}.neck').to(levels[0].device)
+
+    def _detector(self, student: nn.Module,
+                  levels: List[torch.Tensor]) -> nn.Module:
+        """The student with the neck in place of all in front of its heads."""
+        if self._head_cfg is not None:
+            raise ConfigError(f"{self.key}.head = {self._head_cfg!r}: a "
+                              "detector's self-teacher has a copy of its own "
+                              'heads')
+        front = [getattr(student, name, None)
+                 for name in ('backbone', 'neck', 'data_preprocessor')]
+        network = copy.deepcopy(
+            student, {id(part): nn.Identity() for part in front if part})
+        for part in network.children():
+            if hasattr(part, 'init_weights'):
+                part.init_weights()
+        network.neck = self._neck(levels, width=1)
+        return network
+
+    def _segmentor(self, student: nn.Module,
+                   levels: List[torch.Tensor]) -> nn.Module:
+        theirs = segmentation_head(student, self.key)
+        network = nn.Module()
+        network.neck = self._neck(
+            levels, **dict(norm_cfg=theirs.norm_cfg) if theirs.norm_cfg else {})
+        with torch.no_grad():
+            refined = copy.deepcopy(network.neck)(levels)
+        network.decode_head = self._head(theirs, refined)
+        return network
+
     def _head(self, theirs: nn.Module,
               refined: List[torch.Tensor]) -> nn.Module:
         """The head; what its config leaves open is the student's head's."""
-        cfg = dict(self._head_cfg)
+        cfg = dict(type='SegformerHead') if self._head_cfg is None else dict(
+            self._head_cfg)
         cfg.setdefault('in_index', list(range(len(refined))))
         index = cfg['in_index']
         channels = [level.shape[1] for level in refined]
@@ -130,6 +176,10 @@ class SelfTeacher(Teacher):
         if 'sampler' not in cfg:
             head.sampler = copy.copy(theirs.sampler)
         return head
+
+
+def _as_list(value: Any) -> list:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def _build(cfg: dict, scope: str, key: str) -> nn.Module:

@@ -2,11 +2,13 @@
 import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Callable, Dict, Iterable, List, Optional
 
 import torch
 from torch import nn
 
+from ..areas import Areas
 from ..errors import ConfigError
 
 Levels = List[torch.Tensor]
@@ -35,6 +37,11 @@ class Step:
     iteration: int = 0
     seed: int = 0
     batch_size: Optional[int] = None
+
+    @cached_property
+    def areas(self) -> Areas:
+        """What of the batch is image, and what is an object."""
+        return Areas(self.inputs, self.samples)
 
 
 @dataclass
@@ -79,7 +86,7 @@ class Teacher(ABC):
         self.student_sources: List[str] = []
 
     @abstractmethod
-    def request(self, source: str, key: str) -> None:
+    def request(self, source: str, key: str, student: nn.Module) -> None:
         """A loss, at ``key`` of the config, looks at ``source``."""
 
     def fit(self, step: Step) -> None:

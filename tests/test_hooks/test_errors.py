@@ -115,7 +115,7 @@ def test_other_number_of_classes(tiny, tmp_path):
     assert 'student has 7 classes and the teacher 5' in message
 
 
-def test_one_sigmoid_channel_has_no_softmax(tiny, tmp_path):
+def test_one_sigmoid_channel_has_no_pairs_of_classes(tiny, tmp_path):
     one = {'num_classes': 2, 'out_channels': 1, 'threshold': 0.3}
     changes = {f'model.{head}.{k}': v for head in (
         'decode_head', 'auxiliary_head') for k, v in one.items()}
@@ -129,8 +129,10 @@ def test_one_sigmoid_channel_has_no_softmax(tiny, tmp_path):
     changes['train_dataloader.dataset.pipeline'] = [
         dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'),
         dict(type='BinaryLabels'), dict(type='PackSegInputs')]
-    message = start(tiny, tmp_path, hook=dict(teacher=teacher), **changes)
-    assert 'losses.loss_kd' in message and 'softmax' in message
+    message = start(tiny, tmp_path, hook=dict(
+        teacher=teacher, losses=dict(loss_x=dict(
+            type='ICSDLoss', source='logits'))), **changes)
+    assert 'losses.loss_x' in message and 'one channel' in message
 
 
 def test_several_teachers_need_names_in_the_source(tiny, tmp_path):

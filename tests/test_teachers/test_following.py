@@ -24,7 +24,7 @@ class Student(nn.Module):
 def ready(teacher):
     student = Student()
     step = Step(student, torch.rand(2, 3, 4, 4), None, {}, None)
-    teacher.request('norm', 'key')
+    teacher.request('norm', 'key', student)
     teacher.fit(step)
     teacher.rehearse(step)
     return student, step

@@ -73,7 +73,7 @@ def test_frozen_evaluating_and_without_auxiliary_head(checkpoint):
     assert not any(m.training for m in teacher.model.modules())
     assert not any(p.requires_grad for p in teacher.model.parameters())
     assert not hasattr(teacher.model, 'auxiliary_head')
-    teacher.request('logits', 'key')
+    teacher.request('logits', 'key', torch.nn.Module())
     x = torch.rand(2, 3, 32, 32, requires_grad=True)
     taught = rehearse(teacher, x).levels['logits'][0]
     assert not taught.requires_grad
@@ -88,7 +88,7 @@ def test_samples_reach_the_teacher_without_ground_truth():
     seen = []
     teacher.model.register_forward_pre_hook(
         lambda module, args: seen.extend(args[1]))
-    teacher.request('logits', 'key')
+    teacher.request('logits', 'key', torch.nn.Module())
     rehearse(teacher, torch.rand(1, 3, 32, 32), [sample])
     assert seen[0].img_shape == (32, 32)
     assert not seen[0].keys()
@@ -110,7 +110,7 @@ def test_building_leaves_the_random_stream_alone():
 
 def test_no_tensor_is_kept_between_runs(checkpoint):
     teacher = FrozenTeacher(CONFIG, checkpoint[0])
-    teacher.request('logits', 'key')
+    teacher.request('logits', 'key', torch.nn.Module())
     rehearse(teacher, torch.rand(2, 3, 32, 32))
     assert teacher.taps['logits'].runs == []
 

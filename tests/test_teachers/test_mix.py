@@ -55,7 +55,7 @@ def step_for(student, images=3, labels=None, iteration=0, seed=0, **kwargs):
 def fitted(student, step=None, **options):
     teacher = MixTeacher(**options)
     for source in SOURCES:
-        teacher.request(source, 'key')
+        teacher.request(source, 'key', student)
     teacher.fit(step or step_for(student))
     teacher.module.eval()
     return teacher
@@ -223,4 +223,4 @@ def test_errors(student):
         with pytest.raises(ConfigError, match='MixSKDHook.teacher.alpha'):
             MixTeacher(alpha=alpha, key='MixSKDHook.teacher')
     with pytest.raises(ConfigError, match="'mixed.feature'.*mixed.features"):
-        MixTeacher().request('mixed.feature', 'key')
+        MixTeacher().request('mixed.feature', 'key', None)

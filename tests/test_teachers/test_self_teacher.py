@@ -39,7 +39,7 @@ def rehearse(teacher, step):
 def fitted(student, step=None, requests=('neck', 'logits'), **options):
     teacher = SelfTeacher(**options)
     for source in requests:
-        teacher.request(source, 'FRSKDHook.losses.loss_at.source')
+        teacher.request(source, 'FRSKDHook.losses.loss_at.source', None)
     step = step or step_for(student)
     teacher.fit(step)
     return teacher, step

@@ -1,0 +1,143 @@
+"""What of a batch is image, and what of an image is an object."""
+from typing import Any, Dict, List, Optional, Tuple
+
+import torch
+
+from .errors import ConfigError
+
+IGNORED = 255  # label of padding
+BACKGROUND = -1  # label of what lies in no box
+NO_BOXES = ('train_dataloader: the data have no boxes (gt_instances), which '
+            '`foreground` of a loss needs')
+
+
+class Areas:
+    """Weights and labels of the positions of a batch's maps.
+
+    Args:
+        inputs (Tensor): The preprocessed batch (N, 3, H, W), padded at the
+            right and at the bottom.
+        samples (list | None): Its data samples; ``img_shape`` says how much
+            of the input is image, ``gt_instances`` where the objects are.
+    """
+
+    def __init__(self, inputs: torch.Tensor, samples: Any) -> None:
+        self.device = inputs.device
+        self.size = tuple(inputs.shape[2:])
+        self.samples = samples or []
+        self.shapes = [self._shape(sample) for sample in self.samples]
+        self.is_padded = any(shape != self.size for shape in self.shapes)
+        self._weights: Dict[tuple, torch.Tensor] = {}
+
+    def weight(self, size: Tuple[int, int],
+               foreground: Optional[float] = None) -> Optional[torch.Tensor]:
+        r"""The weight of each position of maps of this size.
+
+        A position is image where its cell reaches into the image, as mmdet
+        counts valid anchors; the others weigh 0. With ``foreground``
+        :math:`a` those of an image weigh
+
+        .. math::
+            w_p = \frac{a}{|O|} \sum_{o \in O: p \in o} \frac{1}{|o|}
+                + \frac{1 - a}{|B|} [p \in B]
+
+        where :math:`O` are the objects, :math:`|o|` the positions whose
+        centre lies in the box of :math:`o` (for a box that holds none the
+        one next to its own centre) and :math:`B` the positions in no object.
+        So every object counts the same, however small. Without an object the
+        first term is 0.
+
+        Args:
+            size (tuple[int, int]): H and W of the maps.
+            foreground (float, optional): Share of the objects, in [0, 1].
+
+        Returns:
+            Tensor | None: (N, 1, H, W); None where all weigh the same.
+
+        Raises:
+            ConfigError: ``foreground`` without boxes in the data.
+        """
+        key = tuple(size), foreground
+        if foreground is None and not self.is_padded:
+            return None
+        if not self.samples:
+            raise ConfigError(NO_BOXES)
+        if key not in self._weights:
+            self._weights[key] = torch.stack([
+                self._of_image(i, tuple(size), foreground)
+                for i in range(len(self.samples))])[:, None]
+        return self._weights[key]
+
+    def image(self) -> Optional[torch.Tensor]:
+        """Where the input is image (N, 1, H, W), None: everywhere."""
+        weight = self.weight(self.size)
+        return None if weight is None else weight > 0
+
+    def label(self) -> Optional[torch.Tensor]:
+        """The class maps (N, H, W), None where the data have none.
+
+        Of a detection batch: the class of the smallest box that covers a
+        pixel, :data:`BACKGROUND`, or :data:`IGNORED` in the padding.
+        """
+        if not self.samples:
+            return None
+        if all('gt_instances' in sample for sample in self.samples):
+            return torch.stack([
+                self._label_of_image(i) for i in range(len(self.samples))])
+        if all('gt_sem_seg' in sample for sample in self.samples):
+            return torch.stack(
+                [s.gt_sem_seg.data.squeeze(0) for s in self.samples])
+        return None
+
+    def _shape(self, sample: Any) -> Tuple[int, int]:
+        height, width = sample.metainfo.get('img_shape', self.size)[:2]
+        return min(height, self.size[0]), min(width, self.size[1])
+
+    def _of_image(self, index: int, size: Tuple[int, int],
+                  foreground: Optional[float]) -> torch.Tensor:
+        rows, columns = (
+            -(-image * cells // total) for image, cells, total in zip(
+                self.shapes[index], size, self.size))
+        valid = torch.zeros(size, device=self.device)
+        valid[:rows, :columns] = 1
+        if foreground is None:
+            return valid
+        boxes = self._boxes(index)
+        # one more position where the smallest boxes hold none
+        y, x = (torch.arange(cells, device=self.device) for cells in size)
+        scale = boxes.new_tensor([
+            size[1] / self.size[1], size[0] / self.size[0]]).repeat(2)
+        left, top, right, bottom = ((boxes * scale).T[..., None])
+        inside = (((y + .5 >= top) & (y + .5 <= bottom))[:, :, None]
+                  & ((x + .5 >= left) & (x + .5 <= right))[:, None])
+        middle = (
+            (y == ((top + bottom) / 2).long().clamp(0, size[0] - 1))[..., None]
+            & (x == ((left + right) / 2).long().clamp(0, size[1] - 1)
+               )[:, None])
+        is_empty = ~inside.flatten(1).any(1)[:, None, None]
+        inside = (inside | middle & is_empty) & (valid > 0)
+        objects = inside / inside.sum((1, 2), keepdim=True).clamp(min=1)
+        outside = valid * ~inside.any(0)
+        return (foreground * objects.sum(0) / max(len(boxes), 1)
+                + (1 - foreground) * outside / outside.sum().clamp(min=1))
+
+    def _boxes(self, index: int) -> torch.Tensor:
+        if 'gt_instances' not in self.samples[index]:
+            raise ConfigError(NO_BOXES)
+        boxes = self.samples[index].gt_instances.bboxes
+        return getattr(boxes, 'tensor', boxes).float().reshape(-1, 4)
+
+    def _label_of_image(self, index: int) -> torch.Tensor:
+        label = torch.full(
+            self.size, IGNORED, dtype=torch.long, device=self.device)
+        height, width = self.shapes[index]
+        label[:height, :width] = BACKGROUND
+        boxes = self._boxes(index)
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+        order = areas.argsort(descending=True).tolist()
+        corners: List[list] = boxes.round().long().clamp(min=0).tolist()
+        classes = self.samples[index].gt_instances.labels.tolist()
+        for i in order:
+            left, top, right, bottom = corners[i]
+            label[top:min(bottom, height), left:min(right, width)] = classes[i]
+        return label
