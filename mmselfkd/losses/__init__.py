@@ -3,12 +3,12 @@
 A loss knows no model. The contract between a loss and the hook that calls it
 is this and no more:
 
-- ``loss(student, teacher, label=None, weight=None)`` returns a scalar tensor. ``student``
-  and ``teacher`` are maps of equal N, H and W; the teacher is detached inside
-  (MixSKD's losses are mutual: both sides are the student's), and the
-  arithmetic is in float32 or better under autocast too. The value does not
-  depend on the batch size or the size of the map; where a published form
-  does, the docstring says how.
+- ``loss(student, teacher, label=None, weight=None)`` returns a scalar
+  tensor. ``student`` and ``teacher`` are maps of equal N, H and W; the teacher
+  is detached inside (MixSKD's losses are mutual: both sides are the
+  student's), and the arithmetic is in float32 or better under autocast too.
+  The value does not depend on the batch size or the size of the map; where a
+  published form does, the docstring says how.
 - ``weight`` (optional), (N, 1, H, W), says how much a position counts; what
   weighs 0, such as padding, takes no part. A loss without that argument gets
   maps that are 0 in the padding.

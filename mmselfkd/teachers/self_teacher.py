@@ -66,9 +66,9 @@ class SelfTeacher(Teacher):
     def request(self, source: str, key: str, student: nn.Module) -> None:
         if rois_for(student, source):
             raise ConfigError(
-                f'{key} = {source!r}: the RoIs of a self-teacher are not those '
-                "of the student; use 'neck' or 'rpn_head.rpn_cls', or switch "
-                'the loss off')
+                f'{key} = {source!r}: the RoIs of a self-teacher are not '
+                "those of the student; use 'neck' or 'rpn_head.rpn_cls', or "
+                'switch the loss off')
         self._requests.setdefault(source, key)
 
     def fit(self, step: Step) -> None:
@@ -145,8 +145,8 @@ class SelfTeacher(Teacher):
                    levels: List[torch.Tensor]) -> nn.Module:
         theirs = segmentation_head(student, self.key)
         network = nn.Module()
-        network.neck = self._neck(
-            levels, **dict(norm_cfg=theirs.norm_cfg) if theirs.norm_cfg else {})
+        norm = dict(norm_cfg=theirs.norm_cfg) if theirs.norm_cfg else {}
+        network.neck = self._neck(levels, **norm)
         with torch.no_grad():
             refined = copy.deepcopy(network.neck)(levels)
         network.decode_head = self._head(theirs, refined)
