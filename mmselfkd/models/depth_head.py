@@ -57,7 +57,7 @@ class DepthHead(BaseDecodeHead):
             0: none. Defaults to 0.
         loss_decode (dict | list[dict]): Called with prediction and ground
             truth (N, 1, H, W), where 0 is invalid. Defaults to mmseg's
-            dict(type='SiLogLoss').
+            dict(type='mmseg.SiLogLoss').
         init_cfg (dict): See mmengine's BaseModule. Defaults to a normal
             distribution for ``conv_depth``, which starts in the middle of
             the range.
@@ -92,7 +92,7 @@ class DepthHead(BaseDecodeHead):
                  max_depth: float = 10.,
                  dropout_ratio: float = 0.,
                  loss_decode: Union[dict, Sequence[dict]] = dict(
-                     type='SiLogLoss'),
+                     type='mmseg.SiLogLoss'),
                  init_cfg: Union[dict, list, None] = dict(
                      type='Normal', std=0.01,
                      override=dict(name='conv_depth')),
