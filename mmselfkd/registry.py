@@ -23,7 +23,8 @@ HOOKS = Registry(
     'hook', parent=MMENGINE_HOOKS, scope=SCOPE, locations=['mmselfkd.hooks'])
 MODELS = Registry(
     'model', parent=MMENGINE_MODELS, scope=SCOPE,
-    locations=['mmselfkd.losses', 'mmselfkd.models.bifpn'])
+    locations=['mmselfkd.losses', 'mmselfkd.models.bifpn',
+               'mmselfkd.models.depth_head'])
 DATASETS = Registry(
     'dataset', parent=MMENGINE_DATASETS, scope=SCOPE,
     locations=['mmselfkd.datasets'])

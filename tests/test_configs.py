@@ -38,6 +38,7 @@ class MemoryDataset:
         shape = (2, SIDE, SIDE)
         self.images = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
         self.labels = rng.integers(0, num_classes, shape, dtype=np.uint8)
+        self.depths = rng.uniform(1, 9, shape).astype(np.float32)
 
     def __len__(self):
         return 2
@@ -47,11 +48,12 @@ class MemoryDataset:
             dict(
                 img=self.images[index].copy(),
                 gt_seg_map=self.labels[index].copy(),
+                gt_depth_map=self.depths[index].copy(),
                 img_shape=(SIDE, SIDE),
                 ori_shape=(SIDE, SIDE),
                 img_path=str(index),
                 reduce_zero_label=False,
-                seg_fields=['gt_seg_map'],
+                seg_fields=['gt_seg_map', 'gt_depth_map'],
                 sample_idx=index))
 
 
@@ -104,23 +106,29 @@ def small(name, work_dir):
     """The config, but on small images in memory and for few iterations."""
     cfg = Config.fromfile(ROOT / name)
     without_downloads(cfg.model)
-    cfg.model.data_preprocessor.size = (SIDE, SIDE)
+    is_detector = cfg.default_scope == 'mmdet'
+    loading = () if is_detector else (
+        'LoadImageFromFile', 'LoadAnnotations', 'LoadDepthAnnotation')
     pipeline = []
     for step in first_dataset(cfg).pipeline:
-        if step['type'] not in ('LoadImageFromFile', 'LoadAnnotations'):
+        if step['type'] not in loading:
             for key in ('scale', 'crop_size', 'size'):
                 if key in step:
                     step[key] = (SIDE, SIDE)
             pipeline.append(step)
+    if is_detector:
+        dataset = dict(type='mmselfkd.ToyDetDataset', length=2, size=SIDE)
+    else:
+        cfg.model.data_preprocessor.size = (SIDE, SIDE)
+        dataset = dict(
+            type='mmengine.MemoryDataset',
+            num_classes=cfg.model.decode_head.get('num_classes', 1))
     cfg.train_dataloader = dict(
         batch_size=2,
         num_workers=0,
         sampler=dict(type='DefaultSampler', shuffle=False),
         collate_fn=dict(type='pseudo_collate'),
-        dataset=dict(
-            type='mmengine.MemoryDataset',
-            pipeline=pipeline,
-            num_classes=cfg.model.decode_head.num_classes))
+        dataset=dict(**dataset, pipeline=pipeline))
     for stage in ('val', 'test'):
         for part in ('cfg', 'dataloader', 'evaluator'):
             cfg.pop(f'{stage}_{part}', None)

@@ -1,25 +1,42 @@
 """Toy scenes as files that lie nowhere: ``toy://val/0/96/00003.png``."""
 from functools import lru_cache
-from typing import Tuple
+from typing import Dict, NamedTuple
 
 import cv2
+import numpy as np
 from mmengine.fileio import BaseStorageBackend, register_backend
 
 from .toy_scenes import make_scene
 
 PREFIX = 'toy://'
+MILLIMETRE = 1e-3  # unit of the depth files, in metres
 
 
-def toy_paths(index: int, split: str, size: int,
-              seed: int) -> Tuple[str, str]:
-    """The paths of a scene's image and class map; see :func:`make_scene`.
+class ToyPaths(NamedTuple):
+    """The files of one scene.
+
+    Args:
+        image (str): BGR.
+        labels (str): Class map, 8 bits.
+        depth (str): Depth map in millimetres, 16 bits.
+    """
+
+    image: str
+    labels: str
+    depth: str
+
+
+def toy_paths(index: int, split: str, size: int, seed: int) -> ToyPaths:
+    """The paths of a scene's files; see :func:`make_scene`.
 
     Example:
         >>> toy_paths(3, 'val', size=96, seed=0)
-        ('toy://val/0/96/00003.png', 'toy://val/0/96/00003_labels.png')
+        ToyPaths(image='toy://val/0/96/00003.png',
+        labels='toy://val/0/96/00003_labels.png',
+        depth='toy://val/0/96/00003_depth.png')
     """
     stem = f'{PREFIX}{split}/{seed}/{size}/{index:05d}'
-    return f'{stem}.png', f'{stem}_labels.png'
+    return ToyPaths(f'{stem}.png', f'{stem}_labels.png', f'{stem}_depth.png')
 
 
 @register_backend('toy', prefixes='toy', force=True)
@@ -34,12 +51,10 @@ class ToyBackend(BaseStorageBackend):
         """Bytes of a PNG."""
         try:
             split, seed, size, name = filepath[len(PREFIX):].split('/')
-            stem, _, suffix = name.partition('_')
-            scene = int(stem.partition('.')[0]), split, int(size), int(seed)
-            files = _draw(*scene)
-        except ValueError as error:
+            stem, _, kind = name.partition('.')[0].partition('_')
+            return _draw(int(stem), split, int(size), int(seed))[kind]
+        except (ValueError, KeyError) as error:
             raise FileNotFoundError(f'no toy scene {filepath!r}') from error
-        return files[bool(suffix)]
 
     def get_text(self, filepath: str) -> str:
         """There is no text among the toy files."""
@@ -47,8 +62,11 @@ class ToyBackend(BaseStorageBackend):
 
 
 @lru_cache(maxsize=4096)
-def _draw(index: int, split: str, size: int, seed: int) -> Tuple[bytes, bytes]:
+def _draw(index: int, split: str, size: int, seed: int) -> Dict[str, bytes]:
     scene = make_scene(index, split, size, seed)
-    return tuple(
-        cv2.imencode('.png', array)[1].tobytes()
-        for array in (scene.image, scene.seg_map))
+    depth = np.rint(scene.depth_map / MILLIMETRE).astype(np.uint16)
+    files = {'': scene.image, 'labels': scene.seg_map, 'depth': depth}
+    return {
+        kind: cv2.imencode('.png', array)[1].tobytes()
+        for kind, array in files.items()
+    }

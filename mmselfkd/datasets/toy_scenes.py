@@ -4,7 +4,8 @@ A scene is a list of objects of random place, size, lean and colour, painted
 from the farthest to the nearest over a faintly textured ground. A class is a
 *pair* of shape and texture, so neither the outline nor the surface alone
 tells it: a network needs room for both, and a narrow one pays for what it
-lacks.
+lacks. Masks, boxes and distances follow from the list. Every texture has one
+true size, so what a thing is and how large it looks tell how far it is.
 """
 from dataclasses import dataclass
 from itertools import product
@@ -19,6 +20,10 @@ CLASSES = ('ground', ) + tuple(
 PALETTE = ((70, 70, 70), (230, 60, 60), (250, 170, 60), (70, 170, 80),
            (170, 220, 90), (60, 110, 220), (130, 200, 240))
 SPLITS = ('train', 'val', 'test')
+# in metres
+RADII = dict(striped=0.42, banded=0.7, checked=0.98)  # of a disc of its area
+GROUND = (10.0, 8.0)  # distance at the upper and the lower edge of the image
+GAP = 0.1  # what covers something is nearer by at least this
 
 Grid = Tuple[np.ndarray, np.ndarray]
 
@@ -52,6 +57,11 @@ class SceneObject:
         """Index into :data:`CLASSES`."""
         return CLASSES.index(f'{self.texture} {self.shape}')
 
+    @property
+    def distance(self) -> float:
+        """Metres from the viewer that its true and its seen size tell."""
+        return RADII[self.texture] / self.radius
+
     def mask(self, size: int) -> np.ndarray:
         """Where the object is when nothing covers it: (size, size), bool."""
         u, v = _turned(_grid(size), self.centre, self.angle)
@@ -82,6 +92,52 @@ class Scene(NamedTuple):
     seg_map: np.ndarray
     objects: List[SceneObject]
 
+    @property
+    def masks(self) -> np.ndarray:
+        """Where each object is when nothing covers it: (K, size, size)."""
+        return np.stack([obj.mask(len(self.image)) for obj in self.objects])
+
+    @property
+    def visible_masks(self) -> np.ndarray:
+        """What nearer objects leave of :attr:`masks`; bool, same shape."""
+        masks = self.masks
+        covered = np.zeros_like(masks)
+        for i in reversed(range(len(masks) - 1)):
+            covered[i] = covered[i + 1] | masks[i + 1]
+        return masks & ~covered
+
+    @property
+    def distances(self) -> np.ndarray:
+        r"""Metres from the viewer to each object: (K, ), none below 1.
+
+        .. math::
+            d_i = \min\Big(\frac{R_i}{r_i},
+            \min_{j < i,\, m_j \cap m_i \neq \emptyset} d_j - g\Big)
+
+        R is the true radius (:data:`RADII`, metres) and r the radius in the
+        image, m a mask and g the :data:`GAP`: an object is as far as its
+        size tells, but in front of what it covers.
+        """
+        masks = self.masks
+        distances = np.array([obj.distance for obj in self.objects])
+        for i, mask in enumerate(masks):
+            behind = distances[:i][(masks[:i] & mask).any((1, 2))]
+            distances[i] = min([distances[i], *(behind - GAP)])
+        return distances
+
+    @property
+    def depth_map(self) -> np.ndarray:
+        """Metres to what is seen: (size, size), float32, 1 to 10.
+
+        The ground lies behind all objects and comes nearer from the upper to
+        the lower edge (:data:`GROUND`).
+        """
+        _, y = _grid(len(self.image))
+        depth = GROUND[0] + (GROUND[1] - GROUND[0]) * y
+        for mask, distance in zip(self.masks, self.distances):
+            depth[mask] = distance
+        return depth.astype(np.float32)
+
 
 def make_scene(index: int,
                split: str = 'train',
@@ -108,8 +164,7 @@ def make_scene(index: int,
         >>> bool((scene.image == make_scene(3, 'val', 64).image).all())
         True
     """
-    if split not in SPLITS:
-        raise ValueError(f'split={split!r}: allowed are {SPLITS}')
+    check_split(split)
     rng = np.random.default_rng((SPLITS.index(split), seed, index))
     objects = sorted((_random_object(rng) for _ in range(rng.integers(3, 7))),
                      key=lambda obj: -obj.depth)
@@ -121,6 +176,27 @@ def make_scene(index: int,
         image[inside] = obj.surface(size)[inside]
         seg_map[inside] = obj.label
     return Scene(_photograph(rng, image), seg_map, objects)
+
+
+def check_split(split: str) -> None:
+    """Raise a ValueError unless ``split`` is one of :data:`SPLITS`."""
+    if split not in SPLITS:
+        raise ValueError(f'split={split!r}: allowed are {SPLITS}')
+
+
+def box_around(mask: np.ndarray) -> Tuple[int, int, int, int]:
+    """The smallest box (x1, y1, x2, y2) around a mask, in pixel edges.
+
+    Args:
+        mask (np.ndarray): (H, W), bool, not empty.
+
+    Example:
+        >>> box_around(np.eye(4, dtype=bool)[:, :3])
+        (0, 0, 3, 3)
+    """
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    return (int(columns[0]), int(rows[0]), int(columns[-1]) + 1,
+            int(rows[-1]) + 1)
 
 
 def _random_object(rng: np.random.Generator) -> SceneObject:

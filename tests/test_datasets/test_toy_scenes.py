@@ -1,8 +1,14 @@
+import hashlib
+import math
+
 import numpy as np
 import pytest
 
 from mmselfkd.datasets.toy_scenes import (CLASSES, PALETTE, SHAPES, SPLITS,
-                                          TEXTURES, SceneObject, make_scene)
+                                          TEXTURES, Scene, SceneObject,
+                                          box_around, make_scene)
+
+TRUE_RADIUS = dict(striped=0.42, banded=0.7, checked=0.98)
 
 
 def make_object(shape, **changes):
@@ -103,3 +109,102 @@ def test_unknown_split_is_named():
     with pytest.raises(ValueError, match="'valid'.*'val'"):
         make_scene(0, 'valid')
     assert SPLITS == ('train', 'val', 'test')
+
+
+def inside(obj, x, y):
+    """Whether a point lies in an object, by plain geometry."""
+    x, y = x - obj.centre[0], y - obj.centre[1]
+    if obj.shape == 'disc':
+        return math.hypot(x, y) <= obj.radius
+    # corners of an equilateral triangle of the area of the disc, tip up
+    reach = obj.radius * math.sqrt(4 * math.pi / (3 * math.sqrt(3)))
+    corners = [(reach * math.cos(turn), reach * math.sin(turn))
+               for turn in (obj.angle + math.radians(a)
+                            for a in (-90, 30, 150))]
+    sides = [
+        (bx - ax) * (y - ay) - (by - ay) * (x - ax)
+        for (ax, ay), (bx, by) in zip(corners, corners[1:] + corners[:1])]
+    return all(side >= 0 for side in sides)
+
+
+def drawn(scene, size):
+    """Index of the object seen at each pixel, -1 for the ground."""
+    seen = np.full((size, size), -1)
+    for row in range(size):
+        for column in range(size):
+            at = ((column + 0.5) / size, (row + 0.5) / size)
+            hits = [(obj.depth, i) for i, obj in enumerate(scene.objects)
+                    if inside(obj, *at)]
+            if hits:
+                seen[row, column] = min(hits)[1]
+    return seen
+
+
+@pytest.mark.parametrize('index', range(4))
+def test_visible_masks_and_boxes_against_a_drawing(index):
+    scene = make_scene(index, 'val', size=40)
+    seen = drawn(scene, 40)
+    masks = scene.visible_masks
+    assert masks.shape == (len(scene.objects), 40, 40)
+    assert masks.dtype == bool
+    for i, mask in enumerate(masks):
+        assert np.array_equal(mask, seen == i)
+        if mask.any():
+            rows, columns = np.nonzero(seen == i)
+            assert box_around(mask) == (columns.min(), rows.min(),
+                                        columns.max() + 1, rows.max() + 1)
+
+
+@pytest.mark.parametrize('index', range(4))
+def test_depth_map_against_a_drawing(index):
+    size = 40
+    scene = make_scene(index, 'val', size=size)
+    distances = []
+    for obj in scene.objects:
+        away = TRUE_RADIUS[obj.texture] / obj.radius
+        for other, behind in zip(scene.objects, distances):
+            if (obj.mask(size) & other.mask(size)).any():
+                away = min(away, behind - 0.1)
+        distances.append(away)
+    seen = drawn(scene, size)
+    expected = np.array([
+        [10 - 2 * (row + 0.5) / size if i < 0 else distances[i] for i in line]
+        for row, line in enumerate(seen)])
+    assert scene.depth_map.dtype == np.float32
+    assert scene.depth_map == pytest.approx(expected, abs=1e-5)
+
+
+def test_what_covers_is_nearer():
+    def scene(*objects):
+        blank = np.zeros((30, 30), np.uint8)
+        return Scene(np.stack([blank] * 3, 2), blank, list(objects))
+
+    large = make_object('disc', texture='banded', radius=0.28)  # 2.5 m
+    small = make_object('disc', texture='banded', radius=0.14)  # 5 m
+    aside = make_object('disc', texture='banded', radius=0.14,
+                        centre=(0.05, 0.05))
+    assert scene(small, large).distances == pytest.approx([5, 2.5])
+    assert scene(large, small).distances == pytest.approx([2.5, 2.4])
+    assert scene(large, aside).distances == pytest.approx([2.5, 5])
+    assert scene(large, small, small).distances == pytest.approx(
+        [2.5, 2.4, 2.3])
+    covered, _ = scene(small, large).visible_masks
+    assert not covered.any()
+
+
+def test_depth_stays_in_its_range():
+    maps = np.stack([make_scene(i, size=24).depth_map for i in range(300)])
+    assert 1 <= maps.min() < 1.5
+    assert 9.5 < maps.max() <= 10
+    objects = np.stack([make_scene(i, size=24).seg_map for i in range(300)])
+    assert maps[objects > 0].max() <= 7.01
+    assert maps[objects == 0].min() > 8
+
+
+def test_what_was_drawn_before_masks_and_depth_is_unchanged():
+    """Checkpoints and numbers of the segmentation runs depend on it."""
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        scene = make_scene(11, split, size=48, seed=2)
+        digest.update(scene.image.tobytes() + scene.seg_map.tobytes())
+    assert digest.hexdigest()[:16] == '67eca2e4c5945baf'

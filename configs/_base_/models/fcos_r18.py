@@ -1,6 +1,4 @@
-# FCOS on ResNet-18, three levels, trained from scratch: plain BN and GN
-norm_cfg = dict(type='BN', requires_grad=True)
-head_norm_cfg = dict(type='GN', num_groups=16, requires_grad=True)
+# FCOS with ResNet-18 and three levels, trained from scratch on small images
 model = dict(
     _scope_='mmdet',
     type='FCOS',
@@ -13,29 +11,28 @@ model = dict(
     backbone=dict(
         type='ResNet',
         depth=18,
-        stem_channels=48,
-        base_channels=48,
-        norm_cfg=norm_cfg,
-        zero_init_residual=False),
+        deep_stem=True,
+        stem_channels=32,
+        base_channels=32,
+        norm_cfg=dict(type='BN', requires_grad=True)),
     neck=dict(
         type='FPN',
-        in_channels=[48, 96, 192, 384],
-        out_channels=96,
+        in_channels=[32, 64, 128, 256],
         start_level=1,
-        num_outs=3,
-        norm_cfg=head_norm_cfg),
+        out_channels=64,
+        num_outs=3),
     bbox_head=dict(
         type='FCOSHead',
-        num_classes=3,
-        in_channels=96,
-        feat_channels=96,
+        num_classes=6,
+        in_channels=64,
+        feat_channels=64,
         stacked_convs=2,
         strides=[8, 16, 32],
-        regress_ranges=((-1, 32), (32, 64), (64, 1e8)),
+        regress_ranges=((-1, 24), (24, 48), (48, 1e8)),
+        center_sampling=True,
         norm_on_bbox=True,
         centerness_on_reg=True,
-        center_sampling=True,
-        norm_cfg=head_norm_cfg,
+        norm_cfg=dict(type='GN', num_groups=8, requires_grad=True),
         loss_cls=dict(
             type='FocalLoss',
             use_sigmoid=True,
@@ -50,4 +47,4 @@ model = dict(
         min_bbox_size=0,
         score_thr=0.05,
         nms=dict(type='nms', iou_threshold=0.6),
-        max_per_img=100))
+        max_per_img=30))

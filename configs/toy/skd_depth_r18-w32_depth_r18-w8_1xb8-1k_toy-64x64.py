@@ -1,0 +1,14 @@
+# pair-wise and holistic: a depth map has no classes for the pixel-wise term
+_base_ = './depth_r18-w8_1xb8-1k_toy-64x64.py'
+teacher = 'depth_r18-w32_1xb8-1k_toy-64x64'
+custom_hooks = [
+    dict(
+        type='mmselfkd.SKDHook',
+        teacher=dict(
+            config=f'mmselfkd::toy/{teacher}.py',
+            checkpoint=f'work_dirs/{teacher}/iter_1000.pth'),
+        losses=dict(
+            loss_pi=None,
+            loss_pa=dict(source='decode_head.fusion'),
+            loss_ho=dict(source='decode_head.conv_depth')))
+]
