@@ -4,7 +4,11 @@ _base_ = [
 ]
 norm_cfg = dict(type='GN', num_groups=16, requires_grad=True)
 model = dict(
-    backbone=dict(deep_stem=False, stem_channels=48, base_channels=48),
+    backbone=dict(
+        deep_stem=False,
+        stem_channels=48,
+        base_channels=48,
+        zero_init_residual=False),
     neck=dict(
         in_channels=[48, 96, 192, 384], out_channels=96, norm_cfg=norm_cfg),
     bbox_head=dict(
