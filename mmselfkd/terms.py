@@ -191,7 +191,7 @@ class Term:
                     "class scores of a dense head")
 
         has_positions = any(s.shape[2] * s.shape[3] > 1 for s, _ in pairs)
-        if not has_positions and not hasattr(self.loss, 'activation'):
+        if not has_positions and getattr(self.loss, 'needs_positions', False):
             raise ConfigError(
                 f'{self.key}: {type(self.loss).__name__} compares positions, '
                 'but the source gives one vector for each RoI '

@@ -147,6 +147,7 @@ class ATLoss(nn.Module):
         True
     """
     channels = 'any'
+    needs_positions = True
 
     def __init__(self, p: float = 2, reduction: str = 'mean'):
         super().__init__()

@@ -122,6 +122,7 @@ class ICSDLoss(nn.Module):
         True
     """
     channels = 'classes'
+    needs_positions = True
 
     def __init__(self, temperature: float = 1.0):
         super().__init__()
