@@ -438,7 +438,8 @@ def _scaled(loss: Any, factor: float) -> Any:
 def _agreement(compared: Dict[Term, tuple]) -> torch.Tensor:
     """Of class scores where there are any, else of the first features."""
     for term, (student, teacher) in compared.items():
-        if getattr(term.loss, 'channels', '') == 'classes':
+        if (getattr(term.loss, 'channels', '') == 'classes'
+                and student.shape[1] > 1):
             return class_agreement(student, teacher)
     student, teacher = next(iter(compared.values()))
     return linear_cka(student, resize_like(teacher, student))

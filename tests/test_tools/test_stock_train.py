@@ -44,6 +44,33 @@ custom_hooks = [dict(
         checkpoint='random'))]
 """
 
+DEPTH = """
+_base_ = ['mmseg::_base_/datasets/nyu.py', 'mmseg::_base_/default_runtime.py',
+          'mmseg::_base_/schedules/schedule_20k.py']
+custom_imports = dict(imports=['mmselfkd'], allow_failed_imports=False)
+model = dict(
+    type='DepthEstimator',
+    data_preprocessor=dict(type='SegDataPreProcessor', size=(64, 64)),
+    backbone=dict(type='ResNetV1c', depth=18, base_channels=8),
+    decode_head=dict(
+        type='mmselfkd.DepthHead', in_channels=[8, 16, 32, 64],
+        in_index=[0, 1, 2, 3], channels=8),
+    test_cfg=dict(mode='whole'))
+pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadDepthAnnotation', depth_rescale_factor=1e-3),
+    dict(type='PackSegInputs')]
+loader = dict(
+    _delete_=True, batch_size=2, num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(type='mmselfkd.ToyDepthDataset', length=4, pipeline=pipeline))
+train_dataloader = val_dataloader = test_dataloader = loader
+val_evaluator = dict(crop_type=None)
+test_evaluator = val_evaluator
+train_cfg = dict(max_iters=2, val_interval=2)
+default_hooks = dict(checkpoint=dict(interval=2))
+"""
+
 
 @pytest.fixture
 def run(tmp_path, root):
@@ -136,6 +163,15 @@ def test_stock_mmdet_tools(run, tmp_path):
         if 'bbox_mAP_copypaste: ' in line
     ]
     assert len(told) == 2 and told[0] == told[1]
+
+
+def test_stock_tools_train_and_test_the_depth_head(run, tmp_path):
+    (tmp_path / 'depth.py').write_text(DEPTH)
+    log = run('train.py', 'depth.py', '--work-dir', 'depth')
+    log += run('test.py', 'depth.py', 'depth/iter_2.pth')
+    told = [line.split('rmse: ')[1].split()[0]
+            for line in log.splitlines() if ' rmse: ' in line]
+    assert len(told) == 2 and told[0] == told[1] and float(told[0]) > 0
 
 
 def test_mmseg_is_found_under_whatever_distribution(root):
