@@ -23,7 +23,7 @@ import re
 from typing import Any, Callable, List, Optional, Tuple
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from .errors import ConfigError, nearest
 
@@ -51,6 +51,7 @@ class Tap:
         self.is_open = False
         self.on_run: Callable[[], None] = _nothing
         module, self._indices, takes_input = _resolve(model, source, key)
+        self._rewritten = _rewritten_around(model, source)
         if takes_input:
             self._handle = module.register_forward_pre_hook(self._see_input)
         else:
@@ -100,6 +101,13 @@ class Tap:
         """
         runs, self.runs = self.runs, []
         where = f'{self.key} = {self.source!r}'
+        if not runs and self._rewritten:
+            raise ConfigError(
+                f'{where}: the module did not run in the forward pass. '
+                'efficient_conv_bn_eval has rewritten '
+                f'{self._rewritten!r}, and what is inside runs no more: tap '
+                f'{self._rewritten!r} itself, or leave it out of '
+                'efficient_conv_bn_eval')
         if not runs:
             raise ConfigError(
                 f'{where}: the module did not run in the forward pass. '
@@ -158,6 +166,18 @@ def _resolve(model: nn.Module, source: str,
             f'{key} = {source!r}: {type(model).__name__} has no module '
             f'{path!r}' + nearest(path, [*modules, 'logits', 'features']))
     return modules[path], indices, False
+
+
+def _rewritten_around(model: nn.Module, source: str) -> str:
+    """The part around ``source`` that a traced graph runs; '' if none."""
+    names = source.split('[')[0].split('.')
+    outer = ['.'.join(names[:i]) for i in range(1, len(names))]
+    modules = dict(model.named_modules())
+    for name in outer:
+        forward = vars(modules[name]).get('forward')
+        if isinstance(getattr(forward, '__self__', None), fx.GraphModule):
+            return name
+    return ''
 
 
 def main_head(model: nn.Module, source: str, key: str) -> nn.Module:

@@ -1,6 +1,5 @@
 """One entry of a hook's ``losses``: where to look, what to compare."""
 import copy
-import math
 from numbers import Real
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -10,6 +9,7 @@ from torch import nn
 from .adapters import build_adapters, resize_like
 from .errors import ConfigError, nearest
 from .registry import MODELS, SCHEDULES, build_part
+from .schedules import MOST
 
 Levels = List[torch.Tensor]
 Pairs = List[Tuple[torch.Tensor, torch.Tensor]]
@@ -183,9 +183,9 @@ def resolve_schedule(schedule: Any, key: str, iterations: int,
 
 def _checked_weight(value: Any, key: str) -> float:
     if (isinstance(value, bool) or not isinstance(value, Real)
-            or not math.isfinite(value) or value < 0):
-        raise ConfigError(f'{key} = {value!r}: a finite number >= 0 is '
-                          'needed')
+            or not 0 <= value <= MOST):
+        raise ConfigError(f'{key} = {value!r}: a finite number >= 0, at most '
+                          f'{MOST:g}, is needed')
     return float(value)
 
 

@@ -1,5 +1,7 @@
 """The second player of an adversarial loss: its optimizer and its turn."""
 import inspect
+import math
+from numbers import Real
 from typing import Any, Dict, List, Tuple
 
 import torch
@@ -44,6 +46,10 @@ class Adversary:
         if closure.default is closure.empty:
             raise ConfigError(f'{term.key}.optimizer = {cfg!r}: needs to '
                               'compute the loss several times in a step')
+        for name, value in self.optimizer.param_groups[0].items():
+            if isinstance(value, Real) and not 0 <= value < math.inf:
+                raise ConfigError(f'{term.key}.optimizer = {cfg!r}: {name} '
+                                  'must be a finite number of 0 or more')
         self.base_lrs = [group['lr'] for group in self.optimizer.param_groups]
         self._seen: List[Tuple[Any, Any, Any]] = []
 

@@ -86,6 +86,13 @@ class DistillHook(Hook):
         self._inherit = [] if inherit is None else owned_sources(
             inherit, list(self._teacher_cfgs)[0], f'{name}.inherit',
             list(self._teacher_cfgs))
+        used = {owner for term in self.terms for owner in term.teachers}
+        used.update(owner for owner, _ in self._inherit)
+        for owner, (where, cfg) in self._teacher_cfgs.items():
+            if owner not in used:
+                raise ConfigError(
+                    f'{where} = {cfg!r}: no loss looks at this teacher; name '
+                    f"it in a source ('{owner}:...') or leave it out")
         schedule = (self.preset_task_schedule if task_schedule is None
                     else task_schedule)
         self.task_schedule = None if schedule is None else build_part(
@@ -275,8 +282,8 @@ class DistillHook(Hook):
                 losses[f'distill.{term.name}'] = term.zero(step.inputs.device)
                 continue
             ours = gather(term.student_sources, levels)
-            if not any(level.requires_grad for level in ours):
-                self._monitor.idle(term.name)
+            self._monitor.idle(
+                term.name, [level.requires_grad for level in ours])
             pairs = term.aligned(ours, gather(term.teacher_sources, levels))
             label = label_for(term, step.samples, lessons)
             losses[f'distill.{term.name}'] = weight * term.value(

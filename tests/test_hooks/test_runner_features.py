@@ -415,7 +415,9 @@ def test_efficient_conv_bn_eval_leaves_no_module_to_tap(tiny, tmp_path):
         'backbone.layer2', 'big:backbone.layer2')))
     runner, watch = start(
         tiny, tmp_path, hook, efficient_conv_bn_eval=['backbone'])
-    with pytest.raises(ConfigError, match="'backbone.layer2'.*did not run"):
+    with pytest.raises(ConfigError, match=(
+            "'backbone.layer2'.*did not run.*efficient_conv_bn_eval has "
+            "rewritten 'backbone'.*tap 'backbone' itself")):
         runner.train()
     assert not watch.logs and not hasattr(runner.model, 'mmselfkd')
 
@@ -605,12 +607,14 @@ def test_memory_does_not_grow(tiny, tmp_path):
     assert third[2] - second[2] < 2**22
 
 
-@pytest.mark.parametrize('changes, source', [
-    ({'model.backbone.with_cp': True}, 'backbone.layer3.0.conv1'),
-    ({'model.backbone.frozen_stages': 2}, 'backbone[1]')])
+@pytest.mark.parametrize('changes, source, says', [
+    ({'model.backbone.with_cp': True}, 'backbone.layer3.0.conv1', ': what'),
+    ({'model.backbone.frozen_stages': 2}, 'backbone[1]', ': what'),
+    ({'model.backbone.frozen_stages': 2}, 'backbone',
+     ' there: level 0, 1 (0 to 3) of what')])
 def test_a_term_that_trains_nothing_is_named(
-        tiny, tmp_path, capsys, changes, source):
-    """Inside a checkpointed part, and in a frozen stage."""
+        tiny, tmp_path, capsys, changes, source, says):
+    """Inside a checkpointed part, and in a frozen stage; the levels too."""
     loss = dict(type='PairwiseLoss', source=source)
     cfg = tiny.config(
         tmp_path, dict(type='mmselfkd.DistillHook', teacher=tiny.teacher(),
@@ -618,3 +622,4 @@ def test_a_term_that_trains_nothing_is_named(
     tiny.build(cfg).train()
     text = capsys.readouterr().out
     assert text.count('distill.loss_pa trains nothing') == 1
+    assert f'distill.loss_pa trains nothing{says} it looks' in text
