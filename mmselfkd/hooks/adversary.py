@@ -18,7 +18,10 @@ MAX_GRADIENT = 10.0
 
 
 class Adversary:
-    """Trains the discriminator of a term after each step of the student.
+    """Trains the discriminator of a term after each iteration.
+
+    Also where the student accumulates gradients: it makes a step for every
+    batch that it has seen.
 
     The discriminator is no part of the student, so neither DDP nor the
     student's optimizer knows it: its start is broadcast from rank 0 and its

@@ -101,6 +101,7 @@ class DistillHook(Hook):
         self._own_losses: List[str] = []
         self.adversaries: Dict[str, Adversary] = {}
         self._runner: Any = None
+        self._resumed = False
         self._student: Optional[nn.Module] = None
         self._taps: Dict[str, Tap] = {}
         self._clones: List[str] = []
@@ -206,7 +207,7 @@ class DistillHook(Hook):
 
     def before_train(self, runner) -> None:
         """Tap the student, now that EMAHook has its copy."""
-        if not runner._resume:
+        if not self._resumed:  # as with --resume where nothing was saved yet
             self._take_over(runner)
         for teacher in self.teachers.values():
             teacher.start(self._student)
@@ -318,6 +319,7 @@ class DistillHook(Hook):
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         if self._student is not None:
             self._state.restore(runner, checkpoint)
+            self._resumed = runner._resume
 
     # -- afterwards ---------------------------------------------------------
 
@@ -338,6 +340,7 @@ class DistillHook(Hook):
         self._handles, self._guards = [], []
         self._taps, self.teachers = {}, {}
         self._student = self._runner = None
+        self._resumed = False
 
     def _guard(self, owner: Any, name: str, is_last: bool) -> None:
         """Release the student when ``owner.name()`` raises or is the last."""

@@ -60,7 +60,8 @@ class StateHook(Hook):
             if name.startswith(PREFIX)
         }
         saved = entry.get('modules', {})
-        kept = _fill(checkpoint['state_dict'], own, saved, PREFIX)
+        state = checkpoint.get('state_dict', checkpoint)  # or bare weights
+        kept = _fill(state, own, saved, PREFIX)
         if 'ema_state_dict' in checkpoint:
             _fill(checkpoint['ema_state_dict'], own, entry.get('ema', {}),
                   EMA_PREFIX)

@@ -14,7 +14,7 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, RUNNERS
 from mmseg.models import EncoderDecoder
 from torch import nn
 
-from mmselfkd import ConfigError, randomness
+from mmselfkd import ConfigError, DistillHook, randomness
 from mmselfkd.registry import MODELS
 
 REFINED = dict(
@@ -130,6 +130,43 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tiny, tmp_path):
     for name, value in whole.weights[1].items():
         torch.testing.assert_close(
             parts.weights[3][name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_an_average_counts_every_iteration_of_accumulation(tiny, tmp_path):
+    """As EMAHook: also those in which the student does not move."""
+    seen = []
+
+    class Look(Hook):
+
+        priority = 'LOWEST'
+
+        def before_train(self, runner):
+            hook = next(h for h in runner.hooks
+                        if isinstance(h, DistillHook))
+            self.average = hook.teachers['teacher'].model
+            self._keep()
+
+        def after_train_iter(self, runner, batch_idx, data_batch=None,
+                             outputs=None):
+            self._keep()
+
+        def _keep(self):
+            seen.append({name: p.clone()
+                         for name, p in self.average.named_parameters()})
+
+    hook = dict(
+        type='mmselfkd.DistillHook',
+        teacher=dict(type='EMATeacher', momentum=0.25),
+        losses=dict(loss_kd=dict(type='KDLoss', source='logits')))
+    _, watch = train(tiny, tmp_path, hook, Look(), iters=4,
+                     **{'optim_wrapper.accumulative_counts': 2})
+    assert_same(watch.weights[1], watch.weights[2])
+    for before, now, student in zip(seen, seen[1:], watch.weights):
+        for name, value in now.items():
+            torch.testing.assert_close(
+                value, before[name].lerp(student[name], 0.25))
+    name = 'decode_head.conv_seg.weight'
+    assert not torch.equal(seen[2][name], seen[3][name])
 
 
 def test_clipping_takes_student_and_ours_as_one_vector(tiny, tmp_path):
