@@ -82,8 +82,12 @@ class Adversary:
     def state_dict(self) -> Dict[str, Any]:
         return dict(
             losses=self.losses.state_dict(),
-            optimizer=self.optimizer.state_dict())
+            optimizer=self.optimizer.state_dict(),
+            kind=type(self.optimizer).__name__)
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
+        kind = type(self.optimizer).__name__
+        if state.get('kind', kind) != kind:
+            raise ValueError(f'the state of {state["kind"]}, not of {kind}')
         self.losses.load_state_dict(state['losses'])
         self.optimizer.load_state_dict(state['optimizer'])

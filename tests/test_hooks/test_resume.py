@@ -125,6 +125,36 @@ def test_changed_losses_say_what_was_kept_added_dropped(
     assert 'dropped loss_ho' in line
 
 
+HO = dict(type='HolisticLoss', source='logits', loss_weight=0.1)
+FOLLOWS = dict(loss_kd=dict(type='KDLoss', source='logits'))
+
+
+@pytest.mark.parametrize('name, before, after', [
+    ('loss_ho', dict(losses=dict(loss_ho=HO)),
+     dict(losses=dict(loss_ho=dict(HO, conditional=False)))),
+    ('loss_ho', dict(losses=dict(loss_ho=HO)),
+     dict(losses=dict(loss_ho=dict(HO, optimizer=dict(type='Adam'))))),
+    ('teacher', dict(losses=FOLLOWS, teacher=dict(type='EMATeacher')),
+     dict(losses=FOLLOWS, teacher=dict(type='SnapshotTeacher', interval=1)))])
+def test_a_part_of_another_kind_starts_anew(
+        tiny, tmp_path, capsys, name, before, after):
+    """Another discriminator, optimizer or teacher of the same name."""
+    def go(hook, **changes):
+        hook = dict(dict(type='mmselfkd.DistillHook',
+                         teacher=tiny.teacher()), **hook)
+        tiny.build(tiny.config(tmp_path, hook, **changes)).train()
+
+    go(before, iters=1)
+    go(after, iters=2, resume=True, log_level='INFO')
+    line = next(t for t in capsys.readouterr().out.splitlines()
+                if 'distillation resumed' in t)
+    assert f'kept nothing; added {name}; dropped {name}' in line
+    go(after, iters=3, resume=True, log_level='INFO')
+    line = next(t for t in capsys.readouterr().out.splitlines()
+                if 'distillation resumed' in t)
+    assert f'kept {name}; added nothing; dropped nothing' in line
+
+
 class Start(Hook):
     """The model and its optimizer as training finds them."""
 
