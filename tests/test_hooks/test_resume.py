@@ -23,6 +23,13 @@ def load(work_dir, iteration):
     return torch.load(work_dir / f'iter_{iteration}.pth', weights_only=False)
 
 
+def logged(checkpoint):
+    """What was logged up to the checkpoint, but for times and the like."""
+    return {name: buffer.data[0].tolist() for name, buffer in
+            checkpoint['message_hub']['log_scalars'].items()
+            if 'loss' in name or 'distill' in name}
+
+
 def assert_equal(first, second, path=''):
     """Nested dicts, lists and tensors, bit for bit."""
     if isinstance(first, torch.Tensor):
@@ -82,6 +89,8 @@ def test_two_and_two_are_four(tiny, tmp_path, optimizer, extra):
     whole, resumed = load(tmp_path / 'a', 4), load(tmp_path / 'b', 4)
     for entry in ('state_dict', 'optimizer', 'param_schedulers', 'mmselfkd'):
         assert_equal(whole[entry], resumed[entry], entry)
+    assert len(logged(whole)['train/distill.loss_nfd']) == 4
+    assert_equal(logged(whole), logged(resumed))
     if extra:
         assert_equal(whole['ema_state_dict'], resumed['ema_state_dict'])
 
