@@ -1,7 +1,6 @@
 """One entry of a hook's ``losses``: where to look, what to compare."""
 import copy
 import inspect
-import math
 from numbers import Real
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
@@ -14,6 +13,7 @@ from .areas import Areas
 from .errors import ConfigError, nearest
 from .heads import Scores
 from .registry import MODELS, SCHEDULES, build_part
+from .schedules import MOST
 
 Levels = List[torch.Tensor]
 Pairs = List[Tuple[torch.Tensor, torch.Tensor]]
@@ -282,9 +282,9 @@ def resolve_schedule(schedule: Any, key: str, iterations: int,
 
 def _checked_weight(value: Any, key: str) -> float:
     if (isinstance(value, bool) or not isinstance(value, Real)
-            or not math.isfinite(value) or value < 0):
-        raise ConfigError(f'{key} = {value!r}: a finite number >= 0 is '
-                          'needed')
+            or not 0 <= value <= MOST):
+        raise ConfigError(f'{key} = {value!r}: a finite number >= 0, at most '
+                          f'{MOST:g}, is needed')
     return float(value)
 
 
