@@ -10,6 +10,7 @@ from ._common import (autocast_off, check_choice, check_integer_or_none,
                       check_maps, full_precision)
 
 POOL_MODES = ('avg', 'max')
+PANEL = 128  # rows of a product at a time
 
 
 def pairwise_loss(student: Tensor,
@@ -40,12 +41,13 @@ def pairwise_loss(student: Tensor,
         \lVert SS' \rVert^2 + \lVert TT' \rVert^2 - 2 \lVert ST' \rVert^2,
         \quad \nabla_S = 4 (SS'S - ST'T),
 
-    in Frobenius norms: memory is linear in P, time P * C^2. These products
-    are in float64, for the three terms cancel where the student is close to
-    the teacher. The P x P form is taken where P is below the channels. With
-    ``connection_range`` r: time P * C * (2r + 1)^2 / 2 (a pair counts for
-    both of its orders), memory linear in P. The gradient is ready with the
-    value, one map of the size of S; it cannot be differentiated again.
+    in Frobenius norms: memory is linear in P, time P * C^2. Lengths and C x C
+    products are in float64, for the three terms cancel where the student is
+    close to the teacher. The P x P form is taken where P is below the
+    channels. With ``connection_range`` r: time P * C * (2r + 1)^2 / 2 (a pair
+    counts for both of its orders), memory linear in P. The gradient is ready
+    with the value, one map of the size of S; it cannot be differentiated
+    again.
 
     Differs from the paper: the normaliser is the number of pairs that exist,
     also at the border of a local graph and for a last patch that is cut off.
@@ -93,8 +95,8 @@ def pairwise_loss(student: Tensor,
     _check_arguments(pool, pool_mode, connection_range)
     with autocast_off(student):
         student, teacher = full_precision(student, teacher)
-        student = _nodes(student, pool, pool_mode)
-        teacher = _nodes(teacher, pool, pool_mode)
+        student = _pooled(student, pool, pool_mode)
+        teacher = _pooled(teacher, pool, pool_mode)
         return _SimilarityDistance.apply(student, teacher, connection_range)
 
 
@@ -104,18 +106,12 @@ def _check_arguments(pool, pool_mode, connection_range):
     check_integer_or_none('connection_range', connection_range, minimum=0)
 
 
-def _nodes(maps, pool, pool_mode):
-    """Pooled maps with features of length 1, or 0 where all were 0."""
-    if pool is not None and pool > 1:
-        if pool_mode == 'max':
-            maps = F.max_pool2d(maps, pool, ceil_mode=True)
-        else:
-            maps = F.avg_pool2d(
-                maps, pool, ceil_mode=True, count_include_pad=False)
-    norm = torch.linalg.vector_norm(maps, dim=1, keepdim=True)
-    # dividing a zero vector by a tiny number instead would give its gradient
-    # a factor that no half precision can hold
-    return maps / norm.masked_fill(norm < 1e-12, 1)
+def _pooled(maps, pool, pool_mode):
+    if pool is None or pool == 1:
+        return maps
+    if pool_mode == 'max':
+        return F.max_pool2d(maps, pool, ceil_mode=True)
+    return F.avg_pool2d(maps, pool, ceil_mode=True, count_include_pad=False)
 
 
 class _SimilarityDistance(torch.autograd.Function):
@@ -127,12 +123,16 @@ class _SimilarityDistance(torch.autograd.Function):
         slopes = torch.empty_like(student) if with_slope else None
         total = 0
         for n in range(len(student)):
-            value, slope = _image_distance(student[n].double(),
-                                           teacher[n].double(),
-                                           connection_range, with_slope)
+            s, norm = _unit_nodes(student[n])
+            t, _ = _unit_nodes(teacher[n])
+            value, slope = _image_distance(s, t, connection_range,
+                                           with_slope and student.dtype)
             total = total + value
-            if with_slope:
-                slopes[n] = slope / len(student)
+            if with_slope:  # the length of a feature has no effect
+                slope, s = slope.to(slopes), s.to(slopes)
+                along = torch.linalg.vecdot(s, slope, dim=0)
+                torch.addcmul(slope, s, along, value=-1, out=slopes[n])
+                slopes[n] /= norm.to(slopes) * len(student)
         ctx.slopes = slopes
         return (total / len(student)).to(student.dtype)
 
@@ -142,30 +142,65 @@ class _SimilarityDistance(torch.autograd.Function):
         return grad * ctx.slopes, None, None
 
 
-def _image_distance(s, t, connection_range, with_slope):
-    """Mean over the pairs of one image, and its gradient by ``s``."""
+def _unit_nodes(maps):
+    """Features of length 1 in float64, or 0 where all were 0; the lengths."""
+    maps = maps.to(torch.float64, copy=True)
+    norm = torch.linalg.vecdot(maps, maps, dim=0).sqrt()
+    # dividing a zero vector by a tiny number instead would give its gradient
+    # a factor that no half precision can hold
+    norm = norm.masked_fill_(norm < 1e-12, 1)
+    return maps.div_(norm), norm
+
+
+def _image_distance(s, t, connection_range, dtype):
+    """Mean over the pairs of one image, and its gradient by ``s``.
+
+    Args:
+        s, t (Tensor): unit nodes (C, H, W) in float64.
+        connection_range (int | None): see :func:`pairwise_loss`.
+        dtype (torch.dtype | False): of the gradient; False: none is needed.
+    """
     height, width = s.shape[1:]
     if connection_range is None or connection_range >= max(height, width) - 1:
-        value, slope = _connected(s.flatten(1), t.flatten(1), with_slope)
+        value, slope = _connected(s.flatten(1), t.flatten(1), dtype)
         pairs = (height * width)**2
     else:
-        value, slope, pairs = _local(s, t, connection_range, with_slope)
-    if with_slope:
+        value, slope, pairs = _local(s, t, connection_range, dtype)
+    if dtype:
         slope = slope.view_as(s) / pairs
     return value / pairs, slope
 
 
-def _connected(s, t, with_slope):
+def _connected(s, t, dtype):
     """Sum over all pairs of the columns of s (C_s, P) and t (C_t, P)."""
     if s.shape[1] < max(len(s), len(t)):
         difference = s.T @ s - t.T @ t
-        slope = 4 * s @ difference if with_slope else None
+        slope = 4 * s @ difference if dtype else None
         return difference.square().sum(), slope
-    ss, st = s @ s.T, s @ t.T
-    value = ss.square().sum() - 2 * st.square().sum()
-    value = value + (t @ t.T).square().sum()
-    slope = 4 * (ss @ s - st @ t) if with_slope else None
+    ss, tt, st = _gram(s), _gram(t), s @ t.T
+    value = ss.square().sum() - 2 * st.square().sum() + tt.square().sum()
+    slope = _slope(s, t, ss, st, dtype) if dtype else None
     return value.clamp(min=0), slope
+
+
+def _gram(x):
+    """x @ x.T; of its symmetric halves little more than one is computed."""
+    out = x.new_empty(len(x), len(x))
+    for begin in range(0, len(x), PANEL):
+        end = begin + PANEL
+        out[begin:end, :end] = x[begin:end] @ x[:end].T
+        out[:begin, begin:end] = out[begin:end, :begin].T
+    return out
+
+
+def _slope(s, t, ss, st, dtype):
+    """4 (SS'S - ST'T)."""
+    if len(s) != len(t):
+        return 4 * (ss @ s - st @ t)
+    # (SS' - ST')S + ST'(S - T): both differences are taken in float64, so
+    # nothing is left that cancels near the teacher, and float32 will do
+    slope = (ss - st).to(dtype) @ s.to(dtype)
+    return slope.addmm_(st.to(dtype), (s - t).to(dtype)).mul_(4)
 
 
 def _local(s, t, reach, with_slope):
