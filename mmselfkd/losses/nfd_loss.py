@@ -1,6 +1,7 @@
 """Normalised feature distillation."""
 from typing import Optional
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._common import (autocast_off, check_choice, check_maps, check_positive,
@@ -69,7 +70,7 @@ def nfd_loss(student: Tensor,
         student, teacher = full_precision(student, teacher)
         student = _standardise(student, DIMS[dims], eps)
         teacher = _standardise(teacher, DIMS[dims], eps)
-        return (student - teacher).square().mean()
+        return F.mse_loss(student, teacher)
 
 
 def _check_arguments(dims, eps):
@@ -78,11 +79,14 @@ def _check_arguments(dims, eps):
 
 
 def _standardise(maps, axes, eps):
-    maps = maps - maps.mean(axes, keepdim=True)
+    """Standardised maps with ``axes`` moved behind the others."""
+    others = [axis for axis in range(maps.ndim) if axis not in axes]
+    maps = maps.permute(*others, *axes)
+    inner = tuple(range(len(others), maps.ndim))
     # the mean of a large constant map is off by a rounding error, which its
-    # tiny variance would blow up: take away what the first pass left
-    maps = maps - maps.mean(axes, keepdim=True)
-    return maps / (maps.square().mean(axes, keepdim=True) + eps).sqrt()
+    # tiny variance would blow up: layer_norm takes away what is left here
+    maps = maps - maps.mean(inner, keepdim=True)
+    return F.layer_norm(maps, maps.shape[len(others):], eps=eps)
 
 
 class NFDLoss(nn.Module):
