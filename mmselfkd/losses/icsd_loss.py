@@ -78,9 +78,8 @@ def icsd_loss(student: Tensor,
 def _divergences(logits, temperature):
     """KL(p_i || p_j) of all class maps (N, K, K)."""
     log_p = F.log_softmax(logits.double().flatten(2) / temperature, dim=2)
-    p = log_p.exp()
-    negative_entropy = (p * log_p).sum(dim=2, keepdim=True)
-    return negative_entropy - p @ log_p.transpose(1, 2)
+    cross = log_p.exp() @ log_p.transpose(1, 2)
+    return cross.diagonal(dim1=1, dim2=2)[:, :, None] - cross
 
 
 class ICSDLoss(nn.Module):

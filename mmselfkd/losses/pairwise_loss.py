@@ -123,7 +123,7 @@ class _SimilarityDistance(torch.autograd.Function):
         slopes = torch.empty_like(student) if with_slope else None
         total = 0
         for n in range(len(student)):
-            s, norm = _unit_nodes(student[n])
+            s, scale = _unit_nodes(student[n])
             t, _ = _unit_nodes(teacher[n])
             value, slope = _image_distance(s, t, connection_range,
                                            with_slope and student.dtype)
@@ -132,7 +132,7 @@ class _SimilarityDistance(torch.autograd.Function):
                 slope, s = slope.to(slopes), s.to(slopes)
                 along = torch.linalg.vecdot(s, slope, dim=0)
                 torch.addcmul(slope, s, along, value=-1, out=slopes[n])
-                slopes[n] /= norm.to(slopes) * len(student)
+                slopes[n] *= scale.to(slopes) / len(student)
         ctx.slopes = slopes
         return (total / len(student)).to(student.dtype)
 
@@ -143,13 +143,13 @@ class _SimilarityDistance(torch.autograd.Function):
 
 
 def _unit_nodes(maps):
-    """Features of length 1 in float64, or 0 where all were 0; the lengths."""
+    """Features of length 1, or 0 where all were 0, and what made them so."""
     maps = maps.to(torch.float64, copy=True)
     norm = torch.linalg.vecdot(maps, maps, dim=0).sqrt()
     # dividing a zero vector by a tiny number instead would give its gradient
     # a factor that no half precision can hold
-    norm = norm.masked_fill_(norm < 1e-12, 1)
-    return maps.div_(norm), norm
+    scale = norm.masked_fill_(norm < 1e-12, 1).reciprocal_()
+    return maps.mul_(scale), scale
 
 
 def _image_distance(s, t, connection_range, dtype):
@@ -167,7 +167,7 @@ def _image_distance(s, t, connection_range, dtype):
     else:
         value, slope, pairs = _local(s, t, connection_range, dtype)
     if dtype:
-        slope = slope.view_as(s) / pairs
+        slope = slope.view_as(s).div_(pairs)
     return value / pairs, slope
 
 
@@ -199,8 +199,9 @@ def _slope(s, t, ss, st, dtype):
         return 4 * (ss @ s - st @ t)
     # (SS' - ST')S + ST'(S - T): both differences are taken in float64, so
     # nothing is left that cancels near the teacher, and float32 will do
-    slope = (ss - st).to(dtype) @ s.to(dtype)
-    return slope.addmm_(st.to(dtype), (s - t).to(dtype)).mul_(4)
+    near = torch.sub(s, t, out=torch.empty_like(s, dtype=dtype))
+    slope = (ss - st).mul_(4).to(dtype) @ s.to(dtype)
+    return slope.addmm_(st.to(dtype), near, alpha=4)
 
 
 def _local(s, t, reach, with_slope):
