@@ -65,7 +65,7 @@ class FrozenTeacher(ModelTeacher):
         self.precision = precision
         self.channels_last = channels_last
         self._affine = None
-        cfg = _load_config(config, key)
+        cfg = load_config(config, key)
         with randomness.preserved():
             self.model = _build_model(cfg, key)
         self.name = config if isinstance(config, str) else type(
@@ -161,7 +161,7 @@ class FrozenTeacher(ModelTeacher):
             self.classes = None
 
 
-def _load_config(config: Union[str, dict, Config], key: str) -> ConfigDict:
+def load_config(config: Union[str, dict, Config], key: str) -> ConfigDict:
     """The full config of the teacher; its ``model`` is what gets built."""
     where = f'{key}.config = {config!r}'
     if isinstance(config, str):
