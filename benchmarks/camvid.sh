@@ -1,19 +1,7 @@
 #!/usr/bin/env bash
 # CamVid on a CPU: a teacher, the plain student and every method.
 #   CAMVID=/path/to/camvid SEEDS='0 1' bash benchmarks/camvid.sh
-set -euo pipefail
-cd "$(dirname "$0")/.."
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-PYTHON=${PYTHON:-python}
-
-train() { # name, config, options
-    local folder="work_dirs/$1" config="configs/$2"
-    shift 2
-    [ -e "$folder/done" ] || {
-        "$PYTHON" tools/train.py "$config" --work-dir "$folder" --resume "$@"
-        touch "$folder/done"
-    }
-}
+. "$(dirname "$0")/train.sh"
 
 teacher=fpn_r18-w48_1xb8-2k_camvid-120x160
 student=fpn_r18-w16_1xb8-1k_camvid-120x160
