@@ -1,4 +1,6 @@
 """Every shipped config makes a training step; every list of them agrees."""
+import copy
+import functools
 import re
 from pathlib import Path
 
@@ -96,8 +98,23 @@ def without_downloads(cfg):
     return cfg
 
 
+def loaded(path):
+    """The config in this file; it may be changed."""
+    return copy.deepcopy(_loaded(path))
+
+
 def inheriting(base):
     """A user's config that has one base and nothing else."""
+    return copy.deepcopy(_inheriting(base))
+
+
+@functools.lru_cache(maxsize=None)
+def _loaded(path):
+    return Config.fromfile(path)
+
+
+@functools.lru_cache(maxsize=None)
+def _inheriting(base):
     return Config.fromstring(f'_base_ = {base!r}', '.py')
 
 
@@ -129,7 +146,7 @@ def narrowed(cfg):
 
 def small(name, work_dir):
     """The config, but on small images in memory and for few iterations."""
-    cfg = Config.fromfile(ROOT / name)
+    cfg = loaded(ROOT / name)
     is_detector = cfg.default_scope == 'mmdet'
     is_big = is_detector and name.stem.endswith('_coco')
     if is_big:
@@ -237,7 +254,7 @@ def test_training_step(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize('name', CONFIGS, ids=lambda path: path.stem)
 def test_own_pipelines_and_reload(name, tmp_path):
     """What a stock train.py dumps is the config; its transforms exist."""
-    cfg = Config.fromfile(ROOT / name)
+    cfg = loaded(ROOT / name)
     cfg.dump(tmp_path / 'dumped.py')
     assert Config.fromfile(tmp_path / 'dumped.py').to_dict() == cfg.to_dict()
     init_default_scope(cfg.default_scope)
@@ -249,7 +266,7 @@ def test_own_pipelines_and_reload(name, tmp_path):
 @pytest.mark.parametrize(
     'name', [p for p in CONFIGS if '-semi_' in p.stem], ids=lambda p: p.stem)
 def test_semi_keeps_the_labels_of_one_image_in_eight(name, tmp_path):
-    pipeline = first_dataset(Config.fromfile(ROOT / name)).pipeline
+    pipeline = first_dataset(loaded(ROOT / name)).pipeline
     types = [step['type'] for step in pipeline]
     place = types.index('mmselfkd.KeepLabels')
     assert types[place - 1] == 'LoadAnnotations'
@@ -267,7 +284,7 @@ def pairs_by_task():
     """The pairs of segmentors, of dense and of two-stage detectors."""
     tasks = {'segmentor': {}, 'dense': {}, 'two_stage': {}}
     for path in PAIRS:
-        cfg = Config.fromfile(path)
+        cfg = loaded(path)
         task = 'segmentor'
         if cfg.default_scope == 'mmdet':
             task = 'two_stage' if 'roi_head' in cfg.model else 'dense'
@@ -314,7 +331,7 @@ def test_students_are_those_of_the_pairs():
         student(cfg) for task in ('dense', 'two_stage')
         for cfg in pairs[task].values()]
     for method in ALONE:
-        configs = [Config.fromfile(ROOT / name) for name in CONFIGS
+        configs = [loaded(ROOT / name) for name in CONFIGS
                    if name.parts[1] == method]
         alone = [student(cfg) for cfg in configs if 'teacher' not in cfg]
         assert all(pair in alone for pair in segmentors), method
@@ -331,7 +348,7 @@ def test_students_are_those_of_the_pairs():
 def test_found_by_its_installed_name(name, tmp_path, monkeypatch):
     """Where the package is installed: from any folder."""
     monkeypatch.chdir(tmp_path)
-    cfg = Config.fromfile(ROOT / name)
+    cfg = loaded(ROOT / name)
     child = inheriting(f'mmselfkd::{name.parts[1]}/{name.name}')
     assert child.keys() == cfg.keys()
     assert child.custom_hooks[-1].pop('_scope_') == 'mmselfkd'
@@ -385,14 +402,14 @@ def test_readme_names_what_exists(method):
     checkpoints = re.findall(r'work_dirs/(\S+)/(\w+)_(\d+)\.pth', commands)
     assert len(checkpoints) >= 2
     for stem, unit, length in checkpoints:
-        cfg = Config.fromfile(ROOT / f'configs/{method}/{stem}.py')
+        cfg = loaded(ROOT / f'configs/{method}/{stem}.py')
         assert cfg.train_cfg[f'max_{unit}s'] == int(length)
 
 
 @pytest.mark.parametrize('path', PAIRS, ids=lambda path: path.stem)
 def test_teacher_of_a_pair(path):
     """Published weights, or what training its config leaves behind."""
-    teacher = Config.fromfile(path).teacher
+    teacher = loaded(path).teacher
     name = Path(teacher.config.partition('::')[2])
     if teacher.checkpoint.startswith('https://'):
         assert teacher.checkpoint.endswith('.pth')
@@ -409,7 +426,7 @@ BIG = [path for path in PAIRS if path.stem.endswith('_coco')]
 @pytest.mark.parametrize('path', BIG, ids=lambda path: path.stem)
 def test_big_detectors_fit(path):
     """Levels, strides and classes of the real pair; what its hooks tap."""
-    cfg = Config.fromfile(path)
+    cfg = loaded(path)
     init_default_scope('mmdet')
     with torch.device('meta'):  # in their full size, at no cost
         student, teacher = (
@@ -437,13 +454,13 @@ def hooks_of_pair(pair):
     """The hooks of all configs with this pair."""
     for name in CONFIGS:
         if name.stem.endswith(f'_{pair}'):
-            yield HOOKS.build(Config.fromfile(ROOT / name).custom_hooks[-1])
+            yield HOOKS.build(loaded(ROOT / name).custom_hooks[-1])
 
 
 @pytest.mark.parametrize('path', BIG, ids=lambda path: path.stem)
 def test_teacher_of_a_big_detector_is_published(path):
     """mmdet's own list has these weights for this config."""
-    teacher = Config.fromfile(path).teacher
+    teacher = loaded(path).teacher
     name = teacher.config.partition('::')[2]
     listed = Path(Config._get_cfg_path(teacher.config, '')[0]).with_name(
         'metafile.yml')
