@@ -11,6 +11,8 @@ import math
 from numbers import Integral, Real
 from typing import List, Union
 
+MOST = 1e12  # of a weight and of its factor: far beyond any use
+
 __all__ = ['LinearRamp', 'CosineRamp', 'ExponentialRamp', 'Step', 'Stop']
 
 
@@ -292,9 +294,9 @@ def _check_integer(name, value, minimum):
 
 def _check_not_negative(name, value):
     if (not isinstance(value, Real) or isinstance(value, bool)
-            or not 0 <= value < math.inf):
-        raise ValueError(
-            f'{name} must be a finite number of 0 or more, but got {value!r}')
+            or not 0 <= value <= MOST):
+        raise ValueError(f'{name} must be a finite number of 0 or more, at '
+                         f'most {MOST:g}, but got {value!r}')
 
 
 def _check_bool(name, value):

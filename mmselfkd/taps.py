@@ -35,7 +35,7 @@ import re
 from typing import Any, Callable, List, Optional, Tuple
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from .errors import ConfigError
 from .heads import Place, find_place
@@ -64,6 +64,7 @@ class Tap:
         self.is_open = False
         self.on_run: Callable[[], None] = _nothing
         self.place, self._indices = _resolve(model, source, key)
+        self._rewritten = _rewritten_around(model, source)
         takes_input = self.place.argument is not None
         self._handles = [
             module.register_forward_pre_hook(self._see_input) if takes_input
@@ -116,6 +117,13 @@ class Tap:
         """
         runs, self.runs = self.runs, []
         where = f'{self.key} = {self.source!r}'
+        if not runs and self._rewritten:
+            raise ConfigError(
+                f'{where}: the module did not run in the forward pass. '
+                'efficient_conv_bn_eval has rewritten '
+                f'{self._rewritten!r}, and what is inside runs no more: tap '
+                f'{self._rewritten!r} itself, or leave it out of '
+                'efficient_conv_bn_eval')
         if not runs:
             raise ConfigError(
                 f'{where}: the module did not run in the forward pass. '
@@ -180,6 +188,18 @@ def _as_map(level: torch.Tensor) -> torch.Tensor:
     if level.dim() == 3:
         return level.transpose(1, 2)[..., None]
     return level[:, :, None, None] if level.dim() == 2 else level
+
+
+def _rewritten_around(model: nn.Module, source: str) -> str:
+    """The part around ``source`` that a traced graph runs; '' if none."""
+    names = source.split('[')[0].split('.')
+    outer = ['.'.join(names[:i]) for i in range(1, len(names))]
+    modules = dict(model.named_modules())
+    for name in outer:
+        forward = vars(modules[name]).get('forward')
+        if isinstance(getattr(forward, '__self__', None), fx.GraphModule):
+            return name
+    return ''
 
 
 def _flatten(value: Any):

@@ -1,7 +1,6 @@
 """One entry of a hook's ``losses``: where to look, what to compare."""
 import copy
 import inspect
-import math
 from numbers import Real
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
@@ -14,6 +13,7 @@ from .areas import Areas
 from .errors import ConfigError, nearest
 from .heads import Scores
 from .registry import MODELS, SCHEDULES, build_part
+from .schedules import MOST
 
 Levels = List[torch.Tensor]
 Pairs = List[Tuple[torch.Tensor, torch.Tensor]]
@@ -191,7 +191,7 @@ class Term:
                     "class scores of a dense head")
 
         has_positions = any(s.shape[2] * s.shape[3] > 1 for s, _ in pairs)
-        if not has_positions and not hasattr(self.loss, 'activation'):
+        if not has_positions and getattr(self.loss, 'needs_positions', False):
             raise ConfigError(
                 f'{self.key}: {type(self.loss).__name__} compares positions, '
                 'but the source gives one vector for each RoI '
@@ -282,9 +282,9 @@ def resolve_schedule(schedule: Any, key: str, iterations: int,
 
 def _checked_weight(value: Any, key: str) -> float:
     if (isinstance(value, bool) or not isinstance(value, Real)
-            or not math.isfinite(value) or value < 0):
-        raise ConfigError(f'{key} = {value!r}: a finite number >= 0 is '
-                          'needed')
+            or not 0 <= value <= MOST):
+        raise ConfigError(f'{key} = {value!r}: a finite number >= 0, at most '
+                          f'{MOST:g}, is needed')
     return float(value)
 
 

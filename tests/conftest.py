@@ -51,3 +51,14 @@ def tiny():
     """The functions of ``tiny_runs``: ``config``, ``teacher``, ``build``."""
     import tiny_runs
     return tiny_runs
+
+
+@pytest.fixture
+def detectors(monkeypatch):
+    """The functions of ``tiny_detectors``: ``config``, ``teacher``."""
+    import tiny_detectors
+    from mmengine.config import Config
+
+    # laying out a detector's config for the log takes longer than the run
+    monkeypatch.setattr(Config, 'pretty_text', '')
+    return tiny_detectors

@@ -52,16 +52,18 @@ MULTI = ('backbone', 'neck', 'neck.layers.0')  # several levels each
 # kind of argument -> legal values, values that are not
 KINDS: Dict[str, Tuple[list, list]] = dict(
     positive=([0.5, 1, 2.0, 1e-3, 100], [
-        0, 0., -1, -0.5, nan, inf, -inf, '1', None, True, [], {}, [1.]]),
+        0, 0., -1, -0.5, nan, inf, -inf, '1', None, True, [], {}, [1.],
+        1e30, 1e-45, 10**400]),
     not_negative=([0, 0.0, 0.5, 3], [
-        -1, -0.5, nan, inf, '1', None, True, [], {}]),
+        -1, -0.5, nan, inf, '1', None, True, [], {}, 1e30, 10**400]),
     whole=([1, 2, 5], [0, -1, 1.5, 2., '2', None, True, nan, [], {}]),
     begin=([0, 1, 3], [-1, 0.5, 1., '1', None, True, nan, [], {}]),
     count=([None, 1, 2, 3], [0, -1, 1.5, 2., '2', True, nan, [], {}]),
     reach=([None, 0, 1, 9], [-1, 1.5, '2', True, nan, [], {}]),
     integer=([None, 255, 0, -100], [1.5, 255., '255', True, nan, [], {}]),
     flag=([True, False], [None, 'yes', '', 2, 0.5, nan, [], {}]),
-    power=([1, 2, 1.5, 8.], [0, 0.9, -2, nan, inf, '2', None, True, [], {}]),
+    power=([1, 2, 1.5, 8.], [
+        0, 0.9, -2, nan, inf, '2', None, True, [], {}, 10**400]),
     momentum=([0.001, 0.1, 0.5], [
         0, 0., -0.1, 0.6, 0.999, 1, 1., nan, inf, '0.1', None, True, [], {}]),
     alpha=([0.2, 1, 5.0], [0, 0., -1, nan, inf, 'x', None, True, [], {}]),
@@ -74,7 +76,8 @@ KINDS: Dict[str, Tuple[list, list]] = dict(
     ], [
         5, 'SGD', [], {}, True, nan, dict(lr=0.1), dict(type='SDG', lr=0.1),
         dict(type=None, lr=0.1), dict(type='SGD', lr=-1.),
-        dict(type='SGD', lr='x'), dict(type='SGD', lr=0.1, momentm=0.9),
+        dict(type='SGD', lr='x'), dict(type='SGD', lr=nan),
+        dict(type='Adam', lr=inf), dict(type='SGD', lr=0.1, momentm=0.9),
         dict(type='Adam', betas=5), dict(type='LBFGS')]),
     adjust=([
         None, dict(type='ProbabilityShift'), dict(type='LabelSmoothing'),
@@ -522,12 +525,16 @@ def make_hook(rng, case: Case, name: str, folder: str) -> dict:
         for one in names:
             case.teachers[one] = make_teacher(
                 rng, case, rng.choice(kinds), folder)
-        hook['teacher'] = {
-            one: taught.cfg for one, taught in case.teachers.items()
-        } if named else case.teachers['teacher'].cfg
         keys = rng.sample(['loss_a', 'my_loss', 'loss', 'lossB2'],
                           rng.choice([1, 1, 2, 3]))
         hook['losses'] = {key: make_term(rng, case) for key in keys}
+        if len(names) > 1:  # one that no loss looks at is a mistake
+            sources = repr(hook['losses'])
+            case.teachers = {one: taught for one, taught in
+                             case.teachers.items() if f"'{one}:" in sources}
+        hook['teacher'] = {
+            one: taught.cfg for one, taught in case.teachers.items()
+        } if named else case.teachers['teacher'].cfg
     else:
         _fill_method(rng, case, hook, name, folder)
     if rng.random() < 0.2:
@@ -812,7 +819,7 @@ def soft_label_option(rng, case):
 def loss_weight(rng, case):
     key, entry, _ = pick_term(rng, case)
     entry['loss_weight'] = rng.choice(
-        [-1, -0.1, nan, inf, '1', None, True, [], {}, [1.]])
+        [-1, -0.1, nan, inf, '1', None, True, [], {}, [1.], 1e30, 10**400])
     return f'losses.{key}.loss_weight = {entry["loss_weight"]!r}', (
         'loss_weight')
 
@@ -1126,6 +1133,7 @@ def self_teacher_neck(rng, case):
         dict(type=5), dict(type='BiFPN', width=0),
         dict(type='BiFPN', width=nan), dict(type='BiFPN', width='2'),
         dict(type='BiFPN', num_outs=1), dict(type='BiFPN', num_outs='4'),
+        dict(type='BiFPN', weighted='no'), dict(type='BiFPN', weighted=None),
         dict(type='BiFPN', num_layers=0),
         dict(type='BiFPN', num_layers=1.5), dict(type='BiFPN', num_convs=None),
         dict(type='BiFPN', last='down'), dict(type='BiFPN', out_channels=0),
@@ -1372,6 +1380,18 @@ def odd_teacher_name(rng, case):
             student='backbone[1]', teacher='other:backbone[2]')))
     case.expected = 'either'
     return f'a teacher called {name!r}: {taught.get("type")}', ''
+
+
+@mutation
+def unused_teacher(rng, case):
+    """Right or wrong in itself: no loss looks at it."""
+    frozen = dict(config=make_model('FCN', 8), checkpoint='random')
+    take_teacher(rng, case, dict(a=frozen, b=rng.choice([
+        copy.deepcopy(frozen), dict(type='SelfTeacher'), dict(type='Own'),
+        dict(config='nowhere.py', checkpoint='random')])))
+    case.hook['losses']['loss_x']['source'] = dict(
+        student='backbone[1]', teacher='a:features')
+    return 'a teacher that no loss looks at', 'teacher.b'
 
 
 def make_valid(seed: Any, number: int, folder: str) -> Case:

@@ -209,3 +209,28 @@ def test_alias_without_a_classifier_lists_what_there_is():
     with pytest.raises(ConfigError, match='conv_seg') as error:
         Tap(model, 'logits', 'key')
     assert "['0']" in str(error.value)
+
+
+def test_tokens_and_vectors_become_maps():
+    model = Model()
+    model.odd = Odd()
+    tap = Tap(model, 'odd', 'key')
+    tokens, vectors = torch.rand(2, 5, 3), torch.rand(7, 4)
+    tap.open()
+    model.odd((tokens, vectors))
+    first, second = tap.take()
+    assert torch.equal(first[..., 0], tokens.transpose(1, 2))
+    assert torch.equal(second[:, :, 0, 0], vectors)
+    assert not tap.place.is_map
+
+
+def test_module_list_gives_its_members_in_order():
+    model = Model()
+    model.parts = nn.ModuleList([nn.Conv2d(3, 1, 1), nn.Conv2d(3, 2, 1)])
+    tap = Tap(model, 'parts', 'key')
+    tap.open()
+    for part in model.parts:
+        part(torch.rand(1, 3, 2, 2))
+    assert [x.shape[1] for x in tap.take()] == [1, 2]
+    tap.remove()
+    assert not any(m._forward_hooks for m in model.modules())

@@ -11,6 +11,5 @@ custom_hooks = [
         teacher=teacher,
         losses=dict(
             loss_pi=None,
-            loss_pa=dict(source='decode_head.fusion'),
-            loss_ho=dict(source='decode_head.conv_depth')))
+            loss_ho=dict(source='depth')))
 ]

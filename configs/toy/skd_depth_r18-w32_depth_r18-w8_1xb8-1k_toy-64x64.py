@@ -9,6 +9,5 @@ custom_hooks = [
             checkpoint=f'work_dirs/{teacher}/iter_1000.pth'),
         losses=dict(
             loss_pi=None,
-            loss_pa=dict(source='decode_head.fusion'),
-            loss_ho=dict(source='decode_head.conv_depth')))
+            loss_ho=dict(source='depth')))
 ]

@@ -1,12 +1,13 @@
 """Toy scenes as files that lie nowhere: ``toy://val/0/96/00003.png``."""
 from functools import lru_cache
-from typing import Dict, NamedTuple
+from operator import attrgetter
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from mmengine.fileio import BaseStorageBackend, register_backend
 
-from .toy_scenes import make_scene
+from .toy_scenes import Scene, make_scene
 
 PREFIX = 'toy://'
 MILLIMETRE = 1e-3  # unit of the depth files, in metres
@@ -52,7 +53,7 @@ class ToyBackend(BaseStorageBackend):
         try:
             split, seed, size, name = filepath[len(PREFIX):].split('/')
             stem, _, kind = name.partition('.')[0].partition('_')
-            return _draw(int(stem), split, int(size), int(seed))[kind]
+            return _draw(kind, int(stem), split, int(size), int(seed))
         except (ValueError, KeyError) as error:
             raise FileNotFoundError(f'no toy scene {filepath!r}') from error
 
@@ -61,12 +62,20 @@ class ToyBackend(BaseStorageBackend):
         raise FileNotFoundError(f'{filepath!r} is not a text file')
 
 
-@lru_cache(maxsize=4096)
-def _draw(index: int, split: str, size: int, seed: int) -> Dict[str, bytes]:
-    scene = make_scene(index, split, size, seed)
-    depth = np.rint(scene.depth_map / MILLIMETRE).astype(np.uint16)
-    files = {'': scene.image, 'labels': scene.seg_map, 'depth': depth}
-    return {
-        kind: cv2.imencode('.png', array)[1].tobytes()
-        for kind, array in files.items()
-    }
+@lru_cache(maxsize=12288)
+def _draw(kind: str, *scene) -> bytes:
+    return cv2.imencode('.png', KINDS[kind](_scene(*scene)))[1].tobytes()
+
+
+_scene = lru_cache(maxsize=16)(make_scene)  # its files are read in a row
+
+
+def _millimetres(scene: Scene) -> np.ndarray:
+    return np.rint(scene.depth_map / MILLIMETRE).astype(np.uint16)
+
+
+KINDS = {
+    '': attrgetter('image'),
+    'labels': attrgetter('seg_map'),
+    'depth': _millimetres
+}

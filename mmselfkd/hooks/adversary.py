@@ -1,5 +1,7 @@
 """The second player of an adversarial loss: its optimizer and its turn."""
 import inspect
+import math
+from numbers import Real
 from typing import Any, Dict, List, Tuple
 
 import torch
@@ -16,7 +18,10 @@ MAX_GRADIENT = 10.0
 
 
 class Adversary:
-    """Trains the discriminator of a term after each step of the student.
+    """Trains the discriminator of a term after each iteration.
+
+    Also where the student accumulates gradients: it makes a step for every
+    batch that it has seen.
 
     The discriminator is no part of the student, so neither DDP nor the
     student's optimizer knows it: its start is broadcast from rank 0 and its
@@ -44,6 +49,10 @@ class Adversary:
         if closure.default is closure.empty:
             raise ConfigError(f'{term.key}.optimizer = {cfg!r}: needs to '
                               'compute the loss several times in a step')
+        for name, value in self.optimizer.param_groups[0].items():
+            if isinstance(value, Real) and not 0 <= value < math.inf:
+                raise ConfigError(f'{term.key}.optimizer = {cfg!r}: {name} '
+                                  'must be a finite number of 0 or more')
         self.base_lrs = [group['lr'] for group in self.optimizer.param_groups]
         self._seen: List[Tuple[Any, Any, Any]] = []
 
@@ -73,8 +82,12 @@ class Adversary:
     def state_dict(self) -> Dict[str, Any]:
         return dict(
             losses=self.losses.state_dict(),
-            optimizer=self.optimizer.state_dict())
+            optimizer=self.optimizer.state_dict(),
+            kind=type(self.optimizer).__name__)
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
+        kind = type(self.optimizer).__name__
+        if state.get('kind', kind) != kind:
+            raise ValueError(f'the state of {state["kind"]}, not of {kind}')
         self.losses.load_state_dict(state['losses'])
         self.optimizer.load_state_dict(state['optimizer'])

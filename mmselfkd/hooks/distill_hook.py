@@ -86,6 +86,13 @@ class DistillHook(Hook):
         self._inherit = [] if inherit is None else owned_sources(
             inherit, list(self._teacher_cfgs)[0], f'{name}.inherit',
             list(self._teacher_cfgs))
+        used = {owner for term in self.terms for owner in term.teachers}
+        used.update(owner for owner, _ in self._inherit)
+        for owner, (where, cfg) in self._teacher_cfgs.items():
+            if owner not in used:
+                raise ConfigError(
+                    f'{where} = {cfg!r}: no loss looks at this teacher; name '
+                    f"it in a source ('{owner}:...') or leave it out")
         schedule = (self.preset_task_schedule if task_schedule is None
                     else task_schedule)
         self.task_schedule = None if schedule is None else build_part(
@@ -94,6 +101,7 @@ class DistillHook(Hook):
         self._own_losses: List[str] = []
         self.adversaries: Dict[str, Adversary] = {}
         self._runner: Any = None
+        self._resumed = False
         self._student: Optional[nn.Module] = None
         self._taps: Dict[str, Tap] = {}
         self._clones: List[str] = []
@@ -199,7 +207,7 @@ class DistillHook(Hook):
 
     def before_train(self, runner) -> None:
         """Tap the student, now that EMAHook has its copy."""
-        if not runner._resume:
+        if not self._resumed:  # as with --resume where nothing was saved yet
             self._take_over(runner)
         for teacher in self.teachers.values():
             teacher.start(self._student)
@@ -275,8 +283,8 @@ class DistillHook(Hook):
                 losses[f'distill.{term.name}'] = term.zero(step.inputs.device)
                 continue
             ours = gather(term.student_sources, levels)
-            if not any(level.requires_grad for level in ours):
-                self._monitor.idle(term.name)
+            self._monitor.idle(
+                term.name, [level.requires_grad for level in ours])
             pairs = term.aligned(
                 ours, gather(term.teacher_sources, levels), step.areas)
             label = label_for(term, step.areas, lessons)
@@ -312,6 +320,7 @@ class DistillHook(Hook):
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         if self._student is not None:
             self._state.restore(runner, checkpoint)
+            self._resumed = runner._resume
 
     # -- afterwards ---------------------------------------------------------
 
@@ -332,6 +341,7 @@ class DistillHook(Hook):
         self._handles, self._guards = [], []
         self._taps, self.teachers = {}, {}
         self._student = self._runner = None
+        self._resumed = False
 
     def _guard(self, owner: Any, name: str, is_last: bool) -> None:
         """Release the student when ``owner.name()`` raises or is the last."""
@@ -438,7 +448,8 @@ def _scaled(loss: Any, factor: float) -> Any:
 def _agreement(compared: Dict[Term, tuple]) -> torch.Tensor:
     """Of class scores where there are any, else of the first features."""
     for term, (student, teacher) in compared.items():
-        if getattr(term.loss, 'channels', '') == 'classes':
+        if (getattr(term.loss, 'channels', '') == 'classes'
+                and student.shape[1] > 1):
             return class_agreement(student, teacher)
     student, teacher = next(iter(compared.values()))
     return linear_cka(student, resize_like(teacher, student))

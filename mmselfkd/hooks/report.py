@@ -104,11 +104,18 @@ class Monitor:
         if 'distill/agreement' in outputs:
             self.agreement.append(_number(outputs['distill/agreement']))
 
-    def idle(self, name: str) -> None:
-        """The student's side of a term carries no gradient."""
-        self._warn((name, 'idle'), f'distill.{name} trains nothing: what it '
-                   'looks at carries no gradient; it is frozen, or lies '
-                   'inside a part that activation checkpointing runs again')
+    def idle(self, name: str, alive: Sequence[bool]) -> None:
+        """Warn where levels of a term's student side carry no gradient."""
+        if all(alive):
+            return
+        idle = [str(i) for i, carries in enumerate(alive) if not carries]
+        which = 'what it looks at carries' if not any(alive) else (
+            f'level {", ".join(idle)} (0 to {len(alive) - 1}) of what it '
+            'looks at carries')
+        self._warn((name, 'idle'), f'distill.{name} trains nothing'
+                   f'{" there" if any(alive) else ""}: {which} no gradient; '
+                   'it is frozen, or lies inside a part that activation '
+                   'checkpointing runs again')
 
     def _check(self, name: str, value: float, task: float,
                iteration: int) -> None:

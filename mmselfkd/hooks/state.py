@@ -5,6 +5,7 @@ hold exactly what a plain run holds. The rest lies in the entry ``mmselfkd``
 and comes back on resume, by name: what the config no longer has is dropped,
 what is new starts fresh, and the log says which.
 """
+import copy
 from collections import OrderedDict
 from typing import Any, Callable, Dict, List
 
@@ -60,7 +61,8 @@ class StateHook(Hook):
             if name.startswith(PREFIX)
         }
         saved = entry.get('modules', {})
-        kept = _fill(checkpoint['state_dict'], own, saved, PREFIX)
+        state = checkpoint.get('state_dict', checkpoint)  # or bare weights
+        kept = _fill(state, own, saved, PREFIX)
         if 'ema_state_dict' in checkpoint:
             _fill(checkpoint['ema_state_dict'], own, entry.get('ema', {}),
                   EMA_PREFIX)
@@ -74,9 +76,8 @@ class StateHook(Hook):
         for kind, ours in (('adversaries', self.adversaries),
                            ('teachers', self.teachers)):
             states = entry.get(kind, {})
-            for name in ours.keys() & states.keys():
-                ours[name].load_state_dict(states[name])
-                kept.append(name)
+            kept += [name for name in ours.keys() & states.keys()
+                     if _loads(ours[name], states[name])]
             now += ours
             before += states
         self._report(kept, now, before)
@@ -91,6 +92,17 @@ class StateHook(Hook):
                 f'distillation resumed: kept {names(kept)}; '
                 f'added {names(set(now) - set(kept))}; '
                 f'dropped {names(set(before) - set(kept))}')
+
+
+def _loads(part: Any, state: Dict[str, Any]) -> bool:
+    """Whether ``part`` took ``state``; if not, it is as it was."""
+    before = copy.deepcopy(part.state_dict())
+    try:
+        part.load_state_dict(state)
+    except (KeyError, RuntimeError, ValueError):  # of another kind or shape
+        part.load_state_dict(before)
+        return False
+    return True
 
 
 def _states(parts: Dict[str, Any]) -> Dict[str, Any]:

@@ -22,6 +22,8 @@ is this and no more:
   compared with which of the teacher's; by default each with its like.
 - ``activation`` (optional): None until the hook puts ``'softmax'`` or
   ``'sigmoid'`` there, as the student's head has it.
+- ``needs_positions`` (optional, default False): the loss compares positions
+  of a map with each other, and has nothing to say of RoI vectors.
 - ``needs_label`` (optional, default False): the loss makes use of ``label``,
   the integer class map of the batch in its own size.
 - ``needs_image`` (optional, default False): the loss is to be called with

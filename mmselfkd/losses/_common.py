@@ -1,23 +1,25 @@
 """What the losses share: checks, label resize and arithmetic precision."""
-import math
 from numbers import Integral, Real
 
 import torch
 import torch.nn.functional as F
 
+# beyond these a number, its square or its inverse is 0 or inf in float32
+LEAST, MOST = 1e-12, 1e12
 
-def check_positive(name, value):
-    """Raise ValueError unless ``value`` is a finite number above 0."""
-    if not _is_finite(value) or value <= 0:
-        raise ValueError(
-            f'{name} must be a finite number above 0, but got {value!r}')
+
+def check_positive(name, value, least=LEAST):
+    """Raise ValueError unless ``value`` is a number above 0 in range."""
+    if not is_number(value) or not least <= value <= MOST:
+        raise ValueError(f'{name} must be a finite number above 0, from '
+                         f'{least:g} to {MOST:g}, but got {value!r}')
 
 
 def check_not_negative(name, value):
-    """Raise ValueError unless ``value`` is a finite number from 0 on."""
-    if not _is_finite(value) or value < 0:
-        raise ValueError(
-            f'{name} must be a finite number of 0 or more, but got {value!r}')
+    """Raise ValueError unless ``value`` is a number from 0 on in range."""
+    if not is_number(value) or not 0 <= value <= MOST:
+        raise ValueError(f'{name} must be a finite number of 0 or more, at '
+                         f'most {MOST:g}, but got {value!r}')
 
 
 def check_integer_or_none(name, value, minimum=None):
@@ -165,6 +167,6 @@ def resize_label(label, logits):
     return maps[:, 0].long()
 
 
-def _is_finite(value):
-    return (isinstance(value, Real) and not isinstance(value, bool)
-            and math.isfinite(value))
+def is_number(value):
+    """Whether ``value`` is a real number and no flag."""
+    return isinstance(value, Real) and not isinstance(value, bool)

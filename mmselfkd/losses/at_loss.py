@@ -1,12 +1,10 @@
 """Attention transfer: where a map is active, whatever its channels."""
-import math
-from numbers import Real
 from typing import Optional
 
 from torch import Tensor, nn
 
-from ._common import (autocast_off, check_choice, check_maps, check_weight,
-                      full_precision, weighted_mean)
+from ._common import (MOST, autocast_off, check_choice, check_maps,
+                      check_weight, full_precision, is_number, weighted_mean)
 
 REDUCTIONS = ('mean', 'sum')
 EPS = 1e-12
@@ -110,10 +108,9 @@ def at_loss(student: Tensor,
 
 
 def _check_arguments(p, reduction):
-    is_number = isinstance(p, Real) and not isinstance(p, bool)
-    if not is_number or not 1 <= p < math.inf:
-        raise ValueError(
-            f'p must be a finite number of 1 or more, but got {p!r}')
+    if not is_number(p) or not 1 <= p <= MOST:
+        raise ValueError('p must be a finite number of 1 or more, at most '
+                         f'{MOST:g}, but got {p!r}')
     check_choice('reduction', reduction, REDUCTIONS)
 
 
@@ -147,6 +144,7 @@ class ATLoss(nn.Module):
         True
     """
     channels = 'any'
+    needs_positions = True
 
     def __init__(self, p: float = 2, reduction: str = 'mean'):
         super().__init__()

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from ._common import (autocast_off, check_maps, check_positive, check_weight,
                       full_precision)
 
+LEAST_TEMPERATURE = 1e-6  # the gradient grows with the square of its inverse
+
 
 def icsd_loss(student: Tensor,
               teacher: Tensor,
@@ -78,7 +80,7 @@ def icsd_loss(student: Tensor,
         0.009451
     """
     check_maps(student, teacher)
-    check_positive('temperature', temperature)
+    check_positive('temperature', temperature, LEAST_TEMPERATURE)
     with autocast_off(student):
         student, teacher = full_precision(student, teacher)
         weight = check_weight(weight, student)
@@ -122,10 +124,11 @@ class ICSDLoss(nn.Module):
         True
     """
     channels = 'classes'
+    needs_positions = True
 
     def __init__(self, temperature: float = 1.0):
         super().__init__()
-        check_positive('temperature', temperature)
+        check_positive('temperature', temperature, LEAST_TEMPERATURE)
         self.temperature = temperature
 
     def forward(self,

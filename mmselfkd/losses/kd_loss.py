@@ -156,6 +156,10 @@ def kd_loss(student: Tensor,
         valid = None
         if label is not None and ignore_index is not None:
             valid = resize_label(label, student) != ignore_index
+        if weight is not None:
+            check_weight(weight, student)
+            seen = weight[:, 0] > 0
+            valid = seen if valid is None else valid & seen
         if dynamic is not None:
             temperature = dynamic(student, teacher, temperature, valid)
         student, teacher = student / temperature, teacher / temperature
@@ -170,13 +174,10 @@ def kd_loss(student: Tensor,
                 teacher = adjust(teacher, label)
             divergence = teacher.exp() * (teacher - student)
         loss = temperature**2 * divergence.sum(dim=1, keepdim=True)
-        if valid is None and weight is None:
+        if valid is None:
             return loss.mean()
-        share = 1 if valid is None else valid[:, None]
-        if weight is not None:
-            check_weight(weight, student)
-            share = share * weight
-        return mean_over(loss, share)
+        valid = valid[:, None]
+        return mean_over(loss, valid if weight is None else valid * weight)
 
 
 def _binary_divergence(student, teacher, label, adjust):

@@ -120,6 +120,11 @@ class NFDLoss(nn.Module):
         self.dims = dims
         self.eps = eps
 
+    @property
+    def needs_positions(self) -> bool:
+        """Whether a map of one position says nothing."""
+        return self.dims == 'hw'
+
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,

@@ -263,6 +263,7 @@ class PairwiseLoss(nn.Module):
         True
     """
     channels = 'any'
+    needs_positions = True
 
     def __init__(self,
                  pool: Optional[int] = 2,

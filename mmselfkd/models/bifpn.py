@@ -116,6 +116,9 @@ class BiFPN(BaseModule):
             if value < 1:
                 raise ValueError(f'{name} must be 1 or more, but got '
                                  f'{value!r}')
+        if not isinstance(weighted, bool):
+            raise ValueError(f'weighted must be True or False, but got '
+                             f'{weighted!r}')
         if last not in ('bottom_up', 'top_down'):
             raise ValueError("last must be 'bottom_up' or 'top_down', but got "
                              f'{last!r}')

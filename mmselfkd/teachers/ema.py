@@ -17,7 +17,8 @@ class EMATeacher(ModelTeacher):
     .. math::
         \theta_t \leftarrow (1 - m) \theta_t + m \theta_s
 
-    after every ``interval``-th step of the student; buffers, such as the
+    after every ``interval``-th iteration, as in mmengine's EMAHook, whether
+    or not accumulated gradients moved the student in it; buffers, such as the
     statistics of batch normalisation, are copied where they are finite. It
     starts as the student is at ``begin``, and until then the losses that look
     at it are 0.

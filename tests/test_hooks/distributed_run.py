@@ -2,6 +2,7 @@
 import os
 import sys
 
+import torch
 import torch.distributed as dist
 from mmengine.runner import Runner
 from tiny_runs import config, teacher
@@ -41,11 +42,19 @@ HOOKS = dict(
             type='KDLoss', source='logits', loss_weight=10.))))
 
 
-def main(name, work_dir, batch_size):
+NORMS = dict(  # of the backbone, of the heads
+    group=[dict(type='GN', num_groups=2, requires_grad=True)] * 2,
+    frozen=[dict(type='BN', requires_grad=False),
+            dict(type='GN', num_groups=2, requires_grad=True)],
+    synchronised=[dict(type='SyncBN', requires_grad=True)] * 2)
+
+
+def main(name, work_dir, batch_size, norms, backend):
     distributed = int(os.environ.get('WORLD_SIZE', 1)) > 1
+    if backend == 'nccl':
+        torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
     if distributed:
-        dist.init_process_group('gloo')
-    norm = dict(type='GN', num_groups=2, requires_grad=True)
+        dist.init_process_group(backend)
     cfg = config(
         work_dir,
         HOOKS[name],
@@ -54,10 +63,11 @@ def main(name, work_dir, batch_size):
         **{
             'train_dataloader.batch_size': batch_size,
             'train_dataloader.sampler.shuffle': False,
-            'model.backbone.norm_cfg': norm,
+            'model.backbone.norm_cfg': NORMS[norms][0],
+            'model.backbone.norm_eval': norms == 'frozen',
         })
     for head in ('decode_head', 'auxiliary_head'):
-        cfg.model[head].update(norm_cfg=norm, dropout_ratio=0.)
+        cfg.model[head].update(norm_cfg=NORMS[norms][1], dropout_ratio=0.)
     pipeline = cfg.train_dataloader.dataset.pipeline
     pipeline.pop(2)  # the random flip
     if name == 'ignored':  # every second image, so all of the second rank's
@@ -73,4 +83,4 @@ def main(name, work_dir, batch_size):
 
 
 if __name__ == '__main__':
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:])

@@ -69,6 +69,14 @@ def test_no_turn_while_the_weight_is_zero(tiny, tmp_path):
     assert torch.equal(watch.weights[1], watch.weights[3])
 
 
+def test_accumulated_gradients_change_no_turn(tiny, tmp_path):
+    """A step for every batch seen, as EMAHook counts too."""
+    _, watch = train(tiny, tmp_path,
+                     **{'optim_wrapper.accumulative_counts': 2})
+    for before, after in zip(watch.weights, watch.weights[1:]):
+        assert not torch.equal(before, after)
+
+
 def test_a_runaway_gradient_does_not_reach_the_weights(tiny, tmp_path):
     """Clipped to a norm of 10; without momentum and decay that bounds it."""
     loss = dict(HO, mode='wgan-gp', gradient_penalty=1e12,

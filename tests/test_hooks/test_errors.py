@@ -63,6 +63,18 @@ def start(tiny, tmp_path, losses=None, hook=None, **changes):
      ['losses.loss_kd.loss_weight = -1', '>= 0']),
     (dict(loss_kd=dict(KD, loss_weight=float('nan'))), ['loss_weight = nan']),
     (dict(loss_kd=dict(KD, loss_weight='1')), ["loss_weight = '1'"]),
+    (dict(loss_kd=dict(KD, loss_weight=10**400)),
+     ['losses.loss_kd.loss_weight = 1000', 'at most 1e+12']),
+    (dict(loss_kd=dict(KD, schedule=dict(type='LinearRamp',
+                                         end_factor=10**400))),
+     ['losses.loss_kd.schedule', 'end_factor', 'at most 1e+12']),
+    (dict(loss_kd=dict(KD, temperature=1e-45)),
+     ['losses.loss_kd', 'temperature', '1e-45', 'from 1e-12']),
+    *((dict(loss_ho=dict(type='HolisticLoss', source='logits',
+                         optimizer=dict(type='SGD', lr=0.1) | wrong)),
+       ['losses.loss_ho.optimizer', *wrong])
+      for wrong in (dict(lr=float('nan')), dict(lr=-0.1),
+                    dict(lr=float('inf')), dict(momentum=float('nan')))),
     (dict(loss_kd=dict(KD, schedule=dict(type='LinearRmp'))),
      ["losses.loss_kd.schedule.type = 'LinearRmp'", "'LinearRamp'"]),
     (dict(loss_kd=dict(KD, schedule=dict(type='LinearRamp', end=50))),
@@ -221,6 +233,19 @@ def test_one_of_several_teachers_to_inherit_from(tiny, tmp_path):
     assert "'<name>:decode_head'" in message and "['a', 'b']" in message
 
 
+@pytest.mark.parametrize('unused', [
+    dict(config='nowhere.py', checkpoint='random'), dict(type='SelfTeacher'),
+    dict(type='EMATeecher')])
+def test_teacher_that_no_loss_looks_at(tiny, tmp_path, unused):
+    """A mistake: its own ones would never show either."""
+    source = dict(student='logits', teacher='a:logits')
+    message = start(
+        tiny, tmp_path, dict(loss_kd=dict(KD, source=source)),
+        hook=dict(teacher=dict(a=tiny.teacher(), b=unused)))
+    assert f'DistillHook.teacher.b = {unused}' in message
+    assert 'no loss looks at' in message and "'b:...'" in message
+
+
 @pytest.mark.parametrize('name', ['loss_x', 'a.b', '', 'items', 'training'])
 def test_names_that_a_teacher_cannot_have(tiny, tmp_path, name):
     source = dict(student='logits', teacher=f'{name}:logits')
@@ -234,6 +259,8 @@ def test_names_that_a_teacher_cannot_have(tiny, tmp_path, name):
     (dict(type='MixTeacher', alpha=True), 'alpha = True'),
     (dict(type='SelfTeacher', source=[['backbone']]), 'source'),
     (dict(type='SelfTeacher', neck=0), 'neck = 0'),
+    (dict(type='SelfTeacher', neck=dict(type='BiFPN', weighted='no')),
+     "neck = {'type': 'BiFPN', 'weighted': 'no'"),
     (dict(type='SelfTeacher', head=[]), 'head = []'),
     (dict(type='SnapshotTeacher', interval=1, by_epoch='yes'),
      "by_epoch = 'yes'"),

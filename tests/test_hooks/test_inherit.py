@@ -77,6 +77,29 @@ def test_not_on_resume(tiny, tmp_path, teacher):
     assert (own['decode_head.conv_seg.bias'] == 7).all()
 
 
+def test_resume_that_finds_nothing_is_a_start(tiny, tmp_path, teacher):
+    """As in a job that is always started with --resume."""
+    cfg, state = teacher
+    own = run(tiny, tmp_path, cfg, 'decode_head', resume=True)
+    name = 'decode_head.conv_seg.weight'
+    assert torch.equal(own[name], state[name])
+
+
+def test_a_teacher_to_inherit_from_alone(tiny, tmp_path, teacher):
+    """No loss looks at it."""
+    cfg, state = teacher
+    runner = tiny.build(tiny.config(
+        tmp_path, dict(
+            type='mmselfkd.DistillHook', inherit='first:decode_head',
+            teacher=dict(first=cfg, average=dict(type='EMATeacher')),
+            losses=dict(loss_kd=dict(KD, source=dict(
+                student='logits', teacher='average:logits')))),
+        iters=1, **{'optim_wrapper.optimizer.lr': 0.}))
+    runner.train()
+    name = 'decode_head.conv_seg.weight'
+    assert torch.equal(runner.model.state_dict()[name], state[name])
+
+
 @pytest.mark.parametrize('inherit, hook, says', [
     ('decode_hed', {}, ["DistillHook.inherit = 'decode_hed'",
                         "nearest: 'decode_head'"]),

@@ -14,7 +14,7 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, RUNNERS
 from mmseg.models import EncoderDecoder
 from torch import nn
 
-from mmselfkd import ConfigError, randomness
+from mmselfkd import ConfigError, DistillHook, randomness
 from mmselfkd.registry import MODELS
 
 REFINED = dict(
@@ -130,6 +130,43 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tiny, tmp_path):
     for name, value in whole.weights[1].items():
         torch.testing.assert_close(
             parts.weights[3][name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_an_average_counts_every_iteration_of_accumulation(tiny, tmp_path):
+    """As EMAHook: also those in which the student does not move."""
+    seen = []
+
+    class Look(Hook):
+
+        priority = 'LOWEST'
+
+        def before_train(self, runner):
+            hook = next(h for h in runner.hooks
+                        if isinstance(h, DistillHook))
+            self.average = hook.teachers['teacher'].model
+            self._keep()
+
+        def after_train_iter(self, runner, batch_idx, data_batch=None,
+                             outputs=None):
+            self._keep()
+
+        def _keep(self):
+            seen.append({name: p.clone()
+                         for name, p in self.average.named_parameters()})
+
+    hook = dict(
+        type='mmselfkd.DistillHook',
+        teacher=dict(type='EMATeacher', momentum=0.25),
+        losses=dict(loss_kd=dict(type='KDLoss', source='logits')))
+    _, watch = train(tiny, tmp_path, hook, Look(), iters=4,
+                     **{'optim_wrapper.accumulative_counts': 2})
+    assert_same(watch.weights[1], watch.weights[2])
+    for before, now, student in zip(seen, seen[1:], watch.weights):
+        for name, value in now.items():
+            torch.testing.assert_close(
+                value, before[name].lerp(student[name], 0.25))
+    name = 'decode_head.conv_seg.weight'
+    assert not torch.equal(seen[2][name], seen[3][name])
 
 
 def test_clipping_takes_student_and_ours_as_one_vector(tiny, tmp_path):
@@ -415,7 +452,9 @@ def test_efficient_conv_bn_eval_leaves_no_module_to_tap(tiny, tmp_path):
         'backbone.layer2', 'big:backbone.layer2')))
     runner, watch = start(
         tiny, tmp_path, hook, efficient_conv_bn_eval=['backbone'])
-    with pytest.raises(ConfigError, match="'backbone.layer2'.*did not run"):
+    with pytest.raises(ConfigError, match=(
+            "'backbone.layer2'.*did not run.*efficient_conv_bn_eval has "
+            "rewritten 'backbone'.*tap 'backbone' itself")):
         runner.train()
     assert not watch.logs and not hasattr(runner.model, 'mmselfkd')
 
@@ -605,12 +644,14 @@ def test_memory_does_not_grow(tiny, tmp_path):
     assert third[2] - second[2] < 2**22
 
 
-@pytest.mark.parametrize('changes, source', [
-    ({'model.backbone.with_cp': True}, 'backbone.layer3.0.conv1'),
-    ({'model.backbone.frozen_stages': 2}, 'backbone[1]')])
+@pytest.mark.parametrize('changes, source, says', [
+    ({'model.backbone.with_cp': True}, 'backbone.layer3.0.conv1', ': what'),
+    ({'model.backbone.frozen_stages': 2}, 'backbone[1]', ': what'),
+    ({'model.backbone.frozen_stages': 2}, 'backbone',
+     ' there: level 0, 1 (0 to 3) of what')])
 def test_a_term_that_trains_nothing_is_named(
-        tiny, tmp_path, capsys, changes, source):
-    """Inside a checkpointed part, and in a frozen stage."""
+        tiny, tmp_path, capsys, changes, source, says):
+    """Inside a checkpointed part, and in a frozen stage; the levels too."""
     loss = dict(type='PairwiseLoss', source=source)
     cfg = tiny.config(
         tmp_path, dict(type='mmselfkd.DistillHook', teacher=tiny.teacher(),
@@ -618,3 +659,4 @@ def test_a_term_that_trains_nothing_is_named(
     tiny.build(cfg).train()
     text = capsys.readouterr().out
     assert text.count('distill.loss_pa trains nothing') == 1
+    assert f'distill.loss_pa trains nothing{says} it looks' in text

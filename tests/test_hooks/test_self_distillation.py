@@ -4,7 +4,7 @@ import copy
 import pytest
 import torch
 from mmengine.hooks import Hook
-from test_resume import assert_equal
+from test_resume import assert_equal, logged
 
 from mmselfkd import ConfigError, DistillHook
 from mmselfkd.registry import MODELS
@@ -134,6 +134,7 @@ def test_two_and_two_are_four(tiny, tmp_path, method, extra):
     entries = ['state_dict', 'optimizer', 'param_schedulers', 'mmselfkd']
     for entry in entries + (['ema_state_dict'] if extra else []):
         assert_equal(whole[entry], resumed[entry], entry)
+    assert_equal(logged(whole), logged(resumed))
 
 
 @pytest.mark.parametrize('method', HOOKS)

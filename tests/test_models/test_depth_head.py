@@ -241,8 +241,7 @@ def test_without_mmseg_only_building_it_fails(run_without):
 
 LOSSES = dict(
     loss_pi=None,
-    loss_pa=dict(source='decode_head.fusion'),
-    loss_ho=dict(source='decode_head.conv_depth'))
+    loss_ho=dict(source='depth'))
 
 
 def depth_model(width):

@@ -1,8 +1,9 @@
-"""mmseg's own tools run a `mmseg::` config with one of our hooks."""
+"""The hosts' own tools run their `::` configs with one of our hooks."""
 import os
 import subprocess
 import sys
 
+import mmdet
 import mmengine
 import mmseg
 import pytest
@@ -43,14 +44,41 @@ custom_hooks = [dict(
         checkpoint='random'))]
 """
 
+DEPTH = """
+_base_ = ['mmseg::_base_/datasets/nyu.py', 'mmseg::_base_/default_runtime.py',
+          'mmseg::_base_/schedules/schedule_20k.py']
+custom_imports = dict(imports=['mmselfkd'], allow_failed_imports=False)
+model = dict(
+    type='DepthEstimator',
+    data_preprocessor=dict(type='SegDataPreProcessor', size=(64, 64)),
+    backbone=dict(type='ResNetV1c', depth=18, base_channels=8),
+    decode_head=dict(
+        type='mmselfkd.DepthHead', in_channels=[8, 16, 32, 64],
+        in_index=[0, 1, 2, 3], channels=8),
+    test_cfg=dict(mode='whole'))
+pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadDepthAnnotation', depth_rescale_factor=1e-3),
+    dict(type='PackSegInputs')]
+loader = dict(
+    _delete_=True, batch_size=2, num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(type='mmselfkd.ToyDepthDataset', length=4, pipeline=pipeline))
+train_dataloader = val_dataloader = test_dataloader = loader
+val_evaluator = dict(crop_type=None)
+test_evaluator = val_evaluator
+train_cfg = dict(max_iters=2, val_interval=2)
+default_hooks = dict(checkpoint=dict(interval=2))
+"""
+
 
 @pytest.fixture
 def run(tmp_path, root):
-    """Runs one of mmseg's tools in ``tmp_path``; returns what it printed."""
-    tools = os.path.join(os.path.dirname(mmseg.__file__), '.mim', 'tools')
+    """Runs a host's tool in ``tmp_path``; returns what it printed."""
     env = dict(os.environ, PYTHONPATH=str(root), CUDA_VISIBLE_DEVICES='')
 
-    def run(tool, *args):
+    def run(tool, *args, host=mmseg):
+        tools = os.path.join(os.path.dirname(host.__file__), '.mim', 'tools')
         done = subprocess.run(
             [sys.executable, os.path.join(tools, tool), *args], env=env,
             cwd=tmp_path, capture_output=True, text=True, timeout=300)
@@ -80,6 +108,70 @@ def test_stock_train_and_test_tools(run, tmp_path):
                      ).splitlines() if 'mIoU: ' in line
     ]
     assert len(told) == 2 and told[0] == told[1]
+
+
+DETECTION = """
+_base_ = 'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py'
+custom_imports = dict(imports=['mmselfkd'], allow_failed_imports=False)
+model = dict(
+    backbone=dict(depth=18, base_channels=8, stem_channels=8, init_cfg=None,
+                  style='pytorch'),
+    neck=dict(in_channels=[8, 16, 32, 64], out_channels=32),
+    bbox_head=dict(num_classes=6, in_channels=32, feat_channels=32,
+                   stacked_convs=1))
+pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='Resize', scale=(64, 64), keep_ratio=True),
+    dict(type='PackDetInputs', meta_keys=(
+        'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor',
+        'instances'))]
+loader = dict(
+    _delete_=True, batch_size=2, num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(type='mmselfkd.ToyDetDataset', length=4, size=64,
+                 pipeline=pipeline))
+train_dataloader = val_dataloader = test_dataloader = loader
+val_evaluator = test_evaluator = dict(
+    _delete_=True, type='CocoMetric', metric='bbox')
+train_cfg = dict(max_epochs=1)
+"""
+DETECTION_HOOK = """
+custom_hooks = [dict(
+    type='mmselfkd.SKDHook',
+    teacher=dict(config='plain.py', checkpoint='random'))]
+"""
+
+
+def test_stock_mmdet_tools(run, tmp_path):
+    (tmp_path / 'plain.py').write_text(DETECTION)
+    (tmp_path / 'ours.py').write_text(DETECTION + DETECTION_HOOK)
+    log = run('train.py', 'ours.py', '--work-dir', 'ours', host=mmdet)
+    assert 'distill.loss_pi' in log and 'distill.loss_ho' in log
+    run('train.py', 'plain.py', '--work-dir', 'plain', host=mmdet)
+    ours, plain = (
+        torch.load(tmp_path / name / 'epoch_1.pth', weights_only=False)
+        for name in ('ours', 'plain'))
+    assert list(ours['state_dict']) == list(plain['state_dict'])
+    model = MODELS.build(dict(
+        Config.fromfile(tmp_path / 'plain.py').model, _scope_='mmdet'))
+    model.load_state_dict(ours['state_dict'], strict=True)
+    told = [
+        line.split('bbox_mAP_copypaste: ')[1]
+        for line in (log + run('test.py', 'plain.py', 'ours/epoch_1.pth',
+                               host=mmdet)).splitlines()
+        if 'bbox_mAP_copypaste: ' in line
+    ]
+    assert len(told) == 2 and told[0] == told[1]
+
+
+def test_stock_tools_train_and_test_the_depth_head(run, tmp_path):
+    (tmp_path / 'depth.py').write_text(DEPTH)
+    log = run('train.py', 'depth.py', '--work-dir', 'depth')
+    log += run('test.py', 'depth.py', 'depth/iter_2.pth')
+    told = [line.split('rmse: ')[1].split()[0]
+            for line in log.splitlines() if ' rmse: ' in line]
+    assert len(told) == 2 and told[0] == told[1] and float(told[0]) > 0
 
 
 def test_mmseg_is_found_under_whatever_distribution(root):

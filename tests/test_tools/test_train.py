@@ -7,8 +7,10 @@ from pathlib import Path
 
 import mmseg
 import pytest
+import torch
 import train
-from mmengine.registry import RUNNERS
+from mmengine.config import Config
+from mmengine.registry import MODELS, RUNNERS
 
 CONFIG = 'mmselfkd::toy/fpn_r18-w8_1xb8-1k_toy-64x64.py'
 
@@ -131,3 +133,83 @@ def test_two_processes_without_a_gpu(root, tmp_path):
     assert [r['step'] for r in records if 'loss' in r] == [1, 2, 3]
     assert [r['step'] for r in records if 'mIoU' in r] == [2, 3]
     assert (tmp_path / 'iter_3.pth').is_file()
+
+
+DISTILLED = """
+_base_ = '{base}'
+custom_imports = dict(imports=['mmselfkd'], allow_failed_imports=False)
+custom_hooks = [
+    dict(
+        type='mmselfkd.DistillHook',
+        teacher=dict(
+            big=dict(config='{teacher}', checkpoint='random'),
+            refined=dict(type='SelfTeacher')),
+        losses=dict(
+            loss_nfd=dict(type='NFDLoss', source=dict(
+                student='features', teacher='big:features')),
+            loss_ho=dict(type='HolisticLoss', source=dict(
+                student='logits', teacher='big:logits')),
+            loss_at=dict(type='ATLoss', source=dict(
+                student='backbone', teacher='refined:neck'))))
+]
+train_dataloader = dict(
+    batch_size=2, num_workers=0, persistent_workers=False,
+    dataset=dict(length=8))
+val_dataloader = dict(
+    num_workers=0, persistent_workers=False, dataset=dict(length=2))
+train_cfg = dict(max_iters=2, val_interval=2)
+default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=1))
+"""
+
+
+def test_plain_torchrun_distils_on_two_processes(root, tmp_path):
+    """And resumes; the checkpoint is a stock student's."""
+    toy = root / 'configs' / 'toy'
+    config = tmp_path / 'distilled.py'
+    config.write_text(DISTILLED.format(
+        base=toy / Path(CONFIG).name,
+        teacher=toy / 'fpn_r18-w32_1xb8-1k_toy-64x64.py'))
+    command = [
+        sys.executable, '-m', 'torch.distributed.run', '--standalone',
+        '--nproc_per_node=2', root / 'tools' / 'train.py', config,
+        '--launcher', 'pytorch', '--work-dir', tmp_path, '--resume']
+    for flags in [], ['--cfg-options', 'train_cfg.max_iters=3']:
+        done = subprocess.run(
+            [str(part) for part in command + flags], capture_output=True,
+            text=True, env={**os.environ, 'CUDA_VISIBLE_DEVICES': '',
+                            'PYTHONPATH': str(root)})
+        assert done.returncode == 0, done.stderr
+    log = done.stdout + done.stderr
+    assert 'kept loss_ho, loss_nfd.0.bias' in log
+    assert 'added nothing; dropped nothing' in log
+    saved = torch.load(tmp_path / 'iter_3.pth', weights_only=False)
+    cfg = Config.fromfile(toy / Path(CONFIG).name)
+    plain = MODELS.build(dict(cfg.model, _scope_='mmseg'))
+    assert list(saved['state_dict']) == list(plain.state_dict())
+    plain.load_state_dict(saved['state_dict'], strict=True)
+    assert {'loss_nfd.0.weight', 'refined.decode_head.conv_seg.weight'} < set(
+        saved['mmselfkd']['modules'])
+    assert 'loss_ho' in saved['mmselfkd']['adversaries']
+
+
+def test_slurm_gets_the_command(root, tmp_path):
+    """By an srun that says what it was given."""
+    srun = tmp_path / 'srun'
+    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    srun.chmod(0o755)
+    done = subprocess.run(
+        ['bash', str(root / 'tools' / 'slurm_train.sh'), 'gpu', 'job', CONFIG,
+         '--amp', '--cfg-options', 'a=1'], capture_output=True, text=True,
+        check=True, env={
+            **os.environ, 'PATH': f'{tmp_path}{os.pathsep}'
+            f'{os.environ["PATH"]}', 'GPUS': '16',
+            'SRUN_ARGS': '--time=1 --mem=2'})
+    said = done.stdout.split()
+    for part in ('--partition=gpu', '--job-name=job', '--ntasks=16',
+                 '--ntasks-per-node=8', '--gres=gpu:8', '--time=1',
+                 '--mem=2'):
+        assert part in said
+    train, = (i for i, part in enumerate(said) if part.endswith('train.py'))
+    assert said[train - 2:train] == ['python', '-u']
+    assert said[train + 1:] == [
+        CONFIG, '--launcher', 'slurm', '--amp', '--cfg-options', 'a=1']

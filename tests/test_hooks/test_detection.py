@@ -1,0 +1,311 @@
+"""One hook on the detectors of mmdet, by a real Runner."""
+import math
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import MODELS as MMENGINE_MODELS
+
+from mmselfkd import DistillHook
+from mmselfkd.errors import ConfigError
+
+DENSE = ('retinanet', 'fcos', 'atss', 'gfl', 'yolox', 'rtmdet')
+KD = dict(type='KDLoss', source='logits', ignore_index=None)
+
+
+class Watch(Hook):
+    priority = 'VERY_LOW'
+
+    def __init__(self):
+        self.logs, self.terms = [], {}
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None,
+                         outputs=None):
+        self.logs.append({k: float(v.detach()) for k, v in outputs.items()})
+        hook = next(h for h in runner.hooks if isinstance(h, DistillHook))
+        self.terms = {term.name: term for term in hook._used}
+
+
+def train(tiny, cfg):
+    runner = tiny.build(cfg)
+    watch = Watch()
+    runner.register_hook(watch)
+    runner.train()
+    assert len(watch.logs) == 2
+    for log in watch.logs:
+        assert all(math.isfinite(v) for v in log.values()), log
+    return runner, watch
+
+
+def distil(losses, teacher, **kwargs):
+    return dict(type='mmselfkd.DistillHook', losses=losses, teacher=teacher,
+                **kwargs)
+
+
+def refuse(tiny, cfg):
+    runner = tiny.build(cfg)
+    with pytest.raises(ConfigError) as error:
+        runner.train()
+    assert runner.iter == 0
+    return str(error.value)
+
+
+@pytest.mark.parametrize('name', DENSE)
+def test_every_loss_on_dense_heads(tiny, detectors, tmp_path, name):
+    levels = 3 if name in ('yolox', 'rtmdet') else 5
+    losses = dict(
+        loss_pi=KD,
+        loss_pa=dict(type='PairwiseLoss', source='neck'),
+        loss_ho=dict(type='HolisticLoss', source='logits[0]'),
+        loss_nfd=dict(type='NFDLoss', source='features', foreground=0.5),
+        loss_icsd=dict(type='ICSDLoss', source='logits'),
+        loss_box=dict(type='NFDLoss', source='boxes'),
+        loss_at=dict(type='ATLoss', source='backbone'))
+    width = 12 if name not in ('yolox', 'rtmdet') else 8
+    runner, watch = train(tiny, detectors.config(
+        tmp_path, name, distil(losses, detectors.teacher(name, width))))
+    for key in losses:
+        assert watch.logs[0][f'distill.{key}'] != 0, key
+    for key in ('loss_pi', 'loss_icsd', 'loss_box'):
+        assert watch.terms[key].loss is not None
+    assert watch.terms['loss_pi'].loss.activation == 'sigmoid'
+    assert len(watch.terms['loss_ho'].judges) == 1
+    # the checkpoint is a stock one
+    saved = torch.load(tmp_path / 'iter_2.pth', weights_only=False)
+    plain = MMENGINE_MODELS.build(
+        dict(detectors.model(name), _scope_='mmdet'))
+    plain.load_state_dict(saved['state_dict'], strict=True)
+    assert not hasattr(runner.model, 'mmselfkd')
+    taps = torch.nn.ModuleList(runner.model.modules())
+    assert not any(m._forward_hooks for m in taps)
+    assert levels == len(runner.model.bbox_head.prior_generator.strides)
+
+
+def save_start(tiny, detectors, tmp_path, name):
+    """A model's weights as a file, for teacher and student alike."""
+    torch.manual_seed(1)
+    built = MMENGINE_MODELS.build(
+        dict(detectors.model(name), _scope_='mmdet'))
+    built.init_weights()
+    for head in ('bbox_head', 'rpn_head', 'roi_head'):  # off the small start
+        for p in getattr(built, head, torch.nn.Module()).parameters():
+            p.data.add_(torch.randn_like(p) * 0.02)
+    path = str(tmp_path / 'start.pth')
+    torch.save(dict(state_dict=built.state_dict()), path)
+    return path
+
+
+@pytest.mark.parametrize('name, sources', [
+    ('fcos', ['logits', 'neck', 'boxes']),
+    ('faster', ['logits', 'roi_head.bbox_roi_extractor', 'rpn_head.rpn_cls',
+                'roi_head.bbox_head.fc_reg']),
+    ('cascade', ['logits', 'roi_head.bbox_roi_extractor',
+                 'roi_head.bbox_head[0]']),
+    ('mask', ['roi_head.mask_head.conv_logits', 'logits',
+              'roi_head.mask_roi_extractor']),
+    ('detr', ['logits', 'neck']),
+    ('deformable', ['logits', 'neck']),
+])
+def test_a_teacher_of_the_same_weights_says_the_same(
+        tiny, detectors, tmp_path, name, sources):
+    # of RoIs only if it looks at those of the student
+    start = save_start(tiny, detectors, tmp_path, name)
+    losses = {f'loss_{i}': dict(type='SquaredDifference', source=source)
+              for i, source in enumerate(sources)}
+    changes = {'load_from': start, 'optim_wrapper.optimizer.lr': 0.0,
+               'model.backbone.norm_eval': True}
+    cfg = detectors.config(
+        tmp_path, name,
+        distil(losses, detectors.teacher(name, checkpoint=start)), **changes)
+    for part in walk(cfg.model):
+        for key, value in part.items():
+            if 'drop' in key and isinstance(value, float):
+                part[key] = 0.0
+    runner, watch = train(tiny, cfg)
+    for key in losses:
+        assert abs(watch.logs[0][f'distill.{key}']) < 1e-9, (key, watch.logs)
+
+
+def walk(value):
+    if isinstance(value, dict):
+        yield value
+        value = value.values()
+    if not isinstance(value, str):
+        try:
+            for item in list(value):
+                yield from walk(item)
+        except TypeError:
+            pass
+
+
+def test_another_teacher_says_something_else_of_the_rois(
+        tiny, detectors, tmp_path):
+    losses = dict(
+        loss_kd=KD,
+        loss_roi=dict(type='NFDLoss', source='roi_head.bbox_roi_extractor'),
+        loss_mask=dict(KD, source='roi_head.mask_head.conv_logits'),
+        loss_rpn=dict(KD, source='rpn_head.rpn_cls'))
+    runner, watch = train(tiny, detectors.config(
+        tmp_path, 'mask', distil(losses, detectors.teacher('mask', 12))))
+    for key in losses:
+        assert watch.logs[0][f'distill.{key}'] > 0, key
+    activations = {key: watch.terms[key].loss.activation
+                   for key in ('loss_kd', 'loss_mask', 'loss_rpn')}
+    assert activations == dict(
+        loss_kd='softmax', loss_mask='sigmoid', loss_rpn='sigmoid')
+
+
+def test_an_average_teaches_on_the_rois_of_the_student(
+        tiny, detectors, tmp_path):
+    hook = distil(dict(loss_kd=KD), dict(type='EMATeacher'))
+    runner, watch = train(tiny, detectors.config(tmp_path, 'faster', hook))
+    assert watch.logs[0]['distill.loss_kd'] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize('hook', ['SKDHook', 'NFDHook', 'ICSDHook',
+                                  'AICSDHook', 'KADTDHook'])
+def test_presets(tiny, detectors, tmp_path, hook):
+    cfg = detectors.config(tmp_path, 'fcos', dict(
+        type=f'mmselfkd.{hook}', teacher=detectors.teacher('fcos')))
+    runner, watch = train(tiny, cfg)
+    assert any(k.startswith('distill.loss') for k in watch.logs[0])
+
+
+def test_teacher_free_preset(tiny, detectors, tmp_path):
+    runner, watch = train(tiny, detectors.config(
+        tmp_path, 'retinanet', dict(type='mmselfkd.TFDHook')))
+    assert watch.logs[1]['distill.loss_inter'] > 0
+
+
+@pytest.mark.parametrize('name', ['fcos', 'retinanet', 'yolox', 'faster'])
+def test_frskd(tiny, detectors, tmp_path, name):
+    hook = dict(type='mmselfkd.FRSKDHook', losses=dict(
+        loss_at=dict(schedule=None), loss_kd=dict(schedule=None)))
+    if name == 'faster':
+        hook['losses']['loss_kd']['source'] = 'rpn_head.rpn_cls'
+    runner, watch = train(tiny, detectors.config(tmp_path, name, hook))
+    log = watch.logs[0]
+    own = [k for k in log if k.startswith('distill.teacher.')]
+    task = [k for k in log if 'loss' in k and not k.startswith('distill')]
+    assert sorted(k[len('distill.teacher.'):] for k in own) == sorted(
+        k for k in task if k != 'loss')
+    assert log['distill.loss_at'] > 0 and log['distill.loss_kd'] != 0
+    saved = torch.load(tmp_path / 'iter_2.pth', weights_only=False)
+    assert set(saved['state_dict']) == set(runner.model.state_dict())
+    assert any('neck' in k for k in saved['mmselfkd']['modules'])
+
+
+def test_without_boxes_foreground_is_exactly_zero(tiny, detectors, tmp_path):
+    losses = dict(
+        loss_kd=dict(KD, foreground=1),
+        loss_nfd=dict(type='NFDLoss', source='neck', foreground=1),
+        loss_pa=dict(type='PairwiseLoss', source='neck', foreground=1))
+    cfg = detectors.config(
+        tmp_path, 'fcos', distil(losses, detectors.teacher('fcos', 12)))
+    pipeline = cfg.train_dataloader.dataset.pipeline
+    pipeline.insert(2, dict(type='NoBoxes'))
+    pipeline[-1]['meta_keys'] = ('img_shape', 'ori_shape')
+    cfg.train_dataloader.dataset.filter_cfg = None
+    runner, watch = train(tiny, cfg)
+    for key in losses:
+        assert watch.logs[1][f'distill.{key}'] == 0, key
+
+
+def test_one_class_by_sigmoid(tiny, detectors, tmp_path):
+    teacher = detectors.teacher('retinanet', 12)
+    teacher['config']['model']['bbox_head']['num_classes'] = 1
+    cfg = detectors.config(
+        tmp_path, 'retinanet', distil(dict(loss_kd=KD), teacher))
+    cfg.model.bbox_head.num_classes = 1
+    cfg.train_dataloader.dataset.metainfo = dict(classes=('striped disc', ))
+    runner, watch = train(tiny, cfg)
+    assert watch.logs[0]['distill.loss_kd'] > 0
+
+
+def named(detectors, name, change):
+    teacher = detectors.teacher(name)
+    change(teacher['config']['model'])
+    return teacher
+
+
+def other_strides(model):
+    model['neck'].update(start_level=0)
+    model['bbox_head']['strides'] = [4, 8, 16, 32, 64]
+
+
+def fewer_levels(model):
+    model['neck'].update(num_outs=4)
+    model['bbox_head'].update(strides=[8, 16, 32, 64], regress_ranges=(
+        (-1, 64), (64, 128), (128, 256), (256, 1e8)))
+
+
+@pytest.mark.parametrize('losses, change, says', [
+    (dict(loss_kd=KD), lambda m: m['bbox_head'].update(num_classes=3),
+     ['losses.loss_kd', '6 classes', '3']),
+    (dict(loss_nfd=dict(type='NFDLoss', source='neck')), other_strides,
+     ['losses.loss_nfd.source', 'strides', '(24, 24)', 'neck[1]']),
+    (dict(loss_kd=KD), fewer_levels,
+     ['losses.loss_kd.source', '5 levels', '4 of the teacher', '[i]']),
+])
+def test_teachers_that_do_not_fit(tiny, detectors, tmp_path, losses, change,
+                                  says):
+    teacher = named(detectors, 'fcos', change)
+    message = refuse(tiny, detectors.config(
+        tmp_path, 'fcos', distil(losses, teacher)))
+    assert all(word in message for word in says), message
+
+
+@pytest.mark.parametrize('name, hook, says', [
+    ('fcos', dict(type='MixSKDHook'), ['teacher', 'segmentors only', 'FCOS']),
+    ('faster', dict(type='FRSKDHook'),
+     ['losses.loss_kd', 'RoIs', 'rpn_head.rpn_cls']),
+    ('detr', dict(type='FRSKDHook'), ['teacher.neck', 'two or more']),
+    ('faster', dict(type='ICSDHook', teacher=True),
+     ['losses.loss_icsd', 'ICSDLoss', 'RoI', "'neck'"]),
+    ('faster', dict(type='KADTDHook', teacher=True),
+     ['losses.loss_kd.adjust', 'RoIs', "'neck'"]),
+    ('faster', dict(type='SKDHook', teacher=True,
+                    losses=dict(loss_pi=None, loss_pa=None)),
+     ['losses.loss_ho', 'RoIs']),
+    ('fcos', dict(type='DistillHook', teacher=True, losses=dict(
+        loss_x=dict(KD, source='mask_rois'))),
+     ['losses.loss_x.source', 'roi_head.mask_roi_extractor', "'neck'"]),
+    ('fcos', dict(type='DistillHook', teacher=True, losses=dict(
+        loss_x=dict(KD, foreground=1.5))), ['loss_x.foreground = 1.5', '0.5']),
+    ('fcos', dict(type='DistillHook', teacher=True, losses=dict(
+        loss_x=dict(type='HolisticLoss', source='logits', foreground=0.5))),
+     ['loss_x.foreground', 'HolisticLoss', 'no weight']),
+    ('fcos', dict(type='DistillHook', teacher=True, losses=dict(
+        loss_x=dict(KD, source='depth'))), ['loss_x.source', 'detector']),
+    ('detr', dict(type='DistillHook', teacher=True, losses=dict(
+        loss_x=dict(type='NFDLoss', source='boxes'))),
+     ['loss_x.source', 'boxes of a DETRHead', "'neck'"]),
+    ('fcos', dict(type='FRSKDHook', teacher=dict(
+        type='SelfTeacher', head=dict(type='FCOSHead'))),
+     ['teacher.head', 'copy of its own']),
+])
+def test_what_a_detector_cannot_have(tiny, detectors, tmp_path, name, hook,
+                                     says):
+    hook = dict(hook, type='mmselfkd.' + hook['type'])
+    if hook.get('teacher') is True:
+        hook['teacher'] = detectors.teacher(name)
+    with pytest.raises(ConfigError) as error:
+        runner = tiny.build(detectors.config(tmp_path, name, hook))
+        runner.train()
+    assert all(word in str(error.value) for word in says), error.value
+
+
+def test_a_head_that_is_not_known(tiny, detectors, tmp_path):
+    cfg = detectors.config(tmp_path, 'fcos', distil(
+        dict(loss_kd=KD), detectors.teacher('fcos')))
+    cfg.model.bbox_head.type = 'mmselfkd.UnknownHead'
+    message = refuse(tiny, cfg)
+    assert "loss_kd.source = 'logits'" in message
+    assert 'UnknownHead' in message and "'neck'" in message
+
+
+def test_foreground_needs_boxes(tiny, tmp_path):
+    cfg = tiny.config(tmp_path, distil(dict(loss_nfd=dict(
+        type='NFDLoss', source='features', foreground=0.5)), tiny.teacher()))
+    message = refuse(tiny, cfg)
+    assert 'no boxes' in message and '`foreground`' in message
