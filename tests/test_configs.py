@@ -11,6 +11,7 @@ import torch
 import yaml
 from mmengine.config import Config
 from mmengine.dataset import Compose
+from mmengine.fileio import load
 from mmengine.hooks import Hook
 from mmengine.registry import (DATASETS, HOOKS, MODELS, TRANSFORMS,
                                init_default_scope)
@@ -32,7 +33,16 @@ PAIRS = sorted(ROOT.glob('configs/_base_/pairs/*.py'))
 SIDE = 64
 NARROWER = 8  # the big detectors keep their layers, not their channels
 CHANNELS = ('in_channels', 'out_channels', 'feat_channels',
-            'conv_out_channels', 'fc_out_channels', 'groups')
+            'conv_out_channels', 'fc_out_channels', 'groups', 'num_classes')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def lists_read_once():
+    """mmengine reads all lists of a host for every name such as mmdet::."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            'mmengine.config.utils.load', functools.lru_cache(None)(load))
+        yield
 
 
 @DATASETS.register_module()
@@ -230,7 +240,9 @@ def test_training_step(name, tmp_path, monkeypatch):
         for key in [f'train/distill.{t.name}' for t in hook.terms] + own:
             value = scalars[key].current()
             assert np.isfinite(value), key
-            assert value > 0 or key.endswith('loss_ho'), key
+            # two fresh heads nearly agree: 0 but for rounding
+            is_some = value != 0 and value > -1e-6
+            assert is_some or key.endswith('loss_ho'), key
         teacher, network = witness.teacher, witness.network
         assert bool(own) == (teacher.module is not None)
         after = witness.weights()
@@ -253,8 +265,10 @@ def test_training_step(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('name', CONFIGS, ids=lambda path: path.stem)
-def test_own_pipelines_and_reload(name, tmp_path):
+def test_own_pipelines_and_reload(name, tmp_path, monkeypatch):
     """What a stock train.py dumps is the config; its transforms exist."""
+    monkeypatch.setattr(  # its neat form takes most of the time
+        'yapf.yapflib.yapf_api.FormatCode', lambda text, **_: (text, True))
     cfg = loaded(ROOT / name)
     cfg.dump(tmp_path / 'dumped.py')
     assert Config.fromfile(tmp_path / 'dumped.py').to_dict() == cfg.to_dict()
