@@ -17,6 +17,7 @@ from mmengine.registry import (DATASETS, HOOKS, MODELS, TRANSFORMS,
                                init_default_scope)
 from mmengine.runner import Runner
 
+from mmselfkd.datasets.toy_det import ToyDetDataset
 from mmselfkd.hooks import DistillHook
 from mmselfkd.taps import Tap
 from mmselfkd.teachers import FrozenTeacher
@@ -173,7 +174,13 @@ def small(name, work_dir):
                     step[key] = (SIDE, SIDE)
             pipeline.append(step)
     if is_detector:
-        dataset = dict(type='mmselfkd.ToyDetDataset', length=2, size=SIDE)
+        head = cfg.model.get('bbox_head') or cfg.model.roi_head.bbox_head
+        classes = ToyDetDataset.METAINFO['classes'][:head.num_classes]
+        dataset = dict(
+            type='mmselfkd.ToyDetDataset',
+            length=2,
+            size=SIDE,
+            metainfo=dict(classes=classes))
     else:
         cfg.model.data_preprocessor.size = (SIDE, SIDE)
         dataset = dict(
