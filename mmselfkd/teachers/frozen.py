@@ -139,9 +139,17 @@ class FrozenTeacher(ModelTeacher):
             if not name.removeprefix('module.').startswith(UNUSED)
         }
         own = self.model.state_dict()
+        fitting = {n: weight for n, weight in state.items()
+                   if n not in own or own[n].shape == weight.shape}
+        try:  # not before the host has renamed what older weights hold
+            missing, unexpected = self.model.load_state_dict(
+                fitting, strict=False)
+        except RuntimeError as error:  # other shapes under older names
+            raise ConfigError(
+                f'{where} does not fit {self.key}.config: {error}') from error
         problems = {
-            'missing': [n for n in own if n not in state],
-            'unexpected': [n for n in state if n not in own],
+            'missing': [n for n in missing if n not in state],
+            'unexpected': unexpected,
             'of another shape': [
                 f'{n} {tuple(state[n].shape)} instead of '
                 f'{tuple(own[n].shape)}' for n in own
@@ -154,7 +162,6 @@ class FrozenTeacher(ModelTeacher):
                     f'{len(names)} weights {what} ({", ".join(names[:3])}'
                     f'{", ..." if len(names) > 3 else ""})'
                     for what, names in problems.items() if names))
-        self.model.load_state_dict(state)
         try:
             self.classes = tuple(loaded['meta']['dataset_meta']['classes'])
         except (KeyError, TypeError):  # not said, or not as mmengine does

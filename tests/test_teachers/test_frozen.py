@@ -134,6 +134,35 @@ def test_weights_that_do_not_fit(tmp_path, checkpoint, change, says):
         assert part in str(error.value)
 
 
+def old_fcos(**head):
+    """Weights of a tiny FCOS under the names of early versions of mmdet."""
+    model = dict(
+        type='FCOS',
+        backbone=dict(type='ResNet', depth=18, base_channels=4),
+        neck=dict(type='FPN', in_channels=[32], out_channels=32, num_outs=1),
+        bbox_head=dict(
+            type='FCOSHead', in_channels=32, feat_channels=32, **head))
+    state = MODELS.build(dict(model, _scope_='mmdet')).state_dict()
+    return model, {
+        name.replace('bbox_head.conv_', 'bbox_head.fcos_'): weight
+        for name, weight in state.items()}
+
+
+def test_names_of_older_weights(tmp_path):
+    config, state = old_fcos(num_classes=2)
+    torch.save(dict(state_dict=state), tmp_path / 'old.pth')
+    config = dict(model=config, default_scope='mmdet')
+    own = FrozenTeacher(config, str(tmp_path / 'old.pth')).model.state_dict()
+    assert 'bbox_head.conv_cls.weight' in own
+    for name, weight in zip(own, state.values()):
+        assert torch.equal(own[name], weight)
+
+    _, state = old_fcos(num_classes=3)
+    torch.save(dict(state_dict=state), tmp_path / 'old.pth')
+    with pytest.raises(ConfigError, match='does not fit(.|\n)*size'):
+        FrozenTeacher(config, str(tmp_path / 'old.pth'))
+
+
 def test_auxiliary_weights_do_not_matter(tmp_path, checkpoint):
     state = {k: v for k, v in checkpoint[1].state_dict().items()
              if not k.startswith('auxiliary_head')}

@@ -1,0 +1,4 @@
+_base_ = [
+    '../_base_/mmselfkd.py', 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+]
+custom_hooks = [dict(type='mmselfkd.FRSKDHook')]
