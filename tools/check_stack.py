@@ -1,8 +1,9 @@
 """Whether the packages of one environment distil together: a row of a table.
 
-Run it with the Python of that environment. It trains two steps with an
-adapter, a discriminator and a self-teacher, saves, resumes for a third and
-loads the result strictly into the plain model. The rows are kept in
+Run it with the Python of that environment. It trains two steps of a segmentor
+(with an adapter, a discriminator and a self-teacher) and of a detector (with
+adapters and a self-teacher), saves, resumes for a third and loads the result
+strictly into the plain model. The rows are kept in
 docs/reliability.md.
 """
 import importlib
@@ -38,7 +39,24 @@ def segmentation(folder):
     distil(TOY / 'fpn_r18-w8_1xb8-1k_toy-64x64.py', hook, folder)
 
 
-CHECKS = dict(mmseg=segmentation)  # by the package that it is about
+def detection(folder):
+    """A short run of mmdet in ``folder``."""
+    hook = dict(
+        type='mmselfkd.DistillHook',
+        teacher=dict(
+            big=dict(
+                config=str(TOY / 'fcos_r18-w32_1xb8-1k_toy-96x96.py'),
+                checkpoint='random'),
+            refined=dict(type='SelfTeacher')),
+        losses=dict(
+            loss_nfd=dict(type='NFDLoss', foreground=0.5, source=dict(
+                student='features', teacher='big:features')),
+            loss_kd=dict(type='KDLoss', source=dict(
+                student='logits', teacher='refined:logits'))))
+    distil(TOY / 'fcos_r18-w8_1xb8-1k_toy-96x96.py', hook, folder)
+
+
+CHECKS = dict(mmseg=segmentation, mmdet=detection)  # by the package that it is about
 
 
 def distil(path, hook, folder):
