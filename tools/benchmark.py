@@ -5,16 +5,14 @@ for the same student without it. All of them live in one process and make one
 training iteration each, round by round, on the same batch and in rotating
 order, so that whatever else the machine does meets all alike. Prints a
 markdown table. A config without distillation among others is compared as
-well: how far its ratio is from 1 tells the noise.
+well: how far its ratio is from 1 tells the noise. With --losses it measures
+the losses alone, against their plain equations.
 """
 import argparse
 import copy
 import dataclasses
-import json
 import os
-import platform
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,11 +20,12 @@ from typing import Any, Callable, List, Optional
 
 import numpy as np
 import torch
+from measuring import machine, milliseconds, peak_bytes, table, told
 from mmengine.config import Config, DictAction
 from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
+from peer import as_peer
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 from train import load_config
 
 from mmselfkd import DistillHook
@@ -41,7 +40,7 @@ STUDENT = ('model', 'data_preprocessor', 'train_dataloader', 'optim_wrapper',
            'efficient_conv_bn_eval', 'env_cfg')
 HEADER = ('step', 'from iteration', 'losses on', 'ms', 'ratio to plain',
           'floor ms', 'ratio to floor', 'extra trained parameters',
-          'teacher parameters', 'memory MiB')
+          'teacher parameters', 'memory MiB', 'checkpoint MiB')
 LEGEND = """\
 Times and ratios are medians over the rounds with the quartiles in brackets; \
 a ratio is taken within each round. The floor is the plain step and, in the \
@@ -51,7 +50,8 @@ losses with a weight above 0 throughout, of all; *from iteration*: of the \
 configured run, where the rounds begin. Memory: the weights, gradients and \
 optimizer states that stay, teachers and discriminators included, plus the \
 peak of what one step allocates ({}), of {} steps after the timed ones the \
-median; for the others what is more than in the plain run."""
+median; for the others what is more than in the plain run. Checkpoint: the \
+file of weights and optimizer states that the run saves."""
 
 
 @dataclass(eq=False)
@@ -63,6 +63,8 @@ class Variant:
         cfg (Config): Of its run.
         leader (Variant): Whose data loader gives the batches.
         plain (Variant | None): What it is compared with.
+        ours (Variant | None): The same distillation by this project, where
+            this is how the peer makes it.
         loop (WaitingLoop | None): Makes the steps.
         hook (DistillHook | None): The distillation hook.
         forwards (list[Callable]): Repeat what teachers did in the last step.
@@ -74,12 +76,14 @@ class Variant:
         began (int): Iteration of the first of them.
         active (list[int]): Distillation losses that were on, by round.
         memory (list[int]): Bytes, by step.
+        saved (int): Bytes of a checkpoint.
         shape (tuple): Of the student's input, where the variant leads.
     """
     name: str
     cfg: Config
     leader: Optional['Variant'] = None
     plain: Optional['Variant'] = None
+    ours: Optional['Variant'] = None
     loop: Any = None
     hook: Any = None
     forwards: List[Callable] = field(default_factory=list)
@@ -91,6 +95,7 @@ class Variant:
     began: int = 0
     active: List[int] = field(default_factory=list)
     memory: List[int] = field(default_factory=list)
+    saved: int = 0
     shape: tuple = ()
 
 
@@ -185,6 +190,27 @@ def line_up(configs):
     if len(references) == 1:
         references[0].name = 'plain'
     return variants
+
+
+def with_peers(variants):
+    """The variants, and each distillation as the peer makes it behind it.
+
+    Raises:
+        ValueError: Of a distillation that the peer is not written for.
+    """
+    result = []
+    for variant in variants:
+        result.append(variant)
+        entry = variant.plain and next(
+            (entry for entry in variant.cfg.custom_hooks
+             if is_distillation(entry, variant.cfg.get('default_scope'))),
+            None)
+        if entry:
+            result.append(Variant(
+                f'{variant.name}, the peer', as_peer(
+                    entry, without_distillation(variant.cfg)),
+                variant.leader, variant.plain, variant))
+    return result
 
 
 def stripped(cfg, work_dir, name):
@@ -300,7 +326,7 @@ def remember(teacher):
     return lambda: teach(*calls.pop()) if calls else None
 
 
-def measure(variants, warmup, iters):
+def measure(variants, warmup, iters, cpu_time=False):
     """The rounds: each variant makes a step, in turn and on one batch."""
     leaders = {variant.leader for variant in variants}
     for number in range(warmup + iters + MEMORY_ROUNDS):
@@ -329,7 +355,8 @@ def measure(variants, warmup, iters):
                 continue
             if number == warmup:
                 variant.began = loop.iter
-            times = milliseconds(step, device), milliseconds(teach, device)
+            times = [milliseconds(work, device, cpu_time)
+                     for work in (step, teach)]
             if number >= warmup:
                 variant.times.append(times[0])
                 variant.teaching.append(times[1])
@@ -340,48 +367,17 @@ def measure(variants, warmup, iters):
         leader.shape = tuple(data['inputs'].shape)
 
 
+def checkpoint_bytes(runner):
+    """The size of the file that the run would save now."""
+    with TemporaryDirectory() as folder:
+        runner.save_checkpoint(folder, 'latest.pth')
+        return (Path(folder) / 'latest.pth').stat().st_size
+
+
 def active(hook):
     """How many distillation losses were on in the last step."""
     weights = hook._weights.values() if hook else ()
     return sum(weight > 0 for weight in weights)
-
-
-def milliseconds(work, device):
-    """How long ``work()`` takes."""
-    _wait(device)
-    begin = time.perf_counter()
-    work()
-    _wait(device)
-    return 1000 * (time.perf_counter() - begin)
-
-
-def _wait(device):
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)
-
-
-def peak_bytes(work, device):
-    """Most bytes of tensors that ``work()`` holds at a time."""
-    if device.type == 'cuda':
-        _wait(device)
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        work()
-        _wait(device)
-        return torch.cuda.max_memory_allocated(device) - before
-    with profile(
-            activities=[ProfilerActivity.CPU],
-            profile_memory=True) as profiler:
-        work()
-    with TemporaryDirectory() as folder:
-        trace = Path(folder) / 'trace.json'
-        profiler.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text())['traceEvents']
-    # one event for each allocation and, with negative bytes, for its end
-    changes = sorted((event['ts'], place, event['args']['Bytes'])
-                     for place, event in enumerate(events)
-                     if event['name'] == '[memory]')
-    return int(np.cumsum([0, *(size for *_, size in changes)]).max())
 
 
 def resident_bytes(variant):
@@ -409,12 +405,6 @@ def resident_bytes(variant):
 # -- report -----------------------------------------------------------------
 
 
-def told(values, digits):
-    """The median and, in brackets, the quartiles."""
-    low, median, high = np.percentile(values, [25, 50, 75])
-    return f'{median:.{digits}f} ({low:.{digits}f}..{high:.{digits}f})'
-
-
 def row(variant):
     """The cells of a variant."""
     times, taught = np.array(variant.times), np.array(variant.teaching)
@@ -423,6 +413,7 @@ def row(variant):
     cells['step'] = variant.name
     cells['from iteration'] = str(variant.began)
     cells['ms'] = told(times, 1)
+    cells['checkpoint MiB'] = f'{variant.saved / 2**20:.1f}'
     if variant.losses:
         cells['losses on'] = f'{min(variant.active)} of {variant.losses}'
     if plain is None:
@@ -440,43 +431,30 @@ def row(variant):
     return list(cells.values())
 
 
-def table(header, rows):
-    """Markdown."""
-    lines = [header, ['-'] * len(header), *rows]
-    return ''.join(f'| {" | ".join(cells)} |\n' for cells in lines)
-
-
-def report(variants, note):
+def report(variants, *notes):
     """Where it was measured, the table, and what its columns are."""
     runner = variants[0].loop.runner
     device = next(runner.model.parameters()).device
-    threads = torch.get_num_threads()
     shapes = sorted({'x'.join(map(str, v.leader.shape)) for v in variants})
     seeds = sorted({str(v.loop.runner.seed) for v in variants})
-    name, method = _processor(), "torch's profiler: every tensor on the CPU"
-    if device.type == 'cuda':
-        name = f'{torch.cuda.get_device_name(device)}, {name}'
-        method = "the peak of CUDA's caching allocator"
-    about = [
-        name, f'{threads} thread{"s" if threads > 1 else ""}',
-        f'torch {torch.__version__}', f'batch {" and ".join(shapes)}',
-        f'{len(variants[0].times)} rounds', f'seed {" and ".join(seeds)}'
-    ]
-    if note:
-        about.append(note)
+    method = ("the peak of CUDA's caching allocator" if device.type == 'cuda'
+              else "torch's profiler: every tensor on the CPU")
     return '\n'.join([
-        '; '.join(about), '', table(HEADER, map(row, variants)),
+        machine(device, f'batch {" and ".join(shapes)}',
+                f'{len(variants[0].times)} rounds',
+                f'seed {" and ".join(seeds)}', *notes), '',
+        table(HEADER, map(row, variants)), *map(compared, filter(
+            lambda variant: variant.ours, variants)),
         LEGEND.format(method, MEMORY_ROUNDS)])
 
 
-def _processor():
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(': ')[2] for line in lines
-             if line.startswith('model name')]
-    return names[0] if names else platform.processor() or platform.machine()
+def compared(peer):
+    """What the same distillation costs by this project and by the peer."""
+    ours = peer.ours
+    return (f'{ours.name} takes '
+            f'{told(np.array(ours.times) / peer.times, 2)} of the time of the '
+            f'peer and its checkpoint {ours.saved / peer.saved:.2f} of the '
+            'space.\n')
 
 
 def differences(student, plain):
@@ -503,24 +481,48 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         'configs',
-        nargs='+',
+        nargs='*',
         metavar='config',
         help='path of a config, or its name in an installed package, with or '
         'without distillation')
     parser.add_argument(
-        '--iters', type=int, default=50, help='timed rounds, 50 by default')
+        '--losses',
+        nargs='*',
+        metavar='LOSS',
+        help='instead of steps, measure the losses whose name begins so; '
+        'without a name all of them')
+    parser.add_argument(
+        '--peer',
+        action='store_true',
+        help='make each distillation also as mmrazor does (tools/peer.py); '
+        'one KDLoss on the logits only')
+    parser.add_argument(
+        '--iters',
+        type=int,
+        help='timed rounds, by default 50, of losses 7')
     parser.add_argument(
         '--warmup', type=int, default=5, help='rounds before them, 5 by '
-        'default')
+        'default; of losses always 1')
+    parser.add_argument(
+        '--cpu-time',
+        action='store_true',
+        help='count the CPU time of this process, not the time on the clock: '
+        'for one thread on a CPU with other work')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
         help='changes to every config, as tools/train.py takes them')
-    parser.add_argument('--out', type=Path, help='a file for the table, too')
+    parser.add_argument(
+        '--out', type=Path, help='a file for the table, too; with --losses '
+        'there will be a plot beside it')
     parser.add_argument(
         '--device-note', default='', help='what else to say of the machine')
     args = parser.parse_args()
+    if bool(args.configs) == (args.losses is not None):
+        parser.error('either configs or --losses are needed')
+    if args.iters is None:
+        args.iters = 50 if args.configs else 7
     for name, least in (('iters', 1), ('warmup', 0)):
         value = getattr(args, name)
         if value < least:
@@ -531,6 +533,11 @@ def parse_args():
 def main():
     args = parse_args()
     os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # the profiler's own
+    if args.losses is not None:
+        import benchmark_losses  # needs matplotlib
+        benchmark_losses.run(args.losses, args.iters, args.cpu_time,
+                             args.device_note, args.out)
+        return
     with TemporaryDirectory() as folder:
         variants = line_up([(Path(name).stem, load_config(
             argparse.Namespace(
@@ -539,19 +546,30 @@ def main():
                 work_dir=folder,
                 launcher='none',
                 local_rank=0))) for name in args.configs])
+        if args.peer:
+            try:
+                variants = with_peers(variants)
+            except ValueError as error:
+                sys.exit(f'--peer: {error}')
         for number, variant in enumerate(variants):
             variant.cfg = stripped(variant.cfg, folder,
                                    f'{Path(folder).name}_{number}')
-        train_together(
-            variants, lambda: measure(variants, args.warmup, args.iters),
-            args.warmup + args.iters + MEMORY_ROUNDS)
-    text = report(variants, args.device_note)
+
+        def work():
+            measure(variants, args.warmup, args.iters, args.cpu_time)
+            for variant in variants:
+                variant.saved = checkpoint_bytes(variant.loop.runner)
+
+        train_together(variants, work,
+                       args.warmup + args.iters + MEMORY_ROUNDS)
+    text = report(variants, 'CPU time' if args.cpu_time else 'wall time',
+                  args.device_note)
     print(f'\n{text}')
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(f'{text}\n')
     for variant in variants:
-        if variant.plain is None:
+        if variant.plain is None or variant.ours:
             continue
         found = differences(*(unwrapped(v.loop.runner.model)
                               for v in (variant, variant.plain)))

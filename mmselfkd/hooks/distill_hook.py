@@ -12,7 +12,7 @@ from ..adapters import resize_like
 from ..errors import ConfigError, nearest
 from ..registry import SCHEDULES, TEACHERS, build_part, register_hook
 from ..taps import Tap
-from ..teachers.teacher import Step, Teacher
+from ..teachers.teacher import Lesson, Step, Teacher
 from ..terms import (Term, factor_at, gather, owned_sources,
                      resolve_schedule)
 from .adversary import Adversary
@@ -110,6 +110,8 @@ class DistillHook(Hook):
         self._weights: Dict[str, float] = {}
         self._task_factor = 1.0
         self._measure_agreement = False
+        self._step: Optional[Step] = None
+        self._lessons: Dict[str, Lesson] = {}
 
     # -- before training ----------------------------------------------------
 
@@ -245,36 +247,49 @@ class DistillHook(Hook):
         self._measure_agreement = iteration % AGREEMENT_INTERVAL == 0
 
     def _before_forward(self, student, args, kwargs) -> None:
-        if kwargs.get('mode') == 'loss' and student.training:
-            for source in self._wanted_of(''):
-                self._taps[source].open()
+        if kwargs.get('mode') != 'loss' or not student.training:
+            return
+        inputs, samples = _batch(args, kwargs)
+        self._step = Step(
+            student, inputs, samples, {},
+            functools.partial(run_again, student, self._taps, samples),
+            self._runner.iter, self._runner.seed)
+        # before there are activations of the student: a lower peak of memory
+        self._lessons = self._ask(self._step, early=True)
+        for source in self._wanted_of(''):
+            self._taps[source].open()
 
     def _after_forward(self, student, args, kwargs, losses) -> Any:
         if kwargs.get('mode') != 'loss' or not student.training:
             return None
-        seen = {}
+        step, lessons = self._step, self._lessons
+        self._step, self._lessons = None, {}
         for source in self._wanted_of(''):
             self._taps[source].close()
-            seen[source] = self._taps[source].take()
+            step.seen[source] = self._taps[source].take()
         losses = dict(losses)
         if self._task_factor != 1:
             for name in losses:
                 if 'loss' in name:
                     losses[name] = _scaled(losses[name], self._task_factor)
-        inputs, samples = _batch(args, kwargs)
-        losses.update(self._distill(Step(
-            student, inputs, samples, seen,
-            functools.partial(run_again, student, self._taps, samples),
-            self._runner.iter, self._runner.seed)))
+        lessons |= self._ask(step, early=False)
+        losses.update(self._distill(step, lessons))
         return losses
 
-    def _distill(self, step: Step) -> Dict[str, torch.Tensor]:
-        """The entries for the loss dict of this forward pass."""
+    def _ask(self, step: Step, early: bool) -> Dict[str, Lesson]:
+        """The lessons of those that need nothing of the student's forward
+        pass (early), or of the others."""
         lessons = {}
         for name, teacher in self.teachers.items():
             wanted = self._wanted_of(name)
-            if wanted or teacher.module is not None:
+            if early != bool(teacher.student_sources) and (
+                    wanted or teacher.module is not None):
                 lessons[name] = teacher.teach(step, wanted)
+        return lessons
+
+    def _distill(self, step: Step, lessons: Dict[str, Lesson]
+                 ) -> Dict[str, torch.Tensor]:
+        """The entries for the loss dict of this forward pass."""
         levels = all_levels(step, lessons)
         losses, compared = {}, {}
         for term in self._used:
@@ -340,6 +355,7 @@ class DistillHook(Hook):
             delattr(owner, name)
         self._handles, self._guards = [], []
         self._taps, self.teachers = {}, {}
+        self._step, self._lessons = None, {}
         self._student = self._runner = None
         self._resumed = False
 

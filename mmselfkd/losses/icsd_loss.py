@@ -104,8 +104,8 @@ def _divergences(logits, temperature, weight):
         total = total.where(total > 0, 1)
         p = raw / total
         log_p = (logits - peak - total.log()).masked_fill(weight == 0, 0)
-    negative_entropy = (p * log_p).sum(dim=2, keepdim=True)
-    return negative_entropy - p @ log_p.transpose(1, 2)
+    cross = p @ log_p.transpose(1, 2)
+    return cross.diagonal(dim1=1, dim2=2)[:, :, None] - cross
 
 
 class ICSDLoss(nn.Module):

@@ -1,6 +1,7 @@
 """Normalised feature distillation."""
 from typing import Optional
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._common import (autocast_off, check_choice, check_maps, check_positive,
@@ -76,9 +77,12 @@ def nfd_loss(student: Tensor,
     with autocast_off(student):
         student, teacher = full_precision(student, teacher)
         weight = check_weight(weight, student)
-        mask = None if weight is None else weight > 0
-        student = _standardise(student, DIMS[dims], eps, mask)
-        teacher = _standardise(teacher, DIMS[dims], eps, mask)
+        if weight is None:
+            return F.mse_loss(_standardise(student, DIMS[dims], eps),
+                              _standardise(teacher, DIMS[dims], eps))
+        mask = weight > 0
+        student = _standardise_where(mask, student, DIMS[dims], eps)
+        teacher = _standardise_where(mask, teacher, DIMS[dims], eps)
         return weighted_mean((student - teacher).square(), weight)
 
 
@@ -87,11 +91,21 @@ def _check_arguments(dims, eps):
     check_positive('eps', eps)
 
 
-def _standardise(maps, axes, eps, mask):
-    maps = maps - masked_mean(maps, axes, mask)
+def _standardise(maps, axes, eps):
+    """Standardised maps with ``axes`` moved behind the others."""
+    others = [axis for axis in range(maps.ndim) if axis not in axes]
+    maps = maps.permute(*others, *axes)
+    inner = tuple(range(len(others), maps.ndim))
     # the mean of a large constant map is off by a rounding error, which its
-    # tiny variance would blow up: take away what the first pass left
-    maps = maps - masked_mean(maps, axes, mask)
+    # tiny variance would blow up: layer_norm takes away what is left here
+    maps = maps - maps.mean(inner, keepdim=True)
+    return F.layer_norm(maps, maps.shape[len(others):], eps=eps)
+
+
+def _standardise_where(mask, maps, axes, eps):
+    """The same by the statistics of where the mask is set, axes in place."""
+    for _ in range(2):  # for the rounding error
+        maps = maps - masked_mean(maps, axes, mask)
     return maps / (masked_mean(maps.square(), axes, mask) + eps).sqrt()
 
 

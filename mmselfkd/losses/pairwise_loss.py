@@ -10,6 +10,7 @@ from ._common import (autocast_off, check_choice, check_integer_or_none,
                       check_maps, check_weight, full_precision)
 
 POOL_MODES = ('avg', 'max')
+PANEL = 128  # rows of a product at a time
 
 
 def pairwise_loss(student: Tensor,
@@ -46,12 +47,13 @@ def pairwise_loss(student: Tensor,
         \lVert SS' \rVert^2 + \lVert TT' \rVert^2 - 2 \lVert ST' \rVert^2,
         \quad \nabla_S = 4 (SS'S - ST'T),
 
-    in Frobenius norms: memory is linear in P, time P * C^2. These products
-    are in float64, for the three terms cancel where the student is close to
-    the teacher. The P x P form is taken where P is below the channels. With
-    ``connection_range`` r: time P * C * (2r + 1)^2 / 2 (a pair counts for
-    both of its orders), memory linear in P. The gradient is ready with the
-    value, one map of the size of S; it cannot be differentiated again.
+    in Frobenius norms: memory is linear in P, time P * C^2. Lengths and C x C
+    products are in float64, for the three terms cancel where the student is
+    close to the teacher. The P x P form is taken where P is below the
+    channels. With ``connection_range`` r: time P * C * (2r + 1)^2 / 2 (a pair
+    counts for both of its orders), memory linear in P. The gradient is ready
+    with the value, one map of the size of S; it cannot be differentiated
+    again.
 
     Differs from the paper: the normaliser is the number of pairs that exist,
     also at the border of a local graph and for a last patch that is cut off.
@@ -103,18 +105,15 @@ def pairwise_loss(student: Tensor,
     _check_arguments(pool, pool_mode, connection_range)
     with autocast_off(student):
         student, teacher = full_precision(student, teacher)
-        weight, total = check_weight(weight, student), None
+        weight = check_weight(weight, student)
         if weight is not None:
             student, teacher = (_without(x, weight == 0, pool, pool_mode)
                                 for x in (student, teacher))
-        student = _nodes(student, pool, pool_mode)
-        teacher = _nodes(teacher, pool, pool_mode)
-        if weight is not None:
             weight = _node_weight(weight, pool)
-            total = _pair_weight(weight, connection_range)
-            student, teacher = student * weight.sqrt(), teacher * weight.sqrt()
+        student = _pooled(student, pool, pool_mode)
+        teacher = _pooled(teacher, pool, pool_mode)
         return _SimilarityDistance.apply(student, teacher, connection_range,
-                                         total)
+                                         weight)
 
 
 def _check_arguments(pool, pool_mode, connection_range):
@@ -136,55 +135,58 @@ def _without(maps, left_out, pool, pool_mode):
 
 def _node_weight(weight, pool):
     """Mean over the pixels of a node that weigh more than 0 (N, 1, h, w)."""
-    if pool is None or pool == 1:
-        return weight
-    total, count = (
-        F.avg_pool2d(x, pool, ceil_mode=True, count_include_pad=False)
-        for x in (weight, (weight > 0).to(weight)))
+    total = _pooled(weight, pool, 'avg')
+    count = _pooled((weight > 0).to(weight), pool, 'avg')
     return total / count.where(count > 0, 1)
 
 
 def _pair_weight(weight, connection_range):
-    """Sum of w_i w_j over the connected pairs of every image (N)."""
+    """Sum of w_i w_j over the connected pairs of an image, (1, h, w)."""
     if connection_range is None or connection_range >= max(
-            weight.shape[2:]) - 1:
-        return weight.sum((1, 2, 3)).square()
+            weight.shape[1:]) - 1:
+        return weight.sum().square()
     side = 2 * connection_range + 1
     near = F.avg_pool2d(weight, side, 1, connection_range) * side**2
-    return (weight * near).sum((1, 2, 3))
+    return (weight * near).sum()
 
 
-def _nodes(maps, pool, pool_mode):
-    """Pooled maps with features of length 1, or 0 where all were 0."""
-    if pool is not None and pool > 1:
-        if pool_mode == 'max':
-            maps = F.max_pool2d(maps, pool, ceil_mode=True)
-        else:
-            maps = F.avg_pool2d(
-                maps, pool, ceil_mode=True, count_include_pad=False)
-    norm = torch.linalg.vector_norm(maps, dim=1, keepdim=True)
-    # dividing a zero vector by a tiny number instead would give its gradient
-    # a factor that no half precision can hold
-    return maps / norm.masked_fill(norm < 1e-12, 1)
+def _pooled(maps, pool, pool_mode):
+    if pool is None or pool == 1:
+        return maps
+    if pool_mode == 'max':
+        return F.max_pool2d(maps, pool, ceil_mode=True)
+    return F.avg_pool2d(maps, pool, ceil_mode=True, count_include_pad=False)
 
 
 class _SimilarityDistance(torch.autograd.Function):
     """Mean squared difference of similarities, image by image in float64."""
 
     @staticmethod
-    def forward(ctx, student, teacher, connection_range, pair_weight):
+    def forward(ctx, student, teacher, connection_range, weight):
         with_slope = ctx.needs_input_grad[0]
         slopes = torch.empty_like(student) if with_slope else None
         total = 0
         for n in range(len(student)):
-            value, slope, pairs = _image_distance(
-                student[n].double(), teacher[n].double(), connection_range,
-                with_slope)
-            if pair_weight is not None:
-                pairs = pair_weight[n].where(pair_weight[n] > 0, 1)
+            s, scale = _unit_nodes(student[n])
+            t, _ = _unit_nodes(teacher[n])
+            dtype = with_slope and student.dtype
+            if weight is None:
+                value, slope, pairs = _image_distance(s, t, connection_range,
+                                                      dtype)
+            else:
+                root = weight[n].double().sqrt()
+                value, slope, _ = _image_distance(
+                    s * root, t * root, connection_range, dtype)
+                pairs = _pair_weight(weight[n].double(), connection_range)
+                pairs = pairs.where(pairs > 0, 1)
             total = total + value / pairs
-            if with_slope:
-                slopes[n] = slope / pairs / len(student)
+            if with_slope:  # the length of a feature has no effect
+                slope, s = slope.to(slopes), s.to(slopes)
+                if weight is not None:
+                    slope = slope * root.to(slopes)
+                along = torch.linalg.vecdot(s, slope, dim=0)
+                torch.addcmul(slope, s, along, value=-1, out=slopes[n])
+                slopes[n] *= scale.to(slopes) / (pairs * len(student))
         ctx.slopes = slopes
         return (total / len(student)).to(student.dtype)
 
@@ -194,28 +196,64 @@ class _SimilarityDistance(torch.autograd.Function):
         return grad * ctx.slopes, None, None, None
 
 
-def _image_distance(s, t, connection_range, with_slope):
-    """Sum over the pairs of one image, its gradient by ``s``, their number."""
+def _unit_nodes(maps):
+    """Features of length 1, or 0 where all were 0, and what made them so."""
+    maps = maps.to(torch.float64, copy=True)
+    norm = torch.linalg.vecdot(maps, maps, dim=0).sqrt()
+    # dividing a zero vector by a tiny number instead would give its gradient
+    # a factor that no half precision can hold
+    scale = norm.masked_fill_(norm < 1e-12, 1).reciprocal_()
+    return maps.mul_(scale), scale
+
+
+def _image_distance(s, t, connection_range, dtype):
+    """Sum over the pairs of an image, its gradient by ``s``, their number.
+
+    Args:
+        s, t (Tensor): nodes (C, H, W) in float64.
+        connection_range (int | None): see :func:`pairwise_loss`.
+        dtype (torch.dtype | False): of the gradient; False: none is needed.
+    """
     height, width = s.shape[1:]
     if connection_range is None or connection_range >= max(height, width) - 1:
-        value, slope = _connected(s.flatten(1), t.flatten(1), with_slope)
+        value, slope = _connected(s.flatten(1), t.flatten(1), dtype)
         pairs = (height * width)**2
     else:
-        value, slope, pairs = _local(s, t, connection_range, with_slope)
-    return value, slope.view_as(s) if with_slope else None, pairs
+        value, slope, pairs = _local(s, t, connection_range, dtype)
+    return value, slope.view_as(s) if dtype else None, pairs
 
 
-def _connected(s, t, with_slope):
+def _connected(s, t, dtype):
     """Sum over all pairs of the columns of s (C_s, P) and t (C_t, P)."""
     if s.shape[1] < max(len(s), len(t)):
         difference = s.T @ s - t.T @ t
-        slope = 4 * s @ difference if with_slope else None
+        slope = 4 * s @ difference if dtype else None
         return difference.square().sum(), slope
-    ss, st = s @ s.T, s @ t.T
-    value = ss.square().sum() - 2 * st.square().sum()
-    value = value + (t @ t.T).square().sum()
-    slope = 4 * (ss @ s - st @ t) if with_slope else None
+    ss, tt, st = _gram(s), _gram(t), s @ t.T
+    value = ss.square().sum() - 2 * st.square().sum() + tt.square().sum()
+    slope = _slope(s, t, ss, st, dtype) if dtype else None
     return value.clamp(min=0), slope
+
+
+def _gram(x):
+    """x @ x.T; of its symmetric halves little more than one is computed."""
+    out = x.new_empty(len(x), len(x))
+    for begin in range(0, len(x), PANEL):
+        end = begin + PANEL
+        out[begin:end, :end] = x[begin:end] @ x[:end].T
+        out[:begin, begin:end] = out[begin:end, :begin].T
+    return out
+
+
+def _slope(s, t, ss, st, dtype):
+    """4 (SS'S - ST'T)."""
+    if len(s) != len(t):
+        return 4 * (ss @ s - st @ t)
+    # (SS' - ST')S + ST'(S - T): both differences are taken in float64, so
+    # nothing is left that cancels near the teacher, and float32 will do
+    near = torch.sub(s, t, out=torch.empty_like(s, dtype=dtype))
+    slope = (ss - st).mul_(4).to(dtype) @ s.to(dtype)
+    return slope.addmm_(st.to(dtype), near, alpha=4)
 
 
 def _local(s, t, reach, with_slope):

@@ -1,6 +1,7 @@
 """A pretrained model of any OpenMMLab project that only teaches."""
+import contextlib
 import os.path as osp
-from typing import Any, Optional, Union
+from typing import Any, Dict, Optional, Union
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -12,10 +13,12 @@ from torch import nn
 from .. import randomness
 from ..errors import ConfigError, nearest
 from ..registry import TEACHERS
+from ..taps import Tap
 from .model_teacher import ModelTeacher
 from .teacher import Step
 
 UNUSED = 'auxiliary_head'  # exists for the teacher's own training only
+PRECISIONS = dict(fp16=torch.float16, bf16=torch.bfloat16)
 
 
 @TEACHERS.register_module()
@@ -32,21 +35,37 @@ class FrozenTeacher(ModelTeacher):
             or a config (or only its ``model``) as dict or Config.
         checkpoint (str): A path or URL; ``'random'`` for a teacher that is
             untrained on purpose.
+        precision (str, optional): ``'fp16'`` or ``'bf16'``: the forward pass
+            runs under autocast in that type. None: as the run does, float32
+            unless the student's is under autocast. Defaults to None.
+        channels_last (bool): Whether the forward pass keeps the channels of
+            a position side by side in memory. Defaults to False.
         key (str): Where this stands in the user's config, for the errors.
 
     Raises:
-        ConfigError: The config or the checkpoint cannot be read, or weights
-            are missing, unexpected or of another shape.
+        ConfigError: The config or the checkpoint cannot be read, weights are
+            missing, unexpected or of another shape, or an option is unknown.
     """
 
     def __init__(self,
                  config: Union[str, dict, Config],
                  checkpoint: Optional[str] = None,
+                 precision: Optional[str] = None,
+                 channels_last: bool = False,
                  key: str = 'teacher') -> None:
         super().__init__(key)
+        if precision is not None and precision not in tuple(PRECISIONS):
+            raise ConfigError(f'{key}.precision = {precision!r}: None or the '
+                              'name of a type is needed' +
+                              nearest(precision, PRECISIONS))
+        if not isinstance(channels_last, bool):
+            raise ConfigError(f'{key}.channels_last = {channels_last!r}: True '
+                              'or False is needed')
         self.checkpoint = checkpoint
+        self.precision = precision
+        self.channels_last = channels_last
         self._affine = None
-        cfg = _load_config(config, key)
+        cfg = load_config(config, key)
         with randomness.preserved():
             self.model = _build_model(cfg, key)
         self.name = config if isinstance(config, str) else type(
@@ -57,6 +76,8 @@ class FrozenTeacher(ModelTeacher):
         else:
             self._load_weights()
         self.model.requires_grad_(False).eval()
+        if channels_last:
+            self.model.to(memory_format=torch.channels_last)
 
     def fit(self, step: Step) -> None:
         super().fit(step)
@@ -65,21 +86,31 @@ class FrozenTeacher(ModelTeacher):
             getattr(self.model, 'data_preprocessor', None))
 
     def inputs_of(self, step: Step) -> torch.Tensor:
-        """The student's batch in the normalisation of this model."""
-        if self._affine is None:
-            return step.inputs
-        swap, scale, shift = self._affine
-        inputs = step.inputs[:, [2, 1, 0]] if swap else step.inputs
-        inputs = inputs * scale.to(inputs) + shift.to(inputs)
-        image = step.areas.image()
-        if image is None:
-            return inputs
-        return inputs.where(
-            image, getattr(self.model.data_preprocessor, 'pad_value', 0))
+        """The student's batch in normalisation and layout of this model."""
+        inputs = step.inputs
+        if self._affine is not None:
+            swap, scale, shift = self._affine
+            inputs = inputs[:, [2, 1, 0]] if swap else inputs
+            inputs = inputs * scale.to(inputs) + shift.to(inputs)
+            image = step.areas.image()
+            if image is not None:
+                inputs = inputs.where(image, getattr(
+                    self.model.data_preprocessor, 'pad_value', 0))
+        if self.channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return inputs
 
     def describe(self) -> str:
+        options = f', {self.precision}' if self.precision else ''
+        options += ', channels last' if self.channels_last else ''
         return (f'{self.name}, checkpoint {self.checkpoint}, '
-                f'{self.num_parameters:,} parameters, not trained')
+                f'{self.num_parameters:,} parameters, not trained{options}')
+
+    def _forward(self, step: Step, taps: Dict[str, Tap]) -> None:
+        with contextlib.nullcontext() if self.precision is None else (
+                torch.autocast(step.inputs.device.type,
+                               PRECISIONS[self.precision])):
+            super()._forward(step, taps)
 
     def _load_weights(self) -> None:
         where = f'{self.key}.checkpoint = {self.checkpoint!r}'
@@ -137,7 +168,7 @@ class FrozenTeacher(ModelTeacher):
             self.classes = None
 
 
-def _load_config(config: Union[str, dict, Config], key: str) -> ConfigDict:
+def load_config(config: Union[str, dict, Config], key: str) -> ConfigDict:
     """The full config of the teacher; its ``model`` is what gets built."""
     where = f'{key}.config = {config!r}'
     if isinstance(config, str):

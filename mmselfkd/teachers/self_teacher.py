@@ -121,7 +121,7 @@ class SelfTeacher(Teacher):
             self._neck_cfg)
         cfg.setdefault('in_channels', [level.shape[1] for level in levels])
         if cfg.get('type') == 'BiFPN':
-            cfg = defaults | cfg
+            cfg |= {k: v for k, v in defaults.items() if k not in cfg}
         return _build(cfg, 'mmselfkd', f'{self.key}.neck').to(levels[0].device)
 
     def _detector(self, student: nn.Module,

@@ -1,5 +1,7 @@
 """The mechanism on a real Runner: losses, teacher, student, checkpoint."""
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -192,6 +194,69 @@ def test_teacher_runs_no_deeper_than_its_deepest_tap(tiny, tmp_path):
     assert run('backbone.layer2') == ['backbone.layer1', 'backbone.layer2']
     assert run('logits')[-1] == 'decode_head.conv_seg'
     assert run('backbone[0]')[-1] == 'backbone.layer3'  # all four, no head
+
+
+class InTeacher(Hook):
+    """Calls ``look[name](out)`` when a module of the teacher has run."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, **look):
+        self.look = look
+
+    def before_train(self, runner):
+        teacher = the_hook(runner).teachers['teacher'].model
+        for name, look in self.look.items():
+            teacher.backbone.get_submodule(name).register_forward_hook(
+                lambda module, args, out, look=look: look(out))
+
+
+def test_teacher_runs_once_for_all_losses(tiny, tmp_path):
+    ran = []
+    losses = dict(
+        loss_kd=KD, loss_ho=dict(type='HolisticLoss', source='logits'),
+        loss_pa=dict(type='PairwiseLoss', source='features'),
+        loss_at=dict(type='ATLoss', source='backbone'))
+    runner = tiny.build(tiny.config(tmp_path, distil(tiny, losses), iters=3))
+    runner.register_hook(InTeacher(layer4=ran.append))
+    runner.train()
+    assert len(ran) == 3
+
+
+def test_nothing_is_kept_of_a_step(tiny, tmp_path):
+    """What no tap needs goes at once, the rest with the step."""
+    passed, alive = [], []
+
+    class Look(Spy):
+
+        def forward(self, student, teacher, label=None):
+            alive.append([ref() is not None for ref in passed])
+            return super().forward(student, teacher, label)
+
+    def held(runner):
+        Spy.calls.clear()
+        return sum(x.numel() for x in gc.get_objects()
+                   if isinstance(x, torch.Tensor))
+
+    MMENGINE_MODELS.register_module(module=Look)
+    gc.collect()
+    gc.disable()
+    try:
+        losses = dict(loss_kd=KD, loss_x=dict(type='Look', source='logits'))
+        runner = tiny.build(
+            tiny.config(tmp_path, distil(tiny, losses), iters=5))
+        watch = Watch(held)
+        runner.register_hook(watch)
+        runner.register_hook(InTeacher(**dict.fromkeys(
+            ('layer1', 'layer4'),
+            lambda out: passed.append(weakref.ref(out)))))
+        runner.train()
+    finally:
+        gc.enable()
+        MMENGINE_MODELS.module_dict.pop('Look')
+    assert [len(each) for each in alive[-5:]] == [2, 4, 6, 8, 10]
+    assert not any(map(any, alive[-5:]))
+    assert len(set(watch.seen[1:])) == 1
 
 
 @pytest.mark.parametrize('change', [

@@ -200,3 +200,70 @@ def test_config_that_cannot_be_used(config, says):
     with pytest.raises(ConfigError, match=says) as error:
         FrozenTeacher(config, 'random', key='NFDHook.teacher')
     assert 'NFDHook.teacher.config' in str(error.value)
+
+
+def lesson(checkpoint, x, **options):
+    """The class scores; weight, input and output of all convolutions."""
+    teacher = FrozenTeacher(CONFIG, checkpoint, **options)
+    teacher.request('logits', 'key', torch.nn.Module())
+    rehearse(teacher, x)
+    seen = []
+    for module in teacher.model.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(
+                lambda module, args, out: seen.append(
+                    (module.weight, args[0], out)))
+    return teacher.teach(step(x), ['logits']).levels['logits'][0], seen
+
+
+@pytest.mark.parametrize('precision, dtype, tolerance', [
+    ('fp16', torch.float16, 5e-3), ('bf16', torch.bfloat16, 4e-2)])
+def test_precision(checkpoint, precision, dtype, tolerance):
+    x = torch.rand(2, 3, 32, 32)
+    full, convolutions = lesson(checkpoint[0], x)
+    assert {out.dtype for *_, out in convolutions} == {torch.float32}
+    less, convolutions = lesson(checkpoint[0], x, precision=precision)
+    assert {out.dtype for *_, out in convolutions} == {less.dtype} == {dtype}
+    error = (less.float() - full).norm() / full.norm()
+    assert 0 < error < tolerance
+    assert not torch.is_autocast_enabled('cpu')  # the student's is its own
+
+
+def test_precision_of_its_own_under_autocast(checkpoint):
+    """The run's, unless one is asked for."""
+    x = torch.rand(2, 3, 32, 32)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert lesson(checkpoint[0], x)[0].dtype == torch.bfloat16
+        assert lesson(checkpoint[0], x,
+                      precision='fp16')[0].dtype == torch.float16
+
+
+def test_channels_last(checkpoint):
+    """The same values; no convolution sees another layout."""
+    x = torch.rand(2, 3, 32, 32)
+    full, convolutions = lesson(checkpoint[0], x)
+    last = dict(memory_format=torch.channels_last)
+    assert not all(out.is_contiguous(**last) for *_, out in convolutions)
+    same, convolutions = lesson(checkpoint[0], x, channels_last=True)
+    assert all(seen.is_contiguous(**last)
+               for three in convolutions for seen in three)
+    torch.testing.assert_close(same, full, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('options, says', [
+    (dict(precision='bf15'), r"precision = 'bf15': .*; nearest: 'bf16'"),
+    (dict(precision='half'), r"precision = 'half': .*'bf16', 'fp16'"),
+    (dict(precision=16), r'precision = 16: .*fp16'),
+    (dict(precision=['fp16']), r"precision = \['fp16'\]: "),
+    (dict(channels_last='yes'), r"channels_last = 'yes': True or False")])
+def test_options_that_are_unknown(options, says):
+    with pytest.raises(ConfigError, match=says) as error:
+        FrozenTeacher(CONFIG, 'random', key='NFDHook.teacher', **options)
+    assert 'NFDHook.teacher.' in str(error.value)
+
+
+def test_options_are_told():
+    told = FrozenTeacher(
+        CONFIG, 'random', precision='bf16', channels_last=True).describe()
+    assert told.endswith('not trained, bf16, channels last')
+    assert FrozenTeacher(CONFIG, 'random').describe().endswith('not trained')

@@ -18,7 +18,7 @@ def student(tiny):
     return MODELS.build(dict(tiny.model(4), _scope_='mmseg'))
 
 
-def step_for(student, source='backbone', ignore=False, pick=None):
+def step_for(student, source='pyramid', ignore=False, pick=None):
     inputs = torch.rand(2, 3, 32, 32)
     levels = list(student.backbone(inputs))
     samples = [SegDataSample() for _ in inputs]
@@ -48,11 +48,11 @@ def fitted(student, step=None, requests=('neck', 'logits'), **options):
 def test_channels_and_classes_are_the_students(student):
     teacher, step = fitted(student)
     lesson = rehearse(teacher, step)
-    channels = [x.shape[1] for x in step.seen['backbone']]
+    channels = [x.shape[1] for x in step.seen['pyramid']]
     assert [x.shape[1] for x in lesson.levels['neck']] == [
         2 * c for c in channels]
     assert [x.shape[2:] for x in lesson.levels['neck']] == [
-        x.shape[2:] for x in step.seen['backbone']]
+        x.shape[2:] for x in step.seen['pyramid']]
     assert lesson.levels['logits'][0].shape[1] == 7
     head = teacher.module.decode_head
     assert head.loss_decode.avg_non_ignore  # as the student's
@@ -147,7 +147,7 @@ def test_one_level_is_not_enough(student):
 def test_student_without_class_scores(student):
     step = step_for(student)
     del step.student.decode_head
-    with pytest.raises(ConfigError, match='decode_head.conv_seg'):
+    with pytest.raises(ConfigError, match='segmentors only.*decode_head'):
         fitted(student, step)
 
 

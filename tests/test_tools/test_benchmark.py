@@ -4,14 +4,17 @@ import sys
 from types import SimpleNamespace
 
 import benchmark
+import peer
 import pytest
 import torch
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
+from mmengine.registry import HOOKS, MODELS, DefaultScope
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
 from torch import nn
 
 from mmselfkd import DistillHook
-from mmselfkd.losses import HolisticLoss
+from mmselfkd.losses import HolisticLoss, kd_loss
 from mmselfkd.teachers.teacher import Step
 
 KD = dict(loss_kd=dict(type='KDLoss', source='logits'))
@@ -74,14 +77,16 @@ def test_variants_of_one_student(tiny, tmp_path, write, bench):
     assert list(table) == ['plain', 'nfd', 'frskd', 'mine', 'stock']
     assert out.read_text() in printed
     about = next(line for line in printed.splitlines() if 'rounds' in line)
-    assert about.endswith('1 thread; torch ' + torch.__version__ +
-                          '; batch 2x3x32x32; 2 rounds; seed 3; in a test')
+    assert about.endswith(
+        '1 thread; torch ' + torch.__version__ +
+        '; batch 2x3x32x32; 2 rounds; seed 3; wall time; in a test')
     assert printed.endswith("the plain student's modules, exactly\n")
 
     for name, row in table.items():
         assert number(row['ms']) > 0
         if name != 'plain':
             assert number(row['ratio to plain']) > 0
+        assert number(row['checkpoint MiB']) > 0
     assert number(table['plain']['memory MiB']) > 0
     assert table['plain']['ratio to plain'] == '-'
     extra = {name: row['extra trained parameters']
@@ -127,6 +132,60 @@ def test_students_of_their_own(tmp_path, write, bench):
     assert table['alone']['ratio to plain'] == '-'
 
 
+def test_the_peer(tiny, write, bench):
+    """The whole teacher in training, and in the checkpoint."""
+    config = write('kd', dict(
+        type='mmselfkd.DistillHook', teacher=tiny.teacher(8), losses=dict(
+            loss_kd=dict(KD['loss_kd'], temperature=2.0, loss_weight=3.0))))
+    printed, table = bench(config, '--iters', 1, '--warmup', 0, '--peer',
+                           '--cpu-time')
+    assert list(table) == ['plain', 'kd', 'kd, the peer']
+    assert 'kd takes ' in printed and '; CPU time' in printed
+    saved = {name: number(row['checkpoint MiB'])
+             for name, row in table.items()}
+    weights = number(table['kd']['teacher parameters']) * 4 / 2**20
+    assert saved['kd'] == pytest.approx(saved['plain'], abs=0.1)
+    assert saved['kd, the peer'] > saved['kd'] + weights
+
+    cfg = benchmark.Config.fromfile(config)
+    cfg = peer.as_peer(cfg.custom_hooks[0],
+                       benchmark.without_distillation(cfg))
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        model = MODELS.build(cfg.model).train()
+    assert model.architecture.training and model.teacher.training
+    assert not any(m.training for m in model.teacher.modules()
+                   if isinstance(m, nn.BatchNorm2d))
+    assert not any(p.requires_grad for p in model.teacher.parameters())
+    assert not any(getattr(m, 'inplace', False)
+                   for m in model.teacher.modules())
+    sample = SegDataSample(
+        gt_sem_seg=PixelData(data=torch.zeros(1, 32, 32).long()),
+        metainfo=dict(img_shape=(32, 32)))
+    ran = []
+    for name in ('teacher.auxiliary_head.conv_seg', 'teacher.decode_head.'
+                 'loss_decode', 'architecture.backbone'):
+        model.get_submodule(name).register_forward_hook(
+            lambda *_, name=name: ran.append(name.split('.')[1]))
+    seen = {}
+    for name in ('teacher', 'architecture'):
+        model.get_submodule(f'{name}.decode_head.conv_seg'
+                            ).register_forward_hook(
+            lambda module, args, out, name=name: seen.update({name: out}))
+    losses = model(torch.rand(1, 3, 32, 32), [sample], mode='loss')
+    assert set(ran[:-1]) == {'auxiliary_head', 'decode_head'}
+    assert ran[-1] == 'backbone'  # the teacher first
+    height, width = seen['teacher'].shape[2:]
+    expected = 3 * height * width * kd_loss(
+        seen['architecture'], seen['teacher'], temperature=2.0)
+    torch.testing.assert_close(losses['distill.loss_kl'], expected)
+    assert 'student.decode.loss_ce' in losses
+
+
+def test_what_the_peer_is_not_written_for(write, bench):
+    with pytest.raises(SystemExit, match='--peer: .* one KDLoss'):
+        bench(write('tfd', TFD), '--peer')
+
+
 def test_a_student_that_is_not_the_plain_one(write, bench, monkeypatch):
     monkeypatch.setattr(DistillHook, '_release', lambda self: None)
     with pytest.raises(SystemExit, match='inference: .*tfd is not the plain'):
@@ -134,7 +193,7 @@ def test_a_student_that_is_not_the_plain_one(write, bench, monkeypatch):
 
 
 @pytest.mark.parametrize('args, message', [
-    ([], 'required: config'), (['a.py', '--iters', '0'], '--iters 0: must be'),
+    (['a.py', '--iters', '0'], '--iters 0: must be'),
     (['a.py', '--warmup', '-1'], '--warmup -1: must be')])
 def test_bad_arguments(bench, capsys, args, message):
     with pytest.raises(SystemExit):
