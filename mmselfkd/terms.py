@@ -182,14 +182,13 @@ class Term:
         for option, is_used in (
                 ('foreground', self.foreground is not None),
                 ('adjust', getattr(self.loss, 'adjust', None) is not None),
-                ('conditional', getattr(self.loss, 'needs_image', False))):
+                ('type', self.is_adversarial)):
             if is_used:
                 raise ConfigError(
                     f'{self.key}.{option}: needs maps of the image, but the '
                     'source gives RoIs or queries '
                     f"({_shapes(s for s, _ in pairs)}); use 'neck' or the "
                     "class scores of a dense head")
-
         has_positions = any(s.shape[2] * s.shape[3] > 1 for s, _ in pairs)
         if not has_positions and getattr(self.loss, 'needs_positions', False):
             raise ConfigError(
@@ -239,14 +238,9 @@ class Term:
                 extra['image'] = image
             anchors = len(s) // len(image) if self.is_map else 1
             if self._takes_weight and self.is_map:
-                weight = areas.weight(s.shape[2:], self.foreground)
-                if weight is not None:
-                    extra['weight'] = weight.repeat_interleave(anchors, 0)
-            if label is not None and anchors > 1:
-                total = total + loss(
-                    s, t, label.repeat_interleave(anchors, 0), **extra)
-            else:
-                total = total + loss(s, t, label, **extra)
+                extra['weight'] = _repeated(
+                    areas.weight(s.shape[2:], self.foreground), anchors)
+            total = total + loss(s, t, _repeated(label, anchors), **extra)
         return total
 
     def zero(self, device: torch.device) -> torch.Tensor:
@@ -352,6 +346,14 @@ def as_list(source: Any, key: str) -> List[str]:
         raise ConfigError(f'{key} = {source!r}: a string or a list of '
                           'strings is needed')
     return list(items)
+
+
+def _repeated(maps: Optional[torch.Tensor],
+              anchors: int) -> Optional[torch.Tensor]:
+    """Each image's map once for each of its anchors."""
+    if maps is None or anchors == 1:
+        return maps
+    return maps.repeat_interleave(anchors, 0)
 
 
 def _cut(level: torch.Tensor, areas: Areas) -> torch.Tensor:
