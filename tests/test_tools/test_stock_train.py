@@ -70,6 +70,12 @@ test_evaluator = val_evaluator
 train_cfg = dict(max_iters=2, val_interval=2)
 default_hooks = dict(checkpoint=dict(interval=2))
 """
+DEPTH_HOOK = """
+custom_hooks = [dict(
+    type='mmselfkd.SKDHook',
+    teacher=dict(config='depth.py', checkpoint='random'),
+    losses=dict(loss_pi=None, loss_ho=dict(source='depth')))]
+"""
 
 
 @pytest.fixture
@@ -167,8 +173,14 @@ def test_stock_mmdet_tools(run, tmp_path):
 
 def test_stock_tools_train_and_test_the_depth_head(run, tmp_path):
     (tmp_path / 'depth.py').write_text(DEPTH)
-    log = run('train.py', 'depth.py', '--work-dir', 'depth')
-    log += run('test.py', 'depth.py', 'depth/iter_2.pth')
+    (tmp_path / 'ours.py').write_text(DEPTH + DEPTH_HOOK)
+    log = run('train.py', 'ours.py', '--work-dir', 'ours')
+    assert 'distill.loss_pa' in log and 'distill.loss_ho' in log
+    model = MODELS.build(dict(
+        Config.fromfile(tmp_path / 'depth.py').model, _scope_='mmseg'))
+    saved = torch.load(tmp_path / 'ours' / 'iter_2.pth', weights_only=False)
+    model.load_state_dict(saved['state_dict'], strict=True)
+    log += run('test.py', 'depth.py', 'ours/iter_2.pth')
     told = [line.split('rmse: ')[1].split()[0]
             for line in log.splitlines() if ' rmse: ' in line]
     assert len(told) == 2 and told[0] == told[1] and float(told[0]) > 0
