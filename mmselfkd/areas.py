@@ -63,9 +63,10 @@ class Areas:
         if not self.samples:
             raise ConfigError(NO_BOXES)
         if key not in self._weights:
-            self._weights[key] = torch.stack([
-                self._of_image(i, tuple(size), foreground)
-                for i in range(len(self.samples))])[:, None]
+            valid = self._valid(tuple(size))
+            self._weights[key] = valid if foreground is None else torch.stack(
+                [self._of_image(i, valid[i, 0], foreground)
+                 for i in range(len(self.samples))])[:, None]
         return self._weights[key]
 
     def image(self) -> Optional[torch.Tensor]:
@@ -93,16 +94,20 @@ class Areas:
         height, width = sample.metainfo.get('img_shape', self.size)[:2]
         return min(height, self.size[0]), min(width, self.size[1])
 
-    def _of_image(self, index: int, size: Tuple[int, int],
-                  foreground: Optional[float]) -> torch.Tensor:
+    def _valid(self, size: Tuple[int, int]) -> torch.Tensor:
+        """1 where a cell reaches into its image, else 0 (N, 1, H, W)."""
+        reach = torch.tensor(
+            [[-(-image * cells // total) for image, cells, total in zip(
+                shape, size, self.size)] for shape in self.shapes],
+            device=self.device)
         rows, columns = (
-            -(-image * cells // total) for image, cells, total in zip(
-                self.shapes[index], size, self.size))
-        valid = torch.zeros(size, device=self.device)
-        valid[:rows, :columns] = 1
-        if foreground is None:
-            return valid
-        boxes = self._boxes(index)
+            torch.arange(cells, device=self.device) < reach[:, i, None]
+            for i, cells in enumerate(size))
+        return (rows[:, :, None] & columns[:, None])[:, None].float()
+
+    def _of_image(self, index: int, valid: torch.Tensor,
+                  foreground: float) -> torch.Tensor:
+        size, boxes = valid.shape, self._boxes(index)
         # one more position where the smallest boxes hold none
         y, x = (torch.arange(cells, device=self.device) for cells in size)
         scale = boxes.new_tensor([
