@@ -56,7 +56,8 @@ def detection(folder):
     distil(TOY / 'fcos_r18-w8_1xb8-1k_toy-96x96.py', hook, folder)
 
 
-CHECKS = dict(mmseg=segmentation, mmdet=detection)  # by the package that it is about
+# by the package that it is about
+CHECKS = dict(mmseg=segmentation, mmdet=detection)
 
 
 def distil(path, hook, folder):
