@@ -24,3 +24,27 @@ def test_last_validation_of_a_resumed_run(tmp_path, capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     assert lines[2:] == ['| run | 200 | 20.25 | 0.40 |',
                          '| empty | - | - | - |']
+
+
+def test_runs_of_several_tasks(tmp_path, capsys, monkeypatch):
+    """Every metric has a column; a run without it has a dash there."""
+    records = dict(
+        seg=dict(mIoU=72.921),
+        det={'coco/bbox_mAP': 0.369, 'coco/bbox_mAP_50': 0.586},
+        mask={'coco/bbox_mAP': 0.3, 'coco/segm_mAP': 0.25},
+        depth=dict(rmse=1.2853, abs_rel=0.19581, d1=0.7282, d2=0.87))
+    for name, record in records.items():
+        write(tmp_path / name / '1/vis_data',
+              dict(loss=1., time=0.25, step=2), dict(record, step=2))
+    monkeypatch.setattr(sys, 'argv', [
+        'summarize.py', *(str(tmp_path / name) for name in records)])
+    summarize.main()
+    assert capsys.readouterr().out.splitlines() == [
+        '| run | iterations | mIoU | mAP | mask mAP | RMSE | AbsRel | d1 | '
+        's / iteration |',
+        '| - | - | - | - | - | - | - | - | - |',
+        '| seg | 2 | 72.92 | - | - | - | - | - | 0.25 |',
+        '| det | 2 | - | 36.9 | - | - | - | - | 0.25 |',
+        '| mask | 2 | - | 30.0 | 25.0 | - | - | - | 0.25 |',
+        '| depth | 2 | - | - | - | 1.285 | 0.196 | 0.728 | 0.25 |',
+    ]
