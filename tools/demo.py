@@ -20,10 +20,8 @@ from matplotlib.patches import Patch
 from mmengine.config import ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
-from mmengine.registry import (DATASETS, MODELS, VISUALIZERS,
-                               init_default_scope)
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
-from mmengine.structures import InstanceData
 from summarize import read_log
 from train import load_config, make_parser
 
@@ -61,26 +59,30 @@ def class_maps(dataset, sample, results):
 
 
 def boxes(dataset, sample, results):
-    """The image, enlarged, with boxes in the colours of their classes."""
+    """The image, enlarged, with boxes in the colours of their classes.
+
+    Of the predicted ones the surest, as many as there are objects.
+    """
+    from mmdet.visualization import DetLocalVisualizer
     image = image_of(sample)
     zoom = CELL * DPI // len(image)
     image = cv2.resize(image, None, fx=zoom, fy=zoom)
-    painter = VISUALIZERS.build(
-        dict(type='mmdet.DetLocalVisualizer', line_width=2))
+    painter = DetLocalVisualizer()
     painter.dataset_meta = dataset.metainfo
-    truth, objects = sample['data_samples'], sample['data_samples'].instances
-    truth.gt_instances = InstanceData(
-        bboxes=zoom * torch.tensor([i['bbox'] for i in objects]).view(-1, 4),
-        labels=torch.tensor([i['bbox_label'] for i in objects]).long())
-    pictures = []
-    for shown in (truth, *results):
-        is_truth = shown is truth
-        if not is_truth:
-            shown.pred_instances.bboxes *= zoom
-        painter.add_datasample(
-            '', image, shown, draw_gt=is_truth, draw_pred=not is_truth)
-        pictures.append(painter.get_image())
-    return pictures
+
+    def paint_boxes(result, **which):
+        painter.add_datasample('', image, result, pred_score_thr=0, **which)
+        return painter.get_image()
+
+    for result in results:
+        truth, found = result.gt_instances, result.pred_instances
+        result.pred_instances = found = found[:len(truth)]
+        for instances in (truth, found):
+            instances.bboxes = zoom * instances.bboxes
+    return [
+        paint_boxes(results[0], draw_pred=False),
+        *(paint_boxes(result, draw_gt=False) for result in results)
+    ]
 
 
 TASKS = dict(

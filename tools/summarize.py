@@ -28,16 +28,18 @@ def read_log(folder):
     """
     scores, times = {}, {}
     for file in sorted(Path(folder).glob('*/vis_data/scalars.json')):
+        iteration = 0
         for record in map(json.loads, file.read_text().splitlines()):
             found = {
                 title: f'{factor * record[key]:.{digits}f}'
                 for key, (title, factor, digits) in METRICS.items()
                 if key in record
             }
-            if found:
-                scores[record['step']] = found
+            if found:  # mmdet counts validations by epochs
+                scores[max(iteration, record['step'])] = found
             if 'loss' in record:
-                times[record['step']] = record['time']
+                iteration = record['step']
+                times[iteration] = record['time']
     return scores, times
 
 

@@ -26,6 +26,15 @@ def test_last_validation_of_a_resumed_run(tmp_path, capsys, monkeypatch):
                          '| empty | - | - | - |']
 
 
+def test_validations_counted_by_epochs(tmp_path):
+    """As mmdet's logger does, also in a run by iterations."""
+    write(tmp_path / 'run/1/vis_data', dict(loss=1., time=0.25, step=50),
+          {'coco/bbox_mAP': 0.1, 'step': 0}, dict(loss=1., time=0.5, step=99),
+          {'coco/bbox_mAP': 0.2, 'step': 2})
+    assert summarize.read_log(tmp_path / 'run') == (
+        {50: dict(mAP='10.0'), 99: dict(mAP='20.0')}, {50: 0.25, 99: 0.5})
+
+
 def test_runs_of_several_tasks(tmp_path, capsys, monkeypatch):
     """Every metric has a column; a run without it has a dash there."""
     records = dict(
