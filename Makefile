@@ -1,5 +1,6 @@
-# `make demo` and `make test` work in a fresh clone with Python >= 3.10, venv
-# and a C++ compiler. Another torch (a CUDA build, say): name it as pip would,
+# `make demo`, `make demo-det` and `make test` work in a fresh clone with
+# Python >= 3.10, venv and a C++ compiler. Another torch (a CUDA build, say):
+# name it as pip would,
 #   make demo TORCH='torch==2.10.0 --index-url ...'
 PYTHON ?= python3
 TORCH ?= $(shell grep '^torch==' requirements.txt)
@@ -7,9 +8,12 @@ MAX_JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet
 SHELL := /bin/bash
 
-.PHONY: demo test clean
+.PHONY: demo demo-det test clean
 demo: .venv/stack
 	.venv/bin/python tools/demo.py
+
+demo-det: .venv/stack
+	.venv/bin/python tools/demo.py --task det
 
 test: .venv/tests
 	.venv/bin/python -m pytest -n 2

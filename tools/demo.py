@@ -9,7 +9,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Callable, Dict, NamedTuple
 
+import cv2
 import matplotlib
 import numpy as np
 import torch
@@ -18,96 +20,186 @@ from matplotlib.patches import Patch
 from mmengine.config import ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
-from mmengine.registry import DATASETS
-from mmseg.apis import init_model
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.runner import load_checkpoint
 from summarize import read_log
 from train import load_config, make_parser
 
 TOOLS = Path(__file__).resolve().parent
 CONFIGS = TOOLS.parent / 'configs' / 'toy'
-RUNS = dict(
-    teacher='fpn_r18-w32_1xb8-1k_toy-64x64.py',
-    plain='fpn_r18-w8_1xb8-1k_toy-64x64.py',
-    distilled='nfd_fpn_r18-w32_fpn_r18-w8_1xb8-1k_toy-64x64.py')
 PICTURE_ROWS = 4
+CELL, DPI = 3, 128  # inches of an image in the picture, pixels of an inch
 # networks this small gain little from more threads, and where other programs
 # keep the cores busy the threads wait for each other most of the time
 THREADS = dict(OMP_NUM_THREADS='1')
 
 
-def train(name, folder, options):
+class Task(NamedTuple):
+    """What differs between the demos.
+
+    Args:
+        work_dir (str): Where it puts what it makes, unless told otherwise.
+        runs (dict[str, str]): Config of the teacher, the plain and the
+            distilled student.
+        draw (Callable): Called with the dataset, a sample and what the models
+            make of it; gives the pictures of ground truth and predictions.
+    """
+
+    work_dir: str
+    runs: Dict[str, str]
+    draw: Callable
+
+
+def class_maps(dataset, sample, results):
+    """Every pixel in the colour of its class."""
+    palette = np.array(dataset.metainfo['palette'], np.uint8)
+    maps = [sample['data_samples'].gt_sem_seg]
+    maps += [result.pred_sem_seg for result in results]
+    return [palette[labels.data[0].cpu().numpy()] for labels in maps]
+
+
+def boxes(dataset, sample, results):
+    """The image, enlarged, with boxes in the colours of their classes.
+
+    Of the predicted ones the surest, as many as there are objects.
+    """
+    from mmdet.visualization import DetLocalVisualizer
+    image = image_of(sample)
+    zoom = CELL * DPI // len(image)
+    image = cv2.resize(image, None, fx=zoom, fy=zoom)
+    painter = DetLocalVisualizer()
+    painter.dataset_meta = dataset.metainfo
+
+    def paint_boxes(result, **which):
+        painter.add_datasample('', image, result, pred_score_thr=0, **which)
+        return painter.get_image()
+
+    for result in results:
+        truth, found = result.gt_instances, result.pred_instances
+        result.pred_instances = found = found[:len(truth)]
+        for instances in (truth, found):
+            instances.bboxes = zoom * instances.bboxes
+    return [
+        paint_boxes(results[0], draw_pred=False),
+        *(paint_boxes(result, draw_gt=False) for result in results)
+    ]
+
+
+TASKS = dict(
+    seg=Task(
+        'work_dirs/demo',
+        dict(
+            teacher='fpn_r18-w32_1xb8-1k_toy-64x64.py',
+            plain='fpn_r18-w8_1xb8-1k_toy-64x64.py',
+            distilled='nfd_fpn_r18-w32_fpn_r18-w8_1xb8-1k_toy-64x64.py'),
+        class_maps),
+    det=Task(
+        'work_dirs/demo-det',
+        dict(
+            teacher='fcos_r18-w32_1xb8-1k_toy-96x96.py',
+            plain='fcos_r18-w8_1xb8-1k_toy-96x96.py',
+            distilled='nfd-kd_fcos_r18-w32_fcos_r18-w8_1xb8-1k_toy-96x96.py'),
+        boxes))
+
+
+def train(config, folder, options):
     """Train one model unless it is there; a dict of what came out."""
-    flags = [str(CONFIGS / RUNS[name]), '--work-dir', str(folder)]
+    flags = [str(CONFIGS / config), '--work-dir', str(folder)]
     if options:
         flags += ['--cfg-options', *options]
     cfg = load_config(make_parser(__doc__).parse_args(flags))
     last = cfg.train_cfg.max_iters
+    checkpoint = folder / f'iter_{last}.pth'
     if last not in read_log(folder)[0]:
-        print(f'\n=== {name}: {RUNS[name]}\n', flush=True)
+        if checkpoint.exists():  # stopped in its validation: not made up for
+            (folder / 'last_checkpoint').unlink()
+        print(f'\n=== {folder.name}: {config}\n', flush=True)
         subprocess.run(
             [sys.executable, str(TOOLS / 'train.py'), *flags, '--resume'],
             env={**THREADS, **os.environ},
             check=True)
-    miou, times = read_log(folder)
+    scores, times = read_log(folder)
     return dict(
         cfg=cfg,
-        checkpoint=folder / f'iter_{last}.pth',
-        miou=miou[last],
+        checkpoint=checkpoint,
+        scores=scores[last],
         seconds=last * np.mean(list(times.values())))
+
+
+def load_model(cfg, checkpoint):
+    """A trained model, ready for prediction."""
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model)
+    load_checkpoint(model, str(checkpoint), map_location='cpu', strict=True)
+    return model.to(get_device()).eval()
 
 
 def print_table(runs, models):
     """One line a model."""
-    print(f'\n{"":<10}{"mIoU":>8}{"parameters":>14}{"training time":>16}')
+    titles = list(runs['teacher']['scores'])
+    print(f'\n{"":<10}' + ''.join(f'{title:>8}' for title in titles) +
+          f'{"parameters":>14}{"training time":>16}')
     for name, run in runs.items():
         size = sum(weight.numel() for weight in models[name].parameters())
         minutes, seconds = divmod(round(run['seconds']), 60)
-        print(f'{name:<10}{run["miou"]:>8.2f}{size:>14,}'
-              f'{minutes:>9}:{seconds:02} min')
+        print(f'{name:<10}' +
+              ''.join(f'{run["scores"][title]:>8}' for title in titles) +
+              f'{size:>14,}{minutes:>9}:{seconds:02} min')
 
 
-def paint(models, dataset, path):
+def paint(models, dataset, draw, path):
     """Image, ground truth and predictions side by side."""
-    palette = np.array(dataset.metainfo['palette'], np.uint8)
     titles = ('image', 'ground truth', *models)
     figure, axes = plt.subplots(
         PICTURE_ROWS,
         len(titles),
-        figsize=(2 * len(titles), 2 * PICTURE_ROWS + 0.6),
+        figsize=(CELL * len(titles), CELL * PICTURE_ROWS + 0.6),
         layout='constrained',
         squeeze=False)
     for row, sample in zip(axes, dataset):
-        truth = sample['data_samples'].gt_sem_seg.data[0].numpy()
-        maps = [sample['inputs'].numpy()[::-1].transpose(1, 2, 0)]
-        maps += [palette[labels] for labels in (truth, *(
-            predict(model, sample) for model in models.values()))]
-        for axis, shown in zip(row, maps):
-            axis.imshow(shown)
+        results = [predict(model, sample) for model in models.values()]
+        pictures = [image_of(sample), *draw(dataset, sample, results)]
+        for axis, picture in zip(row, pictures):
+            axis.imshow(picture)
             axis.set_axis_off()
     for axis, title in zip(axes[0], titles):
         axis.set_title(title)
     figure.legend(
         handles=[
-            Patch(color=colour / 255, label=label)
-            for colour, label in zip(palette, dataset.metainfo['classes'])
+            Patch(color=np.divide(colour, 255), label=label)
+            for colour, label in zip(dataset.metainfo['palette'],
+                                     dataset.metainfo['classes'])
         ],
         loc='outside lower center',
         ncols=4,
         frameon=False)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=DPI)
+
+
+def image_of(sample):
+    """The image of a sample: (H, W, 3), RGB."""
+    return sample['inputs'].numpy()[::-1].transpose(1, 2, 0)
 
 
 @torch.no_grad()
 def predict(model, sample):
-    """The class map of one sample."""
+    """What a model makes of one sample."""
     result, = model.test_step(pseudo_collate([sample]))
-    return result.pred_sem_seg.data[0].cpu().numpy()
+    return result
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        '--work-dir', type=Path, default=Path('work_dirs/demo'))
+        '--task',
+        choices=list(TASKS),
+        default='seg',
+        help='segmentation or boxes')
+    parser.add_argument(
+        '--work-dir',
+        type=Path,
+        help='by default ' + ' or '.join(
+            task.work_dir for task in TASKS.values()))
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -115,23 +207,25 @@ def main():
         help='changes to the three configs, as tools/train.py takes them')
     args = parser.parse_args()
     matplotlib.use('Agg')
+    task = TASKS[args.task]
+    work_dir = args.work_dir or Path(task.work_dir)
 
     runs = {}
-    for name in RUNS:
+    for name, config in task.runs.items():
         options = list(args.cfg_options)
         if name == 'distilled':
             options.append('custom_hooks.0.teacher.checkpoint='
                            f'{runs["teacher"]["checkpoint"]}')
-        runs[name] = train(name, args.work_dir / name, options)
+        runs[name] = train(config, work_dir / name, options)
 
     models = {
-        name: init_model(run['cfg'], str(run['checkpoint']), get_device())
+        name: load_model(run['cfg'], run['checkpoint'])
         for name, run in runs.items()
     }
     dataset = DATASETS.build(
         ConfigDict(runs['plain']['cfg'].val_dataloader.dataset))
-    picture = args.work_dir / 'demo.png'
-    paint(models, dataset, picture)
+    picture = work_dir / 'demo.png'
+    paint(models, dataset, task.draw, picture)
     print_table(runs, models)
     print(f'\nDistilled checkpoint, a stock student: '
           f'{runs["distilled"]["checkpoint"]}\nPicture: {picture}')

@@ -1,4 +1,5 @@
 """Evaluates a checkpoint with the test set and metrics of its config."""
+import os.path as osp
 import sys
 
 from mmengine.registry import RUNNERS
@@ -35,7 +36,7 @@ def draw(cfg, args):
     hook.show = args.show
     hook.wait_time = args.wait_time
     if args.show_dir and cfg.default_scope == 'mmdet':
-        hook.test_out_dir = args.show_dir
+        hook.test_out_dir = osp.abspath(args.show_dir)  # not in the work dir
     elif args.show_dir:
         cfg.visualizer.save_dir = args.show_dir
 

@@ -18,6 +18,7 @@ val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(
     checkpoint=dict(
-        by_epoch=False, interval=max_iters // 2, max_keep_ckpts=1))
+        by_epoch=False, interval=max_iters // 2, max_keep_ckpts=1),
+    logger=dict(log_metric_by_epoch=False))
 log_processor = dict(by_epoch=False)
 randomness = dict(seed=0)

@@ -2,14 +2,19 @@ import importlib.util
 import json
 import subprocess
 import sys
+from pathlib import Path
 
+import cv2
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.fileio import load
 from mmengine.registry import MODELS, RUNNERS, init_default_scope
 from train import find_config
 
 SEG = 'mmselfkd::toy/fpn_r18-w8_1xb8-1k_toy-64x64.py'
+BOXES = 'mmselfkd::toy/fcos_r18-w8_1xb8-1k_toy-96x96.py'
+DEPTH = 'mmselfkd::toy/depth_r18-w8_1xb8-1k_toy-64x64.py'
 DET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
 TTA = 'mmdet::yolox/yolox_tiny_8xb8-300e_coco.py'
 
@@ -69,6 +74,9 @@ def test_show_dir_is_where_each_host_looks(config_of, tmp_path):
     det = config_of(DET, '--show-dir', tmp_path)
     assert det.default_hooks.visualization.test_out_dir == str(tmp_path)
     assert det.default_hooks.visualization.show is False
+    # mmdet alone would look in the work directory
+    det = config_of(DET, '--show-dir', 'shown').default_hooks.visualization
+    assert det.test_out_dir == str(Path.cwd() / 'shown')
 
 
 def test_show_needs_the_hook(config_of):
@@ -98,21 +106,32 @@ def test_tta_without_a_tta_config(config_of):
         config_of(DET, '--tta')
 
 
-def test_a_real_checkpoint(root, tmp_path):
+@pytest.mark.parametrize('config, flags, metric, kept', [
+    (SEG, ['--tta'], 'mIoU', 'kept'),
+    (BOXES, [], 'coco/bbox_mAP', 'kept.pkl'),
+    (DEPTH, [], 'rmse', 'kept'),
+])
+def test_a_real_checkpoint(root, tmp_path, config, flags, metric, kept):
     """Metrics, painted and kept predictions of an untrained model."""
-    cfg = Config.fromfile(find_config(SEG))
+    cfg = Config.fromfile(find_config(config))
     init_default_scope(cfg.default_scope)
     checkpoint = tmp_path / 'model.pth'
     torch.save(MODELS.build(cfg.model).state_dict(), checkpoint)
+    kept = tmp_path / kept
     command = [
-        sys.executable, root / 'tools' / 'test.py', SEG, checkpoint,
+        sys.executable, root / 'tools' / 'test.py', config, checkpoint,
         '--work-dir', tmp_path / 'work', '--show-dir', tmp_path / 'shown',
-        '--out', tmp_path / 'kept', '--tta', '--cfg-options',
-        'test_dataloader.dataset.length=2'
+        '--out', kept, *flags, '--cfg-options',
+        'test_dataloader.dataset.length=2',
+        'model.test_cfg.score_thr=0'  # boxes that nobody is sure of
     ]
     subprocess.run([str(part) for part in command], check=True,
                    capture_output=True)
     result, = (tmp_path / 'work').glob('*/*.json')
-    assert 0 <= json.loads(result.read_text())['mIoU'] <= 100
+    assert 0 <= json.loads(result.read_text())[metric] <= 100
     assert len(list((tmp_path / 'shown').rglob('*.png'))) == 2
-    assert len(list((tmp_path / 'kept').glob('*.png'))) == 2
+    predictions = kept.glob('*.png') if kept.is_dir() else load(kept)
+    assert len(list(predictions)) == 2
+    if config == DEPTH:  # in millimetres
+        depth = cv2.imread(str(kept / '00000.png'), cv2.IMREAD_UNCHANGED)
+        assert 500 <= depth.min() <= depth.max() <= 12000

@@ -32,5 +32,6 @@ test_dataloader = dict(
     dataset=dict(
         type=dataset_type, length=200, split='test', pipeline=test_pipeline))
 
-val_evaluator = dict(type='mmseg.DepthMetric')  # all of them
+# every metric; predictions that are kept are in millimetres
+val_evaluator = dict(type='mmseg.DepthMetric', depth_scale_factor=1e3)
 test_evaluator = val_evaluator
