@@ -112,7 +112,7 @@ def train(config, folder, options):
     checkpoint = folder / f'iter_{last}.pth'
     if last not in read_log(folder)[0]:
         if checkpoint.exists():  # stopped in its validation: not made up for
-            (folder / 'last_checkpoint').unlink()
+            (folder / 'last_checkpoint').unlink(missing_ok=True)
         print(f'\n=== {folder.name}: {config}\n', flush=True)
         subprocess.run(
             [sys.executable, str(TOOLS / 'train.py'), *flags, '--resume'],
