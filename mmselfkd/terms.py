@@ -230,9 +230,9 @@ class Term:
         losses = self.judges or [self.loss] * len(pairs)
         total = 0
         for loss, (s, t) in zip(losses, pairs):
-            if not s.numel():  # no RoI at all
-                total = total + s.sum()
-                continue
+            if not s.numel():  # no RoI at all: one that says nothing, since
+                total = total + s.sum()  # the ranks must call a loss alike
+                s = t = s.new_zeros((1, *s.shape[1:]))
             extra = {}
             if getattr(self.loss, 'needs_image', False):
                 extra['image'] = image

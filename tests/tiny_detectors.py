@@ -107,6 +107,8 @@ class NoBoxes(BaseTransform):
         results['gt_bboxes'] = results['gt_bboxes'][:0]
         results['gt_bboxes_labels'] = results['gt_bboxes_labels'][:0]
         results['gt_ignore_flags'] = results['gt_ignore_flags'][:0]
+        if 'gt_masks' in results:
+            results['gt_masks'] = results['gt_masks'][[]]
         return results
 
 

@@ -305,7 +305,8 @@ class DistillHook(Hook):
             label = label_for(term, step.areas, lessons)
             losses[f'distill.{term.name}'] = weight * term.value(
                 pairs, label, step.inputs, step.areas)
-            compared[term] = pairs[0]
+            if pairs[0][0].numel():  # there may be no RoI
+                compared[term] = pairs[0]
             if term.is_adversarial:
                 self.adversaries[term.name].see(pairs, step.inputs)
         for name, lesson in lessons.items():

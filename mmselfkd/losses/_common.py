@@ -79,23 +79,30 @@ def full_precision(student, teacher):
     return student.to(dtype), teacher.detach().to(dtype)
 
 
-def mean_over(values, weight):
+def mean_over(values, weight=None):
     """Weighted mean of the values, over all ranks of a distributed run.
 
     DDP averages the gradients of the ranks, so a rank divides by the mean
     total weight of a rank: then a value of some weight counts the same on
-    every rank. Ranks must call this alike.
+    every rank. Ranks must call this alike, with weights or without.
 
     Args:
         values (Tensor): any shape.
-        weight (Tensor): weights of the same shape, 0 or more; or a mask.
+        weight (Tensor, optional): weights of the same shape, 0 or more; or a
+            mask. None: all weigh the same.
 
     Returns:
         Tensor: scalar, exactly 0 where no weight is above 0.
     """
+    is_distributed = (torch.distributed.is_available()
+                      and torch.distributed.is_initialized())
+    if weight is None:
+        if not is_distributed:
+            return values.mean()
+        weight = torch.ones_like(values)
     weight = weight.to(values)
     total = weight.sum()
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if is_distributed:
         torch.distributed.all_reduce(total)
         total = total / torch.distributed.get_world_size()
     values = values.masked_fill(weight == 0, 0) * weight

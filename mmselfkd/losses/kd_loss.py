@@ -174,10 +174,8 @@ def kd_loss(student: Tensor,
                 teacher = adjust(teacher, label)
             divergence = teacher.exp() * (teacher - student)
         loss = temperature**2 * divergence.sum(dim=1, keepdim=True)
-        if valid is None:
-            return loss.mean()
-        valid = valid[:, None]
-        return mean_over(loss, valid if weight is None else valid * weight)
+        share = None if valid is None else valid[:, None]
+        return mean_over(loss, share if weight is None else share * weight)
 
 
 def _binary_divergence(student, teacher, label, adjust):

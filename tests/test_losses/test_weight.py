@@ -1,5 +1,8 @@
 """Weights of positions: what they leave out, and the mean they make."""
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -195,3 +198,42 @@ def test_temperature_by_confidence_needs_a_softmax():
         loss(*maps(1, 3, 2, 2))
     with pytest.raises(ValueError, match='activation'):
         KDLoss(activation='tanh')
+
+
+TWO_PROCESSES = """
+import sys
+import torch
+from torch import distributed
+from mmselfkd.losses import KDLoss
+
+rank, store = int(sys.argv[1]), sys.argv[2]
+distributed.init_process_group(
+    'gloo', init_method='file://' + store, rank=rank, world_size=2)
+torch.manual_seed(0)
+student, teacher = torch.randn(2, 4, 3, 6, 5).double()
+weight = torch.ones(4, 1, 6, 5).double()
+weight[3, :, 4:] = 0  # a batch padded on the second rank only
+mine = slice(2 * rank, 2 * rank + 2)
+part = KDLoss(ignore_index=None)(
+    student[mine], teacher[mine], weight=weight[mine] if rank else None)
+distributed.all_reduce(part)
+distributed.destroy_process_group()
+whole = KDLoss()(student, teacher, weight=weight)
+torch.testing.assert_close(part / 2, whole)
+"""
+
+
+def test_a_batch_padded_on_one_rank_only(tmp_path):
+    environment = dict(os.environ, GLOO_SOCKET_IFNAME='lo')
+    processes = [
+        subprocess.Popen(
+            [sys.executable, '-c', TWO_PROCESSES, str(rank),
+             str(tmp_path / 'store')], env=environment,
+            stderr=subprocess.PIPE, text=True) for rank in range(2)]
+    try:
+        outputs = [p.communicate(timeout=50)[1] for p in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, output in zip(processes, outputs):
+        assert process.returncode == 0, output
