@@ -113,6 +113,8 @@ class Term:
         pairs = self._pairs(student, teacher)
         kind = getattr(self.loss, 'channels', 'adapt')
         sizes = getattr(self.loss, 'sizes', 'equal')
+        if sizes == 'equal' and not (scores and scores.queries):
+            self._check_kinds(pairs)
         if same_strides and sizes == 'equal' and len(pairs) > 1:
             self._check_strides(pairs)
         if kind == 'adapt':
@@ -144,6 +146,17 @@ class Term:
         if not student:
             raise ConfigError(f'{where}: gives no level at all')
         return list(zip(student, teacher))
+
+    def _check_kinds(self, pairs: Pairs) -> None:
+        """Tokens (L, 1) and a map (H, W) cannot be resized to each other."""
+        for s, t in pairs:
+            tall, wide = (a / b for a, b in zip(s.shape[2:], t.shape[2:]))
+            if max(tall, wide) > 4 * min(tall, wide):
+                raise ConfigError(
+                    f'{self.key}.source: {tuple(s.shape)} of the student and '
+                    f'{tuple(t.shape)} of the teacher are not maps of the '
+                    'same image: tokens or RoIs against a map; name sources '
+                    'of one kind, such as backbone[1] in both')
 
     def _check_strides(self, pairs: Pairs) -> None:
         for s, t in pairs:

@@ -961,7 +961,7 @@ def one_channel(rng, case):
         return None
     take_teacher(rng, case, dict(type='EMATeacher'))
     case.hook['losses'] = {'loss': dict(
-        type=rng.choice(['KDLoss', 'ICSDLoss', 'MixSKDLogitLoss']),
+        type=rng.choice(['ICSDLoss', 'MixSKDLogitLoss']),
         source='logits')}
     return 'a softmax over one channel', 'loss'
 

@@ -288,3 +288,21 @@ def test_teacher_whose_import_fails(tiny, tmp_path):
     message = start(tiny, tmp_path, hook=dict(teacher=teacher))
     assert 'DistillHook.teacher.config' in message
     assert 'no_such_module' in message
+
+
+def test_tokens_against_a_map(tiny, tmp_path):
+    vit = dict(
+        type='MixVisionTransformer', embed_dims=8, num_layers=[1, 1, 1, 1],
+        num_heads=[1, 1, 1, 1], sr_ratios=[8, 4, 2, 1],
+        patch_sizes=[7, 3, 3, 3], mlp_ratio=2)
+    cfg = tiny.config(tmp_path, dict(
+        type='mmselfkd.DistillHook', teacher=tiny.teacher(),
+        losses=dict(loss_nfd=dict(type='NFDLoss', source=dict(
+            student='backbone.layers.0.1.0', teacher='backbone[0]')))))
+    cfg.model.backbone = vit
+    cfg.model.decode_head.in_channels = 8
+    cfg.model.auxiliary_head = None
+    with pytest.raises(ConfigError) as error:
+        tiny.build(cfg).train()
+    message = str(error.value)
+    assert 'losses.loss_nfd.source' in message and 'tokens' in message
