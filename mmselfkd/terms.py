@@ -151,7 +151,7 @@ class Term:
         """Tokens (L, 1) and a map (H, W) cannot be resized to each other."""
         for s, t in pairs:
             tall, wide = (a / b for a, b in zip(s.shape[2:], t.shape[2:]))
-            if max(tall, wide) > 4 * min(tall, wide):
+            if max(tall, wide) > 2.5 * min(tall, wide):
                 raise ConfigError(
                     f'{self.key}.source: {tuple(s.shape)} of the student and '
                     f'{tuple(t.shape)} of the teacher are not maps of the '
