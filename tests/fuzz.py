@@ -1478,8 +1478,9 @@ def run(case: Case, folder: Path) -> Tuple[Any, List[dict], Any]:
     except Exception as caught:
         error = caught
     if runner is not None:
-        for handler in runner.logger.handlers:
-            handler.close()
+        for handler in runner.logger.handlers[:]:
+            handler.close()  # a closed one must not stay: mmengine writes to
+            runner.logger.removeHandler(handler)  # the last run's logger
     return runner, logs.entries, error
 
 
