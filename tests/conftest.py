@@ -1,4 +1,5 @@
 """One thread and a fixed seed for every test, in whatever order they run."""
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -62,3 +63,25 @@ def detectors(monkeypatch):
     # laying out a detector's config for the log takes longer than the run
     monkeypatch.setattr(Config, 'pretty_text', '')
     return tiny_detectors
+
+
+@pytest.fixture
+def two_processes(tmp_path):
+    """Runs code twice at once; its arguments are the rank and a store."""
+
+    def run(code):
+        environment = dict(os.environ, GLOO_SOCKET_IFNAME='lo')
+        processes = [
+            subprocess.Popen(
+                [sys.executable, '-c', code, str(rank),
+                 str(tmp_path / 'store')], env=environment,
+                stderr=subprocess.PIPE, text=True) for rank in range(2)]
+        try:
+            outputs = [p.communicate(timeout=50)[1] for p in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        for process, output in zip(processes, outputs):
+            assert process.returncode == 0, output
+
+    return run

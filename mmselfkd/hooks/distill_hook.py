@@ -43,7 +43,9 @@ class DistillHook(Hook):
             or a dict of named ones. Some method hooks have one of their own.
         losses (dict[str, dict]): Loss by key. Each has ``type`` and the
             arguments of the loss, ``source``, ``loss_weight`` (1.0) and
-            optionally ``schedule``. In a method hook they change the
+            optionally ``schedule`` and, with boxes in the data,
+            ``foreground``, the share of the objects in the weight of an
+            image (0.5). In a method hook they change the
             method's own losses key by key, ``None`` switching one off, or
             add further ones.
         task_schedule (dict, optional): A schedule whose factor scales the

@@ -67,8 +67,6 @@ def test_every_loss_on_dense_heads(tiny, detectors, tmp_path, name):
         tmp_path, name, distil(losses, detectors.teacher(name, width))))
     for key in losses:
         assert watch.logs[0][f'distill.{key}'] != 0, key
-    for key in ('loss_pi', 'loss_icsd', 'loss_box'):
-        assert watch.terms[key].loss is not None
     assert watch.terms['loss_pi'].loss.activation == 'sigmoid'
     assert len(watch.terms['loss_ho'].judges) == 1
     # the checkpoint is a stock one

@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -95,21 +92,8 @@ assert (own - alone[0][:2]).abs().max() > 1e-3
 """
 
 
-def test_two_processes_normalise_as_one(tmp_path):
-    environment = dict(os.environ, GLOO_SOCKET_IFNAME='lo',
-                       OMP_NUM_THREADS='1')
-    processes = [
-        subprocess.Popen(
-            [sys.executable, '-c', TWO_PROCESSES, str(rank),
-             str(tmp_path / 'store')], env=environment,
-            stderr=subprocess.PIPE, text=True) for rank in range(2)]
-    try:
-        outputs = [p.communicate(timeout=50)[1] for p in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for process, output in zip(processes, outputs):
-        assert process.returncode == 0, output
+def test_two_processes_normalise_as_one(two_processes):
+    two_processes(TWO_PROCESSES)
 
 
 def test_attention_starts_as_identity():
