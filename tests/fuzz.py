@@ -98,12 +98,22 @@ KINDS: Dict[str, Tuple[list, list]] = dict(
         dict(beta=1.), dict(type='CWSM', gamma=1.),
         dict(type='FLSW', gamma=-1.), dict(type='FLSW', beta=nan),
         dict(type='FLSW', minimum=0), dict(type='CWSM', minimum=1000),
-        dict(type='CWSM', mean='pixel'), dict(type='CWSM', beta='1')]))
+        dict(type='CWSM', mean='pixel'), dict(type='CWSM', beta='1')]),
+    precision=([None, 'fp16', 'bf16'], [
+        'fp32', 'half', 16, True, nan, [], ['fp16'], {}]),
+    compile=([False, dict(backend='eager'), dict(
+        backend='eager', dynamic=False)], [
+        None, 'yes', 1, nan, [], ['eager'], dict(backend='egaer'),
+        dict(backend=5), dict(mode='fast'), dict(options=dict(x=1)),
+        dict(model=1), dict(bakend='eager')]),
+    unavailable=([False], [None, 'yes', 1, nan, [], {}, True]))
+# the square of divergences that grow like 1 / temperature: no run bears 1e-3
+KINDS['mild'] = ([0.5, 1, 2.0, 100], KINDS['positive'][1])
 LOSSES: Dict[str, Dict[str, str]] = dict(
     KDLoss=dict(
         temperature='positive', ignore_index='integer', adjust='adjust',
         dynamic_temperature='dynamic'),
-    ICSDLoss=dict(temperature='positive'),
+    ICSDLoss=dict(temperature='mild'),
     HolisticLoss=dict(
         mode='mode', conditional='flag', gradient_penalty='not_negative',
         optimizer='optimizer'),
@@ -120,6 +130,8 @@ TEACHERS: Dict[str, Dict[str, str]] = dict(
     EMATeacher=dict(momentum='momentum', begin='begin', interval='whole'),
     SnapshotTeacher=dict(interval='whole', by_epoch='flag'),
     MixTeacher=dict(alpha='alpha'))
+EXECUTION = dict(precision='precision', channels_last='flag',
+                 compile='compile', side_stream='unavailable')  # on a CPU
 TIMES = [-1, 1.5, '1', True, nan, inf, [], {}, -0.5]
 BAD_SCHEDULES = dict(
     LinearRamp=dict(
@@ -349,6 +361,8 @@ def make_frozen_teacher(rng, case: Case, folder: str) -> Taught:
         case.files[cfg['checkpoint']] = ('weights', model)
     if rng.random() < 0.2:
         cfg['type'] = 'FrozenTeacher'
+    if rng.random() < 0.2:
+        cfg.update(some(rng, EXECUTION))
     places = places_of(head)
     if classes != CLASSES and head != 'Binary' or (
             case.head == 'Binary') != (head == 'Binary'):
@@ -1082,6 +1096,15 @@ def teacher_argument(rng, case):
 @mutation
 def second_teacher_argument(rng, case):
     return teacher_argument(rng, case)
+
+
+@mutation
+def teacher_execution(rng, case):
+    name, values = rng.choice(list(EXECUTION.items()))
+    value = copy.deepcopy(rng.choice(KINDS[values][1]))
+    take_teacher(rng, case, dict(
+        config=make_model('FCN', 8), checkpoint='random', **{name: value}))
+    return f'teacher.{name} = {value!r}', name
 
 
 @mutation

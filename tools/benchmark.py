@@ -13,18 +13,16 @@ import copy
 import dataclasses
 import os
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Callable, List, Optional
 
 import numpy as np
 import torch
-from measuring import machine, milliseconds, peak_bytes, table, told
-from mmengine.config import Config, DictAction
-from mmengine.registry import HOOKS
+from benchmark_report import report
+from benchmark_variants import line_up, stripped, with_options, with_peers
+from measuring import milliseconds, peak_bytes
+from mmengine.config import DictAction
 from mmengine.runner import IterBasedTrainLoop, Runner
-from peer import as_peer
 from torch import nn
 from train import load_config
 
@@ -34,69 +32,6 @@ from mmselfkd.hooks.state import ENTRY, unwrapped
 from mmselfkd.teachers.model_teacher import ModelTeacher
 
 MEMORY_ROUNDS = 3  # after the timed ones: measuring memory takes time
-# what makes a plain training step what it is
-STUDENT = ('model', 'data_preprocessor', 'train_dataloader', 'optim_wrapper',
-           'custom_hooks', 'activation_checkpointing', 'compile',
-           'efficient_conv_bn_eval', 'env_cfg')
-HEADER = ('step', 'from iteration', 'losses on', 'ms', 'ratio to plain',
-          'floor ms', 'ratio to floor', 'extra trained parameters',
-          'teacher parameters', 'memory MiB', 'checkpoint MiB')
-LEGEND = """\
-Times and ratios are medians over the rounds with the quartiles in brackets; \
-a ratio is taken within each round. The floor is the plain step and, in the \
-same round, one forward of the teachers that are models of their own, to the \
-deepest tap. Loading data is not in the times. *losses on*: distillation \
-losses with a weight above 0 throughout, of all; *from iteration*: of the \
-configured run, where the rounds begin. Memory: the weights, gradients and \
-optimizer states that stay, teachers and discriminators included, plus the \
-peak of what one step allocates ({}), of {} steps after the timed ones the \
-median; for the others what is more than in the plain run. Checkpoint: the \
-file of weights and optimizer states that the run saves."""
-
-
-@dataclass(eq=False)
-class Variant:
-    """The training step of one config, and what was measured of it.
-
-    Attributes:
-        name (str): Of its row.
-        cfg (Config): Of its run.
-        leader (Variant): Whose data loader gives the batches.
-        plain (Variant | None): What it is compared with.
-        ours (Variant | None): The same distillation by this project, where
-            this is how the peer makes it.
-        loop (WaitingLoop | None): Makes the steps.
-        hook (DistillHook | None): The distillation hook.
-        forwards (list[Callable]): Repeat what teachers did in the last step.
-        losses (int): Distillation losses there are.
-        extra (int): Parameters that are trained along with the student.
-        taught (int): Parameters of teachers, not trained.
-        times, teaching (list[float]): Milliseconds of the step and of the
-            teachers' forwards, by round.
-        began (int): Iteration of the first of them.
-        active (list[int]): Distillation losses that were on, by round.
-        memory (list[int]): Bytes, by step.
-        saved (int): Bytes of a checkpoint.
-        shape (tuple): Of the student's input, where the variant leads.
-    """
-    name: str
-    cfg: Config
-    leader: Optional['Variant'] = None
-    plain: Optional['Variant'] = None
-    ours: Optional['Variant'] = None
-    loop: Any = None
-    hook: Any = None
-    forwards: List[Callable] = field(default_factory=list)
-    losses: int = 0
-    extra: int = 0
-    taught: int = 0
-    times: List[float] = field(default_factory=list)
-    teaching: List[float] = field(default_factory=list)
-    began: int = 0
-    active: List[int] = field(default_factory=list)
-    memory: List[int] = field(default_factory=list)
-    saved: int = 0
-    shape: tuple = ()
 
 
 class WaitingLoop(IterBasedTrainLoop):
@@ -125,120 +60,6 @@ class WaitingLoop(IterBasedTrainLoop):
         self._iter = iteration
         self.runner.optim_wrapper.initialize_count_status(
             self.runner.model, iteration, self.max_iters)
-
-
-# -- configs ----------------------------------------------------------------
-
-
-def is_distillation(entry, scope):
-    """Whether an entry of ``custom_hooks`` is a hook of this project."""
-    if not isinstance(entry, dict):
-        return isinstance(entry, DistillHook)
-    kind = entry['type']
-    if isinstance(kind, str):
-        scope = entry.get('_scope_', scope)
-        with HOOKS.switch_scope_and_registry(scope) as registry:
-            kind = registry.get(kind)
-    return isinstance(kind, type) and issubclass(kind, DistillHook)
-
-
-def without_distillation(cfg):
-    """The config of the plain student."""
-    plain = copy.deepcopy(cfg)
-    plain.custom_hooks = [
-        entry for entry in cfg.get('custom_hooks') or []
-        if not is_distillation(entry, cfg.get('default_scope'))
-    ]
-    return plain
-
-
-def same_student(one, other):
-    """Whether two configs without distillation make the same step."""
-    return all(one.get(key) == other.get(key) for key in STUDENT)
-
-
-def line_up(configs):
-    """A variant for each config and for each plain student they need.
-
-    Args:
-        configs (list[tuple]): Name and config of each.
-    """
-    groups = []
-    for name, cfg in configs:
-        plain = without_distillation(cfg)
-        is_plain = len(plain.custom_hooks) == len(
-            cfg.get('custom_hooks') or [])
-        for group in groups:
-            if same_student(group[0], plain):
-                break
-        else:
-            group = [plain, True, []]
-            groups.append(group)
-        group[1] &= is_plain
-        group[2].append(Variant(name, cfg))
-    variants, references = [], []
-    for plain, all_plain, members in groups:
-        if not all_plain:
-            reference = Variant(f'plain of {members[0].name}', plain)
-            references.append(reference)
-            for member in members:
-                member.plain = reference
-            members.insert(0, reference)
-        for member in members:
-            member.leader = members[0]
-        variants += members
-    if len(references) == 1:
-        references[0].name = 'plain'
-    return variants
-
-
-def with_peers(variants):
-    """The variants, and each distillation as the peer makes it behind it.
-
-    Raises:
-        ValueError: Of a distillation that the peer is not written for.
-    """
-    result = []
-    for variant in variants:
-        result.append(variant)
-        entry = variant.plain and next(
-            (entry for entry in variant.cfg.custom_hooks
-             if is_distillation(entry, variant.cfg.get('default_scope'))),
-            None)
-        if entry:
-            result.append(Variant(
-                f'{variant.name}, the peer', as_peer(
-                    entry, without_distillation(variant.cfg)),
-                variant.leader, variant.plain, variant))
-    return result
-
-
-def stripped(cfg, work_dir, name):
-    """The config without what has no part in a training step."""
-    cfg = copy.deepcopy(cfg)
-    for stage in ('val', 'test'):
-        for part in ('dataloader', 'evaluator', 'cfg'):
-            cfg[f'{stage}_{part}'] = None
-    hooks = dict(cfg.get('default_hooks') or {}, logger=None, checkpoint=None)
-    hooks.pop('visualization', None)
-    # a worker process would load the next batch while a step is timed
-    loader = dict(cfg.train_dataloader, num_workers=0)
-    for key in ('persistent_workers', 'prefetch_factor', 'timeout',
-                'multiprocessing_context'):
-        loader.pop(key, None)
-    # update() would merge the dicts
-    cfg.default_hooks, cfg.train_dataloader = hooks, loader
-    cfg.update(
-        work_dir=str(work_dir),
-        experiment_name=name,
-        launcher='none',
-        resume=False,
-        visualizer=None,
-        log_level='WARNING')
-    return cfg
-
-
-# -- runs -------------------------------------------------------------------
 
 
 def train_together(variants, work, rounds):
@@ -292,6 +113,10 @@ def start(variant, rounds):
             teacher.follow(student, done, epoch_length)
         if isinstance(teacher, ModelTeacher):
             variant.taught += teacher.num_parameters
+            variant.weights += sum(
+                x.numel() * x.element_size()
+                for x in (*teacher.model.parameters(),
+                          *teacher.model.buffers()))
             variant.forwards.append(remember(teacher))
     modules = [student._modules.get(ENTRY, nn.Module())]
     modules += [adversary.losses for adversary in hook.adversaries.values()]
@@ -314,7 +139,7 @@ def first_iteration(on, rounds, length):
 
 
 def remember(teacher):
-    """What repeats the last call of ``teacher.teach``."""
+    """What repeats the last call of ``teacher.teach``; gives its levels."""
     teach, calls = teacher.teach, []
 
     def remembering(step, sources):
@@ -322,8 +147,15 @@ def remember(teacher):
         calls[:] = [(dataclasses.replace(step, seen={}, again=None), sources)]
         return teach(step, sources)
 
+    def again():
+        if not calls:
+            return []
+        lesson = teach(*calls.pop())
+        lesson.join()
+        return [x for levels in lesson.levels.values() for x in levels]
+
     teacher.teach = remembering
-    return lambda: teach(*calls.pop()) if calls else None
+    return again
 
 
 def measure(variants, warmup, iters, cpu_time=False):
@@ -345,13 +177,14 @@ def measure(variants, warmup, iters, cpu_time=False):
                 loop.run_iter(batch)
 
             def teach():
-                for forward in variant.forwards:
-                    forward()
+                variant.lesson = [
+                    x for forward in variant.forwards for x in forward()]
 
+            variant.lesson = []
             if number >= warmup + iters:
-                variant.memory.append(
-                    peak_bytes(step, device) + resident_bytes(variant))
-                teach()
+                variant.peak.append(peak_bytes(step, device))
+                variant.resident.append(resident_bytes(variant))
+                variant.taught_peak.append(peak_bytes(teach, device))
                 continue
             if number == warmup:
                 variant.began = loop.iter
@@ -402,61 +235,6 @@ def resident_bytes(variant):
     return sum(x.numel() * x.element_size() for x in kept.values())
 
 
-# -- report -----------------------------------------------------------------
-
-
-def row(variant):
-    """The cells of a variant."""
-    times, taught = np.array(variant.times), np.array(variant.teaching)
-    plain, memory = variant.plain, np.array(variant.memory) / 2**20
-    cells = dict.fromkeys(HEADER, '-')
-    cells['step'] = variant.name
-    cells['from iteration'] = str(variant.began)
-    cells['ms'] = told(times, 1)
-    cells['checkpoint MiB'] = f'{variant.saved / 2**20:.1f}'
-    if variant.losses:
-        cells['losses on'] = f'{min(variant.active)} of {variant.losses}'
-    if plain is None:
-        cells['memory MiB'] = f'{np.median(memory):.1f}'
-        return list(cells.values())
-    more = memory - np.array(plain.memory) / 2**20
-    cells['memory MiB'] = f'{np.median(more):+.1f}'
-    cells['ratio to plain'] = told(times / plain.times, 2)
-    cells['extra trained parameters'] = f'{variant.extra:,}'
-    cells['teacher parameters'] = f'{variant.taught:,}'
-    if variant.forwards:
-        floor = np.array(plain.times) + taught
-        cells['floor ms'] = told(floor, 1)
-        cells['ratio to floor'] = told(times / floor, 2)
-    return list(cells.values())
-
-
-def report(variants, *notes):
-    """Where it was measured, the table, and what its columns are."""
-    runner = variants[0].loop.runner
-    device = next(runner.model.parameters()).device
-    shapes = sorted({'x'.join(map(str, v.leader.shape)) for v in variants})
-    seeds = sorted({str(v.loop.runner.seed) for v in variants})
-    method = ("the peak of CUDA's caching allocator" if device.type == 'cuda'
-              else "torch's profiler: every tensor on the CPU")
-    return '\n'.join([
-        machine(device, f'batch {" and ".join(shapes)}',
-                f'{len(variants[0].times)} rounds',
-                f'seed {" and ".join(seeds)}', *notes), '',
-        table(HEADER, map(row, variants)), *map(compared, filter(
-            lambda variant: variant.ours, variants)),
-        LEGEND.format(method, MEMORY_ROUNDS)])
-
-
-def compared(peer):
-    """What the same distillation costs by this project and by the peer."""
-    ours = peer.ours
-    return (f'{ours.name} takes '
-            f'{told(np.array(ours.times) / peer.times, 2)} of the time of the '
-            f'peer and its checkpoint {ours.saved / peer.saved:.2f} of the '
-            'space.\n')
-
-
 def differences(student, plain):
     """In what two models are not the same modules with the same weights."""
 
@@ -496,6 +274,12 @@ def parse_args():
         action='store_true',
         help='make each distillation also as mmrazor does (tools/peer.py); '
         'one KDLoss on the logits only')
+    parser.add_argument(
+        '--teacher-options',
+        action='store_true',
+        help='make each distillation with a pretrained teacher also under '
+        'its options: half precision, layout, compiler, on a GPU a stream of '
+        'its own')
     parser.add_argument(
         '--iters',
         type=int,
@@ -546,11 +330,13 @@ def main():
                 work_dir=folder,
                 launcher='none',
                 local_rank=0))) for name in args.configs])
-        if args.peer:
-            try:
-                variants = with_peers(variants)
-            except ValueError as error:
-                sys.exit(f'--peer: {error}')
+        for name, more in (('peer', with_peers),
+                           ('teacher_options', with_options)):
+            if getattr(args, name):
+                try:
+                    variants = more(variants)
+                except ValueError as error:
+                    sys.exit(f'--{name.replace("_", "-")}: {error}')
         for number, variant in enumerate(variants):
             variant.cfg = stripped(variant.cfg, folder,
                                    f'{Path(folder).name}_{number}')

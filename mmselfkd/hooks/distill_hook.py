@@ -275,6 +275,8 @@ class DistillHook(Hook):
                 if 'loss' in name:
                     losses[name] = _scaled(losses[name], self._task_factor)
         lessons |= self._ask(step, early=False)
+        for lesson in lessons.values():
+            lesson.join()
         losses.update(self._distill(step, lessons))
         return losses
 

@@ -102,7 +102,9 @@ def rehearse(runner, student: nn.Module, terms: List[Term],
 def _first_lesson(teacher: Teacher, step: Step) -> Lesson:
     try:
         teacher.fit(step)
-        return teacher.rehearse(step)
+        lesson = teacher.rehearse(step)
+        lesson.join()
+        return lesson
     except ConfigError:
         raise
     except Exception as error:  # its model may fail on anything

@@ -2,8 +2,9 @@
 import math
 from typing import Optional
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ._common import (autocast_off, check_maps, check_positive, check_weight,
                       full_precision)
@@ -28,7 +29,9 @@ def icsd_loss(student: Tensor,
     :math:`D_n` (K, K) the matrix of divergences KL(p_i || p_j). A constant
     added to a class map has no effect. Cost: one matrix product of
     (K, H * W) and (H * W, K) per image and model, in float64, because the
-    differences between two matrices are small beside their entries.
+    differences between two matrices are small beside their entries, and two
+    of (K, K) and (K, H * W) for the gradient. It is ready with the value and
+    cannot be differentiated again.
 
     With ``weight`` the softmax and the divergence count a position as often
     as it weighs: :math:`p_{n,i,m} \propto w_{n,m} \exp(z_{n,i,m})`, with
@@ -84,28 +87,64 @@ def icsd_loss(student: Tensor,
     with autocast_off(student):
         student, teacher = full_precision(student, teacher)
         weight = check_weight(weight, student)
-        difference = (_divergences(student, temperature, weight)
-                      - _divergences(teacher, temperature, weight))
+        return _DivergenceDistance.apply(student, teacher, temperature,
+                                         weight)
+
+
+class _DivergenceDistance(torch.autograd.Function):
+    """Mean squared difference of the divergences of two models."""
+
+    @staticmethod
+    def forward(ctx, student, teacher, temperature, weight):
+        theirs = _divergences(teacher, temperature, weight)[0]
+        ours, p, log_p = _divergences(student, temperature, weight)
+        difference = ours - theirs
+        if ctx.needs_input_grad[0]:
+            by_ours = difference * (2 / difference.numel() / temperature)
+            ctx.slope = _slope(by_ours, ours, p, log_p,
+                               student.dtype).view_as(student)
         return difference.square().mean().to(student.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        return grad * ctx.slope, None, None, None
 
 
 def _divergences(logits, temperature, weight):
-    """KL(p_i || p_j) of all class maps (N, K, K)."""
-    logits = logits.double().flatten(2) / temperature
-    if weight is None:
-        log_p = F.log_softmax(logits, dim=2)
-        p = log_p.exp()
-    else:
+    """KL(p_i || p_j) of all class maps (N, K, K), p and log p (N, K, H W)."""
+    log_p = logits.double().flatten(2) / temperature
+    if weight is not None:
         weight = weight.double().flatten(2)
-        logits = logits.masked_fill(weight == 0, -math.inf)
-        peak = logits.detach().amax(dim=2, keepdim=True)
-        raw = (logits - peak.where(peak.isfinite(), 0)).exp() * weight
-        total = raw.sum(dim=2, keepdim=True)
-        total = total.where(total > 0, 1)
-        p = raw / total
-        log_p = (logits - peak - total.log()).masked_fill(weight == 0, 0)
+        log_p.masked_fill_(weight == 0, -math.inf)
+    peak = log_p.amax(dim=2, keepdim=True)
+    log_p -= peak.where(peak.isfinite(), 0)
+    p = log_p.exp()
+    if weight is not None:
+        p *= weight
+    total = p.sum(dim=2, keepdim=True)
+    total = total.where(total > 0, 1)
+    p /= total
+    log_p -= total.log()
+    if weight is not None:
+        log_p.masked_fill_(weight == 0, 0)
     cross = p @ log_p.transpose(1, 2)
-    return cross.diagonal(dim1=1, dim2=2)[:, :, None] - cross
+    return cross.diagonal(dim1=1, dim2=2)[:, :, None] - cross, p, log_p
+
+
+def _slope(by_divergence, divergence, p, log_p, dtype):
+    """From the gradient by the divergences to that by the logits.
+
+    With G the former, of logits z = log p + a constant of the class map:
+    p_i (sum_j G_ij (log p_i - log p_j - D_ij) + sum_k G_ki) - sum_k G_ki p_k.
+    """
+    rows = by_divergence.sum(2).diag_embed() - by_divergence
+    columns = by_divergence.sum(1).diag_embed() - by_divergence.transpose(1, 2)
+    along = (by_divergence * divergence).sum(2, keepdim=True)
+    p = p.to(dtype)
+    slope = rows.to(dtype) @ log_p.to(dtype)
+    slope = slope.sub_(along.to(dtype)).mul_(p)
+    return slope.baddbmm_(columns.to(dtype), p)
 
 
 class ICSDLoss(nn.Module):

@@ -1,10 +1,13 @@
 """A pretrained model of any OpenMMLab project that only teaches."""
 import contextlib
+import dataclasses
+import inspect
 import os.path as osp
-from typing import Any, Dict, Optional, Union
+from typing import Any, Dict, Iterable, Optional, Union
 
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import import_modules_from_strings, scandir
@@ -14,8 +17,9 @@ from .. import randomness
 from ..errors import ConfigError, nearest
 from ..registry import TEACHERS
 from ..taps import Tap
+from .execution import SideStream, compile_part, untapped_parts
 from .model_teacher import ModelTeacher
-from .teacher import Step
+from .teacher import Lesson, Step
 
 UNUSED = 'auxiliary_head'  # exists for the teacher's own training only
 PRECISIONS = dict(fp16=torch.float16, bf16=torch.bfloat16)
@@ -40,11 +44,19 @@ class FrozenTeacher(ModelTeacher):
             unless the student's is under autocast. Defaults to None.
         channels_last (bool): Whether the forward pass keeps the channels of
             a position side by side in memory. Defaults to False.
+        compile (bool | dict): Whether the parts of the model without a tap
+            inside are compiled, in the rehearsal on a batch of full size;
+            a dict has the arguments of ``torch.compile``. Defaults to False.
+        side_stream (bool): Whether the forward pass runs in a queue of its
+            own, beside the student's. Needs a GPU, and memory for the
+            activations of both at a time. Defaults to False.
         key (str): Where this stands in the user's config, for the errors.
 
     Raises:
         ConfigError: The config or the checkpoint cannot be read, weights are
-            missing, unexpected or of another shape, or an option is unknown.
+            missing, unexpected or of another shape, or an option is unknown
+            or cannot be had: nothing to compile, no compiler, no GPU, or
+            RoIs of the student, for which a side stream would wait.
     """
 
     def __init__(self,
@@ -52,18 +64,25 @@ class FrozenTeacher(ModelTeacher):
                  checkpoint: Optional[str] = None,
                  precision: Optional[str] = None,
                  channels_last: bool = False,
+                 compile: Union[bool, dict] = False,
+                 side_stream: bool = False,
                  key: str = 'teacher') -> None:
         super().__init__(key)
         if precision is not None and precision not in tuple(PRECISIONS):
             raise ConfigError(f'{key}.precision = {precision!r}: None or the '
                               'name of a type is needed' +
                               nearest(precision, PRECISIONS))
-        if not isinstance(channels_last, bool):
-            raise ConfigError(f'{key}.channels_last = {channels_last!r}: True '
-                              'or False is needed')
+        for name, value in (('channels_last', channels_last),
+                            ('side_stream', side_stream)):
+            if not isinstance(value, bool):
+                raise ConfigError(
+                    f'{key}.{name} = {value!r}: True or False is needed')
         self.checkpoint = checkpoint
         self.precision = precision
         self.channels_last = channels_last
+        self.compile = _compile_options(compile, f'{key}.compile')
+        self.side_stream = side_stream
+        self._stream: Optional[SideStream] = None
         self._affine = None
         cfg = load_config(config, key)
         with randomness.preserved():
@@ -84,6 +103,21 @@ class FrozenTeacher(ModelTeacher):
         self._affine = _normalisation_change(
             getattr(step.student, 'data_preprocessor', None),
             getattr(self.model, 'data_preprocessor', None))
+        if self.side_stream:
+            self._stream = self._side_stream(step.inputs.device)
+
+    def rehearse(self, step: Step) -> Lesson:
+        lesson = super().rehearse(step)
+        if self.compile is not None:
+            self._compile(step)
+        return lesson
+
+    def teach(self, step: Step, sources: Optional[Iterable[str]]) -> Lesson:
+        if self._stream is None:
+            return super().teach(step, sources)
+        with self._stream.beside():
+            lesson = super().teach(step, sources)
+        return dataclasses.replace(lesson, join=self._stream.join)
 
     def inputs_of(self, step: Step) -> torch.Tensor:
         """The student's batch in normalisation and layout of this model."""
@@ -103,6 +137,8 @@ class FrozenTeacher(ModelTeacher):
     def describe(self) -> str:
         options = f', {self.precision}' if self.precision else ''
         options += ', channels last' if self.channels_last else ''
+        options += ', compiled' if self.compile is not None else ''
+        options += ', on a side stream' if self.side_stream else ''
         return (f'{self.name}, checkpoint {self.checkpoint}, '
                 f'{self.num_parameters:,} parameters, not trained{options}')
 
@@ -111,6 +147,40 @@ class FrozenTeacher(ModelTeacher):
                 torch.autocast(step.inputs.device.type,
                                PRECISIONS[self.precision])):
             super()._forward(step, taps)
+
+    def _side_stream(self, device: torch.device) -> SideStream:
+        where = f'{self.key}.side_stream = True'
+        if device.type == 'cpu':
+            raise ConfigError(f'{where}: needs a GPU, the student is on a CPU')
+        if self.student_sources:
+            raise ConfigError(
+                f'{where}: this teacher needs {self.student_sources[0]!r} of '
+                "the student's forward pass and cannot run beside it")
+        return SideStream(device)
+
+    def _compile(self, step: Step) -> None:
+        """Compile, and run once on a batch of the size of the run's."""
+        where = f'{self.key}.compile = {self.compile!r}'
+        parts = untapped_parts(
+            self.model,
+            [m for tap in self.taps.values() for m in tap.place.modules])
+        if not parts:
+            raise ConfigError(f'{where}: no part of the teacher is without a '
+                              'tap inside')
+        print_log(f'{self.key}: compiling what runs of {", ".join(parts)}; '
+                  'this may take minutes', 'current')
+        order = [i % len(step.inputs)
+                 for i in range(step.batch_size or len(step.inputs))]
+        batch = dataclasses.replace(
+            step, inputs=step.inputs[order],
+            samples=step.samples and [step.samples[i] for i in order])
+        try:
+            for name, part in parts.items():
+                compile_part(part, name, self.compile)
+            self.teach(batch, None).join()
+        except Exception as error:  # of a compiler: whatever it may raise
+            raise ConfigError(
+                f'{where}: {type(error).__name__}: {error}') from error
 
     def _load_weights(self) -> None:
         where = f'{self.key}.checkpoint = {self.checkpoint!r}'
@@ -166,6 +236,21 @@ class FrozenTeacher(ModelTeacher):
             self.classes = tuple(loaded['meta']['dataset_meta']['classes'])
         except (KeyError, TypeError):  # not said, or not as mmengine does
             self.classes = None
+
+
+def _compile_options(value: Any, where: str) -> Optional[Dict[str, Any]]:
+    """The arguments of ``torch.compile``; None for no compiling."""
+    if isinstance(value, bool):
+        return {} if value else None
+    if not isinstance(value, dict):
+        raise ConfigError(f'{where} = {value!r}: True, False or a dict of the '
+                          'arguments of torch.compile is needed')
+    allowed = set(inspect.signature(torch.compile).parameters) - {'model'}
+    for name in value:
+        if name not in allowed:
+            raise ConfigError(f'{where}.{name} = {value[name]!r}: no argument '
+                              'of torch.compile' + nearest(name, allowed))
+    return dict(value)
 
 
 def load_config(config: Union[str, dict, Config], key: str) -> ConfigDict:

@@ -53,10 +53,13 @@ class Lesson:
         losses (dict[str, Tensor]): What trains the teacher itself.
         label (Tensor | None): The class maps (N, H, W) that go with the
             levels, where they are not those of the batch.
+        join (Callable): Must be called before anything of it is read; by
+            then it may still be in the making.
     """
     levels: Dict[str, Levels]
     losses: Dict[str, torch.Tensor] = field(default_factory=dict)
     label: Optional[torch.Tensor] = None
+    join: Callable[[], None] = lambda: None
 
 
 class Teacher(ABC):

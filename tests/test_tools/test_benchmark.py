@@ -4,18 +4,24 @@ import sys
 from types import SimpleNamespace
 
 import benchmark
+import benchmark_report
+import benchmark_variants
+import measuring
 import peer
 import pytest
 import torch
+from benchmark_variants import without_distillation
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, MODELS, DefaultScope
+from mmengine.runner import Runner
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from torch import nn
 
-from mmselfkd import DistillHook
+from mmselfkd import DistillHook, FrozenTeacher
 from mmselfkd.losses import HolisticLoss, kd_loss
-from mmselfkd.teachers.teacher import Step
+from mmselfkd.teachers.teacher import Lesson, Step
 
 KD = dict(loss_kd=dict(type='KDLoss', source='logits'))
 HO = dict(loss_ho=dict(type='HolisticLoss', source='logits'))
@@ -44,17 +50,26 @@ def write(tiny, tmp_path):
 
 @pytest.fixture
 def bench(monkeypatch, capsys):
-    """Runs the tool; returns what it printed and its table by row."""
+    """Runs the tool; returns what it printed and its tables by row."""
 
     def run(*args):
         monkeypatch.setattr(sys, 'argv', ['benchmark.py', *map(str, args)])
         benchmark.main()
         out = capsys.readouterr().out
-        header, _, *rows = [
-            [cell.strip() for cell in line.strip('|').split('|')]
-            for line in out.splitlines() if line.startswith('|')]
-        assert tuple(header) == benchmark.HEADER
-        return out, {row[0]: dict(zip(header, row)) for row in rows}
+        merged, header = {}, []
+        for line in out.splitlines():
+            cells = [cell.strip() for cell in line.strip('|').split('|')]
+            if not line.startswith('|'):
+                header = []
+            elif not header:
+                header = cells
+            elif cells[0] != '-':
+                row = merged.setdefault(cells[0], {})
+                for name, cell in zip(header[1:], cells[1:]):
+                    unit = 'MiB ' if 'MiB' in header and name == (
+                        'ratio to floor') else ''
+                    row[unit + name] = cell
+        return out, merged
 
     return run
 
@@ -87,7 +102,7 @@ def test_variants_of_one_student(tiny, tmp_path, write, bench):
         if name != 'plain':
             assert number(row['ratio to plain']) > 0
         assert number(row['checkpoint MiB']) > 0
-    assert number(table['plain']['memory MiB']) > 0
+        assert number(row['MiB']) > 0
     assert table['plain']['ratio to plain'] == '-'
     extra = {name: row['extra trained parameters']
              for name, row in table.items()}
@@ -98,7 +113,7 @@ def test_variants_of_one_student(tiny, tmp_path, write, bench):
     judge.build(7, 3)  # classes, channels of the image
     assert number(extra['mine']) == sum(p.numel() for p in judge.parameters())
     assert extra['stock'] == '0'
-    student, teacher = (benchmark.Runner.build_model(
+    student, teacher = (Runner.build_model(
         None, dict(tiny.model(width), _scope_='mmseg')) for width in (4, 8))
     del teacher.auxiliary_head
     for name, model in (('nfd', teacher), ('mine', student)):
@@ -106,7 +121,10 @@ def test_variants_of_one_student(tiny, tmp_path, write, bench):
             p.numel() for p in model.parameters())
         assert number(table[name]['floor ms']) > number(table['plain']['ms'])
         assert number(table[name]['ratio to floor']) > 0
-        assert number(table[name]['memory MiB']) > 0
+        for column in ('teacher ms', 'teacher MiB', 'MiB ratio to floor'):
+            assert number(table[name][column]) > 0
+        assert number(table[name]['floor MiB']) > number(
+            table['plain']['MiB'])
     assert table['frskd']['floor ms'] == table['stock']['floor ms'] == '-'
 
     # where FRSKD's losses are on, and the teacher has its snapshot; a run
@@ -127,8 +145,8 @@ def test_students_of_their_own(tmp_path, write, bench):
         '--cfg-options', 'val_cfg.unused=1')
     assert list(table) == ['plain of one', 'one', 'plain of two', 'two',
                            'alone']
-    assert number(table['plain of two']['memory MiB']) > number(
-        table['plain of one']['memory MiB'])
+    assert number(table['plain of two']['MiB']) > number(
+        table['plain of one']['MiB'])
     assert table['alone']['ratio to plain'] == '-'
 
 
@@ -147,9 +165,9 @@ def test_the_peer(tiny, write, bench):
     assert saved['kd'] == pytest.approx(saved['plain'], abs=0.1)
     assert saved['kd, the peer'] > saved['kd'] + weights
 
-    cfg = benchmark.Config.fromfile(config)
+    cfg = Config.fromfile(config)
     cfg = peer.as_peer(cfg.custom_hooks[0],
-                       benchmark.without_distillation(cfg))
+                       without_distillation(cfg))
     with DefaultScope.overwrite_default_scope('mmseg'):
         model = MODELS.build(cfg.model).train()
     assert model.architecture.training and model.teacher.training
@@ -184,6 +202,48 @@ def test_the_peer(tiny, write, bench):
 def test_what_the_peer_is_not_written_for(write, bench):
     with pytest.raises(SystemExit, match='--peer: .* one KDLoss'):
         bench(write('tfd', TFD), '--peer')
+
+
+def test_the_options_of_a_teacher(tiny, write, bench, monkeypatch):
+    """Each against the same without: time, step, and what is taught."""
+    monkeypatch.setattr(benchmark_variants, 'OPTIONS', {
+        'bf16': dict(precision='bf16'),
+        'compiled': dict(compile=dict(backend='eager'))})
+    config = write('kd', dict(
+        type='mmselfkd.DistillHook', teacher=tiny.teacher(8), losses=KD))
+    printed, table = bench(config, write('tfd', TFD), '--iters', 1,
+                           '--warmup', 0, '--teacher-options')
+    assert list(table) == ['plain', 'kd', 'kd, bf16', 'kd, compiled', 'tfd']
+    assert 'distance' not in table['kd']
+    assert 1e-5 < number(table['kd, bf16']['distance']) < 0.1
+    assert number(table['kd, compiled']['distance']) < 1e-5
+    for name in ('kd, bf16', 'kd, compiled'):
+        for column in ('ratio of its ms', 'ratio of the step'):
+            assert number(table[name][column]) > 0
+    assert printed.endswith("the plain student's modules, exactly\n")
+
+
+def test_a_change_is_against_the_same_round():
+    def variant(teaching, times, lesson, **more):
+        return benchmark_variants.Variant(
+            'x', None, teaching=teaching, times=times,
+            lesson=[torch.tensor(level) for level in lesson], **more)
+
+    default = variant([4., 2.], [8., 8.], [[3., 4.], [1.]])
+    changed = variant([2., 1.], [4., 8.], [[3., 4.5], [1.]], default=default)
+    assert list(benchmark_report.change_row(changed)) == [
+        'x', '0.50 (0.50..0.50)', '0.75 (0.62..0.88)', '1e-01']
+
+
+def test_no_options_without_a_pretrained_teacher(write, bench):
+    with pytest.raises(SystemExit, match='--teacher-options: no config has'):
+        bench(write('tfd', TFD), write('plain'), '--teacher-options')
+
+
+def test_every_option_is_one_of_a_frozen_teacher(tiny):
+    options = benchmark_variants.OPTIONS | benchmark_variants.ON_A_GPU
+    for changes in options.values():
+        FrozenTeacher(**tiny.teacher(), **changes)
 
 
 def test_a_student_that_is_not_the_plain_one(write, bench, monkeypatch):
@@ -228,25 +288,26 @@ def test_what_is_distillation(tiny, tmp_path):
         others = [dict(type='EMAHook'), dict(type='mmseg.NotThere'),
                   dict(type=Hook)]
         cfg = tiny.config(tmp_path, *others[:2], *ours, *others[2:])
-        assert benchmark.without_distillation(cfg).custom_hooks == others
+        assert without_distillation(cfg).custom_hooks == others
         assert len(cfg.custom_hooks) == 8  # as it was
     finally:
         HOOKS.module_dict.pop('MyOwn')
-    assert benchmark.is_distillation(DistillHook(dict(type='EMATeacher'), KD),
-                                     'mmseg')
+    assert benchmark_variants.is_distillation(
+        DistillHook(dict(type='EMATeacher'), KD), 'mmseg')
     cfg.pop('custom_hooks')
-    assert benchmark.without_distillation(cfg).custom_hooks == []
+    assert without_distillation(cfg).custom_hooks == []
 
 
 def test_same_student(tiny, tmp_path):
     def plain(**changes):
-        return benchmark.without_distillation(
+        return without_distillation(
             tiny.config(tmp_path, TFD, **changes))
 
-    assert benchmark.same_student(plain(), plain(iters=9, val_cfg=None))
+    assert benchmark_variants.same_student(
+        plain(), plain(iters=9, val_cfg=None))
     for change in ({'width': 8}, {'train_dataloader.batch_size': 3},
                    {'optim_wrapper.optimizer.lr': 1.}):
-        assert not benchmark.same_student(plain(), plain(**change))
+        assert not benchmark_variants.same_student(plain(), plain(**change))
 
 
 def test_stripped(tiny, tmp_path):
@@ -257,7 +318,7 @@ def test_stripped(tiny, tmp_path):
         default_hooks=dict(
             timer=None, visualization=dict(type='mmseg.SegVisualizationHook')))
     before = copy.deepcopy(cfg)
-    new = benchmark.stripped(cfg, tmp_path / 'else', 'a name')
+    new = benchmark_variants.stripped(cfg, tmp_path / 'else', 'a name')
     assert cfg.to_dict() == before.to_dict()
     assert new.val_cfg is new.val_dataloader is new.test_evaluator is None
     assert new.default_hooks == dict(logger=None, checkpoint=None, timer=None)
@@ -303,11 +364,11 @@ def test_rounds(monkeypatch):
     """In rotating order, each on the batch of the round as it came."""
     calls, sizes = [], iter(range(9))
     variants = [
-        benchmark.Variant(name, None, loop=FakeLoop(name, calls))
+        benchmark_variants.Variant(name, None, loop=FakeLoop(name, calls))
         for name in 'abc']
     for variant in variants:
         variant.leader = variants[0]
-    variants[2].forwards = [lambda: calls.append('teacher')]
+    variants[2].forwards = [lambda: [calls.append('teacher')]]
     monkeypatch.setattr(benchmark, 'peak_bytes',
                         lambda work, device: (work(), next(sizes))[1])
     benchmark.measure(variants, warmup=1, iters=2)
@@ -317,48 +378,62 @@ def test_rounds(monkeypatch):
     for place, variant in enumerate(variants):
         assert variant.began == 41
         assert len(variant.times) == len(variant.teaching) == 2
-        assert variant.memory == [place + stays]
+        assert variant.resident == [stays]
+        assert variant.peak == [2 * place]
+        assert variant.taught_peak == [2 * place + 1]
     assert variants[0].shape == (3,)
 
 
 def test_remember():
     """The last call once more, without holding on to the student's graph."""
     calls = []
-    teacher = SimpleNamespace(teach=lambda *args: calls.append(args) or 'x')
+    lesson = Lesson(dict(logits=[1, 2], neck=[3]),
+                    join=lambda: calls.append('joined'))
+    teacher = SimpleNamespace(
+        teach=lambda *args: calls.append(args) or lesson)
     again = benchmark.remember(teacher)
-    again()  # not asked yet
+    assert again() == []  # not asked yet
     assert not calls
     step = Step(None, torch.zeros(1), None, dict(logits=[1]), print)
-    assert teacher.teach(step, {'logits'}) == 'x'
-    again()
-    again()  # not asked since
+    assert teacher.teach(step, {'logits'}) is lesson
+    assert again() == [1, 2, 3]
+    assert again() == []  # not asked since
+    assert calls.pop() == 'joined'
     (first, _), (second, sources) = calls
     assert first is step and sources == {'logits'}
     assert second.inputs is step.inputs and not second.seen
 
 
 def test_told_and_table():
-    assert benchmark.told([1., 2., 3., 4., 10.], 1) == '3.0 (2.0..4.0)'
-    assert benchmark.told([1.234], 2) == '1.23 (1.23..1.23)'
-    assert benchmark.table(['a', 'b'], [['1', '2']]) == (
+    assert measuring.told([1., 2., 3., 4., 10.], 1) == '3.0 (2.0..4.0)'
+    assert measuring.told([1.234], 2) == '1.23 (1.23..1.23)'
+    assert measuring.table(['a', 'b'], [['1', '2']]) == (
         '| a | b |\n| - | - |\n| 1 | 2 |\n')
 
 
 def test_ratios_are_those_of_the_rounds():
     """Not of the medians; and the floor is that of the same round."""
-    plain = SimpleNamespace(times=[1., 10., 4.], memory=[2**20] * 3)
-    variant = benchmark.Variant(
+    plain = SimpleNamespace(times=[1., 10., 4.], resident=[2**20] * 3,
+                            peak=[2**21, 2**22, 2**21])
+    variant = benchmark_variants.Variant(
         'x', None, plain=plain, forwards=[None], losses=2, extra=1234,
         times=[3., 10., 8.], teaching=[1., 0., 1.], active=[2, 1, 2],
-        memory=[3 * 2**20, 2 * 2**20, 2**20])
-    row = dict(zip(benchmark.HEADER, benchmark.row(variant)))
+        resident=[2**21] * 3, peak=[2**22, 2**22, 2**23],
+        taught_peak=[3 * 2**20] * 3, weights=2**20)
+    row = dict(zip(benchmark_report.STEPS, benchmark_report.step_row(variant)))
     assert row['ms'].startswith('8.0 (')
     assert row['ratio to plain'] == '2.00 (1.50..2.50)'
     assert row['floor ms'].startswith('5.0 (')
     assert row['ratio to floor'] == '1.50 (1.25..1.55)'
+    assert row['teacher ms'] == '1.0 (0.5..1.0)'
     assert row['losses on'] == '1 of 2'
+    row = dict(zip(
+        benchmark_report.MEMORY, benchmark_report.memory_row(variant)))
     assert row['extra trained parameters'] == '1,234'
-    assert row['memory MiB'] == '+1.0'
+    assert row['MiB'] == '6.0 (6.0..8.0)'
+    assert row['teacher MiB'] == '3.0 (3.0..3.0)'
+    assert row['floor MiB'] == '5.0 (5.0..5.5)'  # 1 + 1 + the larger peak
+    assert row['ratio to floor'] == '1.20 (1.10..1.60)'
 
 
 def test_peak_bytes():
