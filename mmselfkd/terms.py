@@ -77,6 +77,14 @@ class Term:
         return [owner for owner, _ in
                 self.student_sources + self.teacher_sources if owner]
 
+    def of_teachers(self, names: Dict[str, str]) -> 'Term':
+        """The same where the teachers have other names."""
+        term = copy.copy(self)
+        term.student_sources, term.teacher_sources = (
+            [(names.get(owner, owner), source) for owner, source in sources]
+            for sources in (self.student_sources, self.teacher_sources))
+        return term
+
     @property
     def is_adversarial(self) -> bool:
         return hasattr(self.loss, 'discriminator_loss')

@@ -616,6 +616,10 @@ def make_config(rng, case: Case, model: dict, by_epoch: bool,
                 length: int) -> dict:
     """The whole config around the hook."""
     hooks = [case.hook]
+    if rng.random() < 0.1:
+        hooks.append(dict(
+            type='DistillHook', teacher=dict(type='EMATeacher'), losses=dict(
+                loss_second=dict(type='ATLoss', source='backbone[0]'))))
     if rng.random() < 0.3:
         hooks.append(dict(type='EMAHook', momentum=0.1))
         if rng.random() < 0.3:
@@ -1228,11 +1232,10 @@ def label_free_mix(rng, case):
 
 
 @mutation
-def two_hooks(rng, case):
-    case.cfg['custom_hooks'].insert(rng.choice([0, 1]), rng.choice([
-        dict(type='mmselfkd.TFDHook'), copy.deepcopy(case.hook),
-        dict(type='KADTDHook')]))
-    return 'two hooks', 'custom_hooks'
+def two_hooks_of_one_name(rng, case):
+    case.cfg['custom_hooks'].insert(
+        rng.choice([0, 1]), copy.deepcopy(case.hook))
+    return 'two hooks with losses of one name', 'logged as'
 
 
 @mutation
@@ -1580,7 +1583,7 @@ def _check_run(case: Case, runner, logs: List[dict],
         problems.append('the saved optimizer has {} parameters in {} groups, '
                         'the plain one {} in {}'.format(*(
                             f(count) for count in counts for f in (sum, len))))
-    hook, = [h for h in runner.hooks if isinstance(h, DistillHook)]
+    hook = next(h for h in runner.hooks if isinstance(h, DistillHook))
     for term in hook.terms:
         for name, _ in term.adapters.named_parameters():
             if f'{term.name}.{name}' not in saved['mmselfkd']['modules']:

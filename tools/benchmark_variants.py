@@ -94,13 +94,17 @@ def is_distillation(entry, scope):
     return isinstance(kind, type) and issubclass(kind, DistillHook)
 
 
+def distillations(cfg):
+    """The entries of ``custom_hooks`` that are hooks of this project."""
+    return [entry for entry in cfg.get('custom_hooks') or []
+            if is_distillation(entry, cfg.get('default_scope'))]
+
+
 def without_distillation(cfg):
     """The config of the plain student."""
-    plain = copy.deepcopy(cfg)
-    plain.custom_hooks = [
-        entry for entry in cfg.get('custom_hooks') or []
-        if not is_distillation(entry, cfg.get('default_scope'))
-    ]
+    plain, ours = copy.deepcopy(cfg), distillations(cfg)
+    plain.custom_hooks = [entry for entry in cfg.get('custom_hooks') or []
+                          if entry not in ours]
     return plain
 
 
@@ -153,11 +157,10 @@ def with_peers(variants):
     result = []
     for variant in variants:
         result.append(variant)
-        entry = variant.plain and next(
-            (entry for entry in variant.cfg.custom_hooks
-             if is_distillation(entry, variant.cfg.get('default_scope'))),
-            None)
-        if entry:
+        entries = distillations(variant.cfg)
+        if len(entries) > 1:
+            raise ValueError(f'{variant.name} has several distillation hooks')
+        for entry in entries:
             result.append(Variant(
                 f'{variant.name}, the peer', as_peer(
                     entry, without_distillation(variant.cfg)),
@@ -165,31 +168,37 @@ def with_peers(variants):
     return result
 
 
+def pretrained_teachers(cfg):
+    """Their configs, one or several in each distillation hook."""
+    found = []
+    for entry in distillations(cfg):
+        teacher = entry.get('teacher') or {}
+        found += [one for one in (teacher, *teacher.values())
+                  if isinstance(one, dict) and 'checkpoint' in one]
+    return found
+
+
 def with_options(variants):
     """The variants, and each with a pretrained teacher under all options.
 
     Raises:
-        ValueError: None of them has one pretrained teacher.
+        ValueError: None of them has a pretrained teacher.
     """
     options = OPTIONS | (ON_A_GPU if torch.cuda.is_available() else {})
     result = []
     for variant in variants:
         result.append(variant)
-        scope = variant.cfg.get('default_scope')
-        place = next((i for i, entry in enumerate(
-            variant.cfg.get('custom_hooks') or [])
-            if is_distillation(entry, scope)), None)
-        if place is None or 'config' not in (
-                variant.cfg.custom_hooks[place].get('teacher') or {}):
+        if not pretrained_teachers(variant.cfg):
             continue
         for name, changes in options.items():
             cfg = copy.deepcopy(variant.cfg)
-            cfg.custom_hooks[place].teacher.update(changes)
+            for teacher in pretrained_teachers(cfg):
+                teacher.update(changes)
             result.append(Variant(
                 f'{variant.name}, {name}', cfg, variant.leader, variant.plain,
                 default=variant))
     if len(result) == len(variants):
-        raise ValueError('no config has one pretrained teacher')
+        raise ValueError('no config has a pretrained teacher')
     return result
 
 

@@ -1,5 +1,4 @@
 """The mechanism: one hook that makes a stock run a distillation run."""
-import copy
 import functools
 from typing import Any, Dict, Iterable, List, Optional, Set, Tuple, Union
 
@@ -10,12 +9,12 @@ from torch import nn
 
 from ..adapters import resize_like
 from ..errors import ConfigError, nearest
-from ..registry import SCHEDULES, TEACHERS, build_part, register_hook
+from ..registry import TEACHERS, build_part, register_hook
 from ..taps import Tap
 from ..teachers.teacher import Lesson, Step, Teacher
-from ..terms import (Term, factor_at, gather, owned_sources,
-                     resolve_schedule)
+from ..terms import Term, factor_at, gather
 from .adversary import Adversary
+from .plan import joined, make_plan
 from .preparation import (all_levels, attach_modules, inherited, label_for,
                           optim_wrappers, rehearse, run_again, tap_student)
 from .report import Monitor, class_agreement, linear_cka, render
@@ -35,7 +34,8 @@ class DistillHook(Hook):
     the same batch and returns the loss dict with an entry
     ``distill.<key>`` per loss, and one per loss that trains the teacher
     itself, ``distill.<teacher>.<key>``. After training, or an exception, the
-    model is as it was.
+    model is as it was. Of several such hooks the first does the work of all;
+    equal teachers are one.
 
     Args:
         teacher (dict): One teacher (``config`` and ``checkpoint`` of a
@@ -77,32 +77,18 @@ class DistillHook(Hook):
                 f'{name}.{argument} = {value!r}: no such argument' +
                 nearest(argument, ('teacher', 'losses', 'task_schedule',
                                    'inherit')))
-        self._teacher_cfgs = _named_teachers(
-            self.preset_teacher if teacher is None else teacher,
-            f'{name}.teacher')
-        self.terms = [
-            Term(key, cfg, f'{name}.losses.{key}', list(self._teacher_cfgs))
-            for key, cfg in _merged(self.preset, losses,
-                                    f'{name}.losses').items()
-        ]
-        self._inherit = [] if inherit is None else owned_sources(
-            inherit, list(self._teacher_cfgs)[0], f'{name}.inherit',
-            list(self._teacher_cfgs))
-        used = {owner for term in self.terms for owner in term.teachers}
-        used.update(owner for owner, _ in self._inherit)
-        for owner, (where, cfg) in self._teacher_cfgs.items():
-            if owner not in used:
-                raise ConfigError(
-                    f'{where} = {cfg!r}: no loss looks at this teacher; name '
-                    f"it in a source ('{owner}:...') or leave it out")
-        schedule = (self.preset_task_schedule if task_schedule is None
-                    else task_schedule)
-        self.task_schedule = None if schedule is None else build_part(
-            schedule, SCHEDULES, f'{name}.task_schedule')
+        self.plan = make_plan(
+            name, self.preset_teacher if teacher is None else teacher,
+            self.preset, losses, self.preset_task_schedule
+            if task_schedule is None else task_schedule, inherit)
+        self.terms = self.plan.terms  # in a run those of all hooks
+        self.task_schedule = self.plan.task_schedule
         self.teachers: Dict[str, Teacher] = {}
         self._own_losses: List[str] = []
         self.adversaries: Dict[str, Adversary] = {}
         self._runner: Any = None
+        self._state: Optional[StateHook] = None
+        self._joined: List[DistillHook] = []  # whose work this one does
         self._resumed = False
         self._student: Optional[nn.Module] = None
         self._taps: Dict[str, Tap] = {}
@@ -140,25 +126,23 @@ class DistillHook(Hook):
         if hasattr(runner, 'strategy'):
             raise ConfigError(f'runner_type = {type(runner).__name__!r}: '
                               f"{key} works with mmengine's Runner only")
-        if sum(isinstance(hook, DistillHook) for hook in runner.hooks) > 1:
-            raise ConfigError(f'custom_hooks holds two distillation hooks: '
-                              f'put the losses of both into {key}.losses')
+        hooks = [h for h in runner.hooks if isinstance(h, DistillHook)]
+        self._runner, self._joined = runner, hooks[1:]
+        for hook in self._joined:
+            runner.hooks.remove(hook)
         self._student = unwrapped(runner.model)
-        iterations, epochs = _length(runner)
-        resolve_schedule(self.task_schedule, f'{key}.task_schedule',
-                         iterations, epochs)
-        for term in self.terms:
-            resolve_schedule(term.schedule, f'{term.key}.schedule',
-                             iterations, epochs)
+        for hook in hooks:
+            hook.plan.resolve(*_length(runner))
+        plan = joined([hook.plan for hook in hooks])
+        self.terms, self.task_schedule = plan.terms, plan.task_schedule
         self._used = [term for term in self.terms if term.loss_weight > 0]
         names = {name for term in self._used for name in term.teachers}
-        names.update(name for name, _ in self._inherit)
+        names.update(name for _, name, _ in plan.inherit)
         self.teachers = {
             name: build_part(
                 dict(type='FrozenTeacher', key=where) | dict(cfg), TEACHERS,
                 where)
-            for name, (where, cfg) in self._teacher_cfgs.items()
-            if name in names
+            for name, (where, cfg) in plan.teachers.items() if name in names
         }
         rehearsal = rehearse(runner, self._student, self._used, self.teachers)
         self._clones = rehearsal.changed
@@ -168,14 +152,13 @@ class DistillHook(Hook):
             for term in self._used if term.is_adversarial
         }
         self._inherited = [
-            (name, *inherited(self._student, self.teachers.get(name), module,
-                              f'{key}.inherit'))
-            for name, module in self._inherit
+            (name, *inherited(self._student, self.teachers[name], module,
+                              where))
+            for where, name, module in plan.inherit
         ]
         attach_modules(runner, self._student, self._used, self.teachers, self)
         self._state = StateHook(self.adversaries, self.teachers)
         runner.register_hook(self._state)
-        self._runner = runner
         self._monitor = Monitor(
             [term.name for term in self._used] + self._own_losses)
         self._announce(runner, rehearsal.rows)
@@ -354,14 +337,17 @@ class DistillHook(Hook):
             teacher.remove()
         if self._student is not None:
             self._student._modules.pop(ENTRY, None)
-        if self._runner is not None:
+        if self._state is not None:
             self._runner.hooks.remove(self._state)
+        for hook in self._joined:
+            self._runner.register_hook(hook)
         for owner, name in self._guards:
             delattr(owner, name)
         self._handles, self._guards = [], []
         self._taps, self.teachers = {}, {}
         self._step, self._lessons = None, {}
-        self._student = self._runner = None
+        self._student = self._runner = self._state = None
+        self._joined = []
         self._resumed = False
 
     def _guard(self, owner: Any, name: str, is_last: bool) -> None:
@@ -395,53 +381,6 @@ class DistillHook(Hook):
                 if teacher.module is not None or self._wanted_of(name):
                     wanted.update(teacher.student_sources)
         return wanted
-
-
-def _named_teachers(teacher: Any, key: str) -> Dict[str, Tuple[str, dict]]:
-    """Name -> (config key, config) of each teacher."""
-    if not isinstance(teacher, dict) or not teacher:
-        raise ConfigError(f'{key} = {teacher!r}: '
-                          'dict(config=..., checkpoint=...) is needed, a '
-                          "teacher without one such as dict(type='EMATeacher')"
-                          ', or a dict of several such')
-    named = {name: cfg for name, cfg in teacher.items() if name != '_scope_'}
-    if {'config', 'checkpoint', 'type'} & set(named) or not all(
-            isinstance(cfg, dict) for cfg in named.values()):
-        return {'teacher': (key, named)}
-    for name in named:
-        if (not isinstance(name, str) or not name.isidentifier()
-                or 'loss' in name or hasattr(nn.ModuleDict(), name)):
-            raise ConfigError(f'{key}.{name}: a teacher is named by letters, '
-                              "digits and _, without 'loss' and not like a "
-                              'method of a module')
-    return {name: (f'{key}.{name}', cfg) for name, cfg in named.items()}
-
-
-def _merged(preset: Dict[str, dict], losses: Any,
-            key: str) -> Dict[str, dict]:
-    """The preset's losses, changed and extended by the user's."""
-    if losses is not None and not isinstance(losses, dict):
-        raise ConfigError(f'{key} = {losses!r}: a dict of losses is needed')
-    merged = copy.deepcopy(preset)
-    for name, cfg in (losses or {}).items():
-        if cfg is None and name in preset:
-            del merged[name]
-        elif not isinstance(cfg, dict):
-            raise ConfigError(f'{key}.{name} = {cfg!r}: a dict is needed' + (
-                nearest(name, preset) if preset and cfg is None else ''))
-        elif name in preset and cfg.get('type') in (None,
-                                                    preset[name]['type']):
-            merged[name].update(cfg)
-        elif 'type' not in cfg:
-            raise ConfigError(f'{key}.{name} = {dict(cfg)!r}: has no `type`' +
-                              (nearest(name, preset) if preset else ''))
-        else:
-            merged[name] = dict(cfg)
-    if not merged:
-        raise ConfigError(f'{key} = {losses!r}: at least one loss is needed, '
-                          "such as dict(loss_kd=dict(type='KDLoss', "
-                          "source='logits'))")
-    return merged
 
 
 def _length(runner) -> Tuple[int, int]:

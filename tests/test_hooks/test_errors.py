@@ -153,13 +153,6 @@ def test_several_teachers_need_names_in_the_source(tiny, tmp_path):
     assert "source = 'logits'" in message and "['a', 'b']" in message
 
 
-def test_two_hooks_in_one_run(tiny, tmp_path):
-    hook = dict(type='mmselfkd.NFDHook', teacher=tiny.teacher())
-    cfg = tiny.config(tmp_path, hook, hook)
-    with pytest.raises(ConfigError, match='two distillation hooks'):
-        tiny.build(cfg).train()
-
-
 def test_ema_hook_in_front_of_ours(tiny, tmp_path):
     cfg = tiny.config(
         tmp_path, dict(type='mmselfkd.NFDHook', teacher=tiny.teacher()),

@@ -199,9 +199,12 @@ def test_the_peer(tiny, write, bench):
     assert 'student.decode.loss_ce' in losses
 
 
-def test_what_the_peer_is_not_written_for(write, bench):
+def test_what_the_peer_is_not_written_for(tiny, write, bench):
     with pytest.raises(SystemExit, match='--peer: .* one KDLoss'):
         bench(write('tfd', TFD), '--peer')
+    kd = dict(type='mmselfkd.DistillHook', teacher=tiny.teacher(), losses=KD)
+    with pytest.raises(SystemExit, match='--peer: two has several'):
+        bench(write('two', kd, TFD), '--peer')
 
 
 def test_the_options_of_a_teacher(tiny, write, bench, monkeypatch):
@@ -236,7 +239,7 @@ def test_a_change_is_against_the_same_round():
 
 
 def test_no_options_without_a_pretrained_teacher(write, bench):
-    with pytest.raises(SystemExit, match='--teacher-options: no config has'):
+    with pytest.raises(SystemExit, match='--teacher-options: no config has a'):
         bench(write('tfd', TFD), write('plain'), '--teacher-options')
 
 

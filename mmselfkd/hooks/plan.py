@@ -1,0 +1,156 @@
+"""What the arguments of a hook ask for, and of several hooks together."""
+import copy
+from dataclasses import dataclass
+from typing import Any, Dict, List, Sequence, Tuple
+
+from torch import nn
+
+from ..errors import ConfigError, nearest
+from ..registry import SCHEDULES, build_part
+from ..terms import Term, owned_sources, resolve_schedule
+
+TeacherConfigs = Dict[str, Tuple[str, dict]]
+
+
+@dataclass
+class Plan:
+    """Who teaches what.
+
+    Attributes:
+        key (str): Of the hook, for the errors.
+        teachers (dict): Name -> (config key, config) of each teacher.
+        terms (list[Term]): One for each entry of ``losses``.
+        inherit (list[tuple]): Config key, teacher and module of each module
+            that the student starts with.
+        task_schedule (Callable | None): Scales the student's own losses.
+    """
+    key: str
+    teachers: TeacherConfigs
+    terms: List[Term]
+    inherit: List[Tuple[str, str, str]]
+    task_schedule: Any
+
+    def resolve(self, iterations: int, epochs: int) -> None:
+        """Turn shares of the run into iterations."""
+        resolve_schedule(self.task_schedule, f'{self.key}.task_schedule',
+                         iterations, epochs)
+        for term in self.terms:
+            resolve_schedule(term.schedule, f'{term.key}.schedule',
+                             iterations, epochs)
+
+
+def make_plan(key: str, teacher: Any, preset: Dict[str, dict], losses: Any,
+              task_schedule: Any, inherit: Any) -> Plan:
+    """From the arguments of :class:`DistillHook`.
+
+    Raises:
+        ConfigError: An argument that cannot work, whatever the models are.
+    """
+    teachers = _named_teachers(teacher, f'{key}.teacher')
+    names = list(teachers)
+    terms = [Term(name, cfg, f'{key}.losses.{name}', names) for name, cfg in
+             _merged(preset, losses, f'{key}.losses').items()]
+    inherit = [] if inherit is None else [
+        (f'{key}.inherit', *source) for source in owned_sources(
+            inherit, names[0], f'{key}.inherit', names)]
+    used = {owner for term in terms for owner in term.teachers}
+    used.update(owner for _, owner, _ in inherit)
+    for owner, (where, cfg) in teachers.items():
+        if owner not in used:
+            raise ConfigError(
+                f'{where} = {cfg!r}: no loss looks at this teacher; name it '
+                f"in a source ('{owner}:...') or leave it out")
+    return Plan(key, teachers, terms, inherit, None if task_schedule is None
+                else build_part(task_schedule, SCHEDULES,
+                                f'{key}.task_schedule'))
+
+
+def joined(plans: Sequence[Plan]) -> Plan:
+    """Of the hooks of one run. Equal teachers are one, which runs once.
+
+    Raises:
+        ConfigError: Two losses of one name, or two task schedules.
+    """
+    first, *others = plans
+    whole = Plan(first.key, dict(first.teachers), list(first.terms),
+                 list(first.inherit), first.task_schedule)
+    for plan in others:
+        names = {}  # of its teachers, in the whole
+        for name, (where, cfg) in plan.teachers.items():
+            names[name] = next(
+                (other for other, (_, its) in whole.teachers.items()
+                 if its == cfg), None) or _free(name, whole.teachers)
+            whole.teachers.setdefault(names[name], (where, cfg))
+        taken = {term.name: term.key for term in whole.terms}
+        for term in plan.terms:
+            if term.name in taken:
+                raise ConfigError(
+                    f'{term.key}: another hook of this run has '
+                    f'{taken[term.name]}, and both would be logged as '
+                    f'distill.{term.name}; rename one of them')
+            whole.terms.append(term.of_teachers(names))
+        whole.inherit += [(where, names[owner], module)
+                          for where, owner, module in plan.inherit]
+        if whole.task_schedule is None:
+            whole.task_schedule = plan.task_schedule
+        elif plan.task_schedule is not None:
+            raise ConfigError(
+                f'{plan.key}.task_schedule: another hook of this run scales '
+                "the student's own losses too")
+    return whole
+
+
+def _free(name: str, taken: TeacherConfigs) -> str:
+    """``name``, or the first of ``name_2``, ``name_3`` ... not taken."""
+    number, free = 1, name
+    while free in taken:
+        number += 1
+        free = f'{name}_{number}'
+    return free
+
+
+def _named_teachers(teacher: Any, key: str) -> Dict[str, Tuple[str, dict]]:
+    """Name -> (config key, config) of each teacher."""
+    if not isinstance(teacher, dict) or not teacher:
+        raise ConfigError(f'{key} = {teacher!r}: '
+                          'dict(config=..., checkpoint=...) is needed, a '
+                          "teacher without one such as dict(type='EMATeacher')"
+                          ', or a dict of several such')
+    named = {name: cfg for name, cfg in teacher.items() if name != '_scope_'}
+    if {'config', 'checkpoint', 'type'} & set(named) or not all(
+            isinstance(cfg, dict) for cfg in named.values()):
+        return {'teacher': (key, named)}
+    for name in named:
+        if (not isinstance(name, str) or not name.isidentifier()
+                or 'loss' in name or hasattr(nn.ModuleDict(), name)):
+            raise ConfigError(f'{key}.{name}: a teacher is named by letters, '
+                              "digits and _, without 'loss' and not like a "
+                              'method of a module')
+    return {name: (f'{key}.{name}', cfg) for name, cfg in named.items()}
+
+
+def _merged(preset: Dict[str, dict], losses: Any,
+            key: str) -> Dict[str, dict]:
+    """The preset's losses, changed and extended by the user's."""
+    if losses is not None and not isinstance(losses, dict):
+        raise ConfigError(f'{key} = {losses!r}: a dict of losses is needed')
+    merged = copy.deepcopy(preset)
+    for name, cfg in (losses or {}).items():
+        if cfg is None and name in preset:
+            del merged[name]
+        elif not isinstance(cfg, dict):
+            raise ConfigError(f'{key}.{name} = {cfg!r}: a dict is needed' + (
+                nearest(name, preset) if preset and cfg is None else ''))
+        elif name in preset and cfg.get('type') in (None,
+                                                    preset[name]['type']):
+            merged[name].update(cfg)
+        elif 'type' not in cfg:
+            raise ConfigError(f'{key}.{name} = {dict(cfg)!r}: has no `type`' +
+                              (nearest(name, preset) if preset else ''))
+        else:
+            merged[name] = dict(cfg)
+    if not merged:
+        raise ConfigError(f'{key} = {losses!r}: at least one loss is needed, '
+                          "such as dict(loss_kd=dict(type='KDLoss', "
+                          "source='logits'))")
+    return merged
