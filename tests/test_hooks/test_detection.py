@@ -23,7 +23,7 @@ class Watch(Hook):
                          outputs=None):
         self.logs.append({k: float(v.detach()) for k, v in outputs.items()})
         hook = next(h for h in runner.hooks if isinstance(h, DistillHook))
-        self.terms = {term.name: term for term in hook._used}
+        self.terms = {term.name: term for term in hook.terms}
 
 
 def train(tiny, cfg):
@@ -321,3 +321,18 @@ def test_foreground_needs_boxes(tiny, tmp_path):
         type='NFDLoss', source='features', foreground=0.5)), tiny.teacher()))
     message = refuse(tiny, cfg)
     assert 'no boxes' in message and '`foreground`' in message
+
+
+def test_a_compiled_teacher_on_the_students_rois(tiny, detectors, tmp_path):
+    """Backbone, neck and box head in graphs; the same losses."""
+    losses = dict(loss_kd=KD, loss_mask=dict(
+        type='NFDLoss', source='roi_head.mask_head.conv_logits'))
+    logs = []
+    for options in ({}, dict(compile=dict(backend='eager'))):
+        torch._dynamo.reset()
+        teacher = dict(detectors.teacher('mask', 12), **options)
+        logs.append(train(tiny, detectors.config(
+            tmp_path, 'mask', distil(losses, teacher)))[1].logs)
+    torch._dynamo.reset()
+    for expected, log in zip(*logs):
+        assert log == pytest.approx(expected, rel=1e-5)
