@@ -10,7 +10,9 @@ from ._common import (autocast_off, check_choice, check_integer_or_none,
                       check_maps, check_weight, full_precision)
 
 POOL_MODES = ('avg', 'max')
+MANY = 64  # channels from which on products in float64 are worth avoiding
 PANEL = 128  # rows of a product at a time
+CHUNK = 2**17  # numbers at a time on their way through float64
 
 
 def pairwise_loss(student: Tensor,
@@ -47,13 +49,23 @@ def pairwise_loss(student: Tensor,
         \lVert SS' \rVert^2 + \lVert TT' \rVert^2 - 2 \lVert ST' \rVert^2,
         \quad \nabla_S = 4 (SS'S - ST'T),
 
-    in Frobenius norms: memory is linear in P, time P * C^2. Lengths and C x C
-    products are in float64, for the three terms cancel where the student is
-    close to the teacher. The P x P form is taken where P is below the
-    channels. With ``connection_range`` r: time P * C * (2r + 1)^2 / 2 (a pair
-    counts for both of its orders), memory linear in P. The gradient is ready
-    with the value, one map of the size of S; it cannot be differentiated
-    again.
+    in Frobenius norms: memory is linear in P, time P * C^2. The three terms
+    cancel where the student is close to the teacher, so for unequal channels
+    the products are in float64. For equal ones D = S - T is taken in
+    float64, and the same is written without a cancellation near the teacher,
+
+    .. math::
+        2 \langle SS', DD' \rangle + 2 \operatorname{tr} (SD')^2 -
+        4 \langle SD', DD' \rangle + \lVert DD' \rVert^2, \quad
+        \nabla_S = 4 (SD' S + ST' D),
+
+    with products in the precision of the maps from 64 channels on. In
+    float32 the value is then off by up to 1e-8 where the similarities agree
+    but the features do not (a teacher with its channels in another order);
+    the gradient is as it was. The P x P form is taken where P is below the channels. With
+    ``connection_range`` r: time P * C * (2r + 1)^2 / 2 (a pair counts for
+    both of its orders), memory linear in P. The gradient is ready with the
+    value, one map of the size of S; it cannot be differentiated again.
 
     Differs from the paper: the normaliser is the number of pairs that exist,
     also at the border of a local graph and for a last patch that is cut off.
@@ -140,14 +152,29 @@ def _node_weight(weight, pool):
     return total / count.where(count > 0, 1)
 
 
+def _pairs(size, connection_range):
+    """How many ordered pairs of nodes of an image are connected."""
+    count = 1
+    for length in size:
+        reach = length - 1 if connection_range is None else min(
+            connection_range, length - 1)
+        count *= length * (2 * reach + 1) - reach * (reach + 1)
+    return count
+
+
 def _pair_weight(weight, connection_range):
-    """Sum of w_i w_j over the connected pairs of an image, (1, h, w)."""
-    if connection_range is None or connection_range >= max(
-            weight.shape[1:]) - 1:
-        return weight.sum().square()
-    side = 2 * connection_range + 1
-    near = F.avg_pool2d(weight, side, 1, connection_range) * side**2
-    return (weight * near).sum()
+    """Sum of w_i w_j over these pairs, of the weight (1, H, W); 1 for none."""
+    if _is_local(weight.shape[1:], connection_range):
+        side = 2 * connection_range + 1
+        near = F.avg_pool2d(weight, side, 1, connection_range) * side**2
+        total = (weight * near).sum()
+    else:
+        total = weight.sum().square()
+    return total.where(total > 0, 1)
+
+
+def _is_local(size, connection_range):
+    return connection_range is not None and connection_range < max(size) - 1
 
 
 def _pooled(maps, pool, pool_mode):
@@ -159,34 +186,29 @@ def _pooled(maps, pool, pool_mode):
 
 
 class _SimilarityDistance(torch.autograd.Function):
-    """Mean squared difference of similarities, image by image in float64."""
+    """Mean squared difference of similarities, image by image."""
 
     @staticmethod
     def forward(ctx, student, teacher, connection_range, weight):
         with_slope = ctx.needs_input_grad[0]
         slopes = torch.empty_like(student) if with_slope else None
-        total = 0
+        size, total = student.shape[2:], 0
         for n in range(len(student)):
-            s, scale = _unit_nodes(student[n])
-            t, _ = _unit_nodes(teacher[n])
-            dtype = with_slope and student.dtype
-            if weight is None:
-                value, slope, pairs = _image_distance(s, t, connection_range,
-                                                      dtype)
-            else:
-                root = weight[n].double().sqrt()
-                value, slope, _ = _image_distance(
-                    s * root, t * root, connection_range, dtype)
-                pairs = _pair_weight(weight[n].double(), connection_range)
-                pairs = pairs.where(pairs > 0, 1)
+            w = None if weight is None else weight[n].double()
+            scales = [_scale(x[n], w) for x in (student, teacher)]
+            value, slope, s = _image_distance(
+                student[n], teacher[n], scales, connection_range, with_slope)
+            pairs = _pairs(size, connection_range) if w is None else (
+                _pair_weight(w, connection_range))
             total = total + value / pairs
             if with_slope:  # the length of a feature has no effect
-                slope, s = slope.to(slopes), s.to(slopes)
-                if weight is not None:
-                    slope = slope * root.to(slopes)
+                slope = slope.to(slopes).view_as(slopes[n])
+                s = s.to(slopes).view_as(slope)
                 along = torch.linalg.vecdot(s, slope, dim=0)
+                if w is not None:
+                    along /= w.where(w > 0, 1)[0].to(along)
                 torch.addcmul(slope, s, along, value=-1, out=slopes[n])
-                slopes[n] *= scale.to(slopes) / (pairs * len(student))
+                slopes[n] *= (scales[0] / (pairs * len(student))).to(slopes)
         ctx.slopes = slopes
         return (total / len(student)).to(student.dtype)
 
@@ -196,42 +218,74 @@ class _SimilarityDistance(torch.autograd.Function):
         return grad * ctx.slopes, None, None, None
 
 
-def _unit_nodes(maps):
-    """Features of length 1, or 0 where all were 0, and what made them so."""
-    maps = maps.to(torch.float64, copy=True)
-    norm = torch.linalg.vecdot(maps, maps, dim=0).sqrt()
+def _parts(maps):
+    """Some channels at a time: few enough for a CPU's cache in float64."""
+    chunk = CHUNK if maps.device.type == 'cpu' else 32 * CHUNK
+    return maps.split(max(1, chunk // maps[0].numel()))
+
+
+def _scale(maps, weight):
+    """What gives features length 1, or the root of their weight, (H, W)."""
+    square = sum(part.double().square().sum(0) for part in _parts(maps))
+    norm = square.sqrt_()
     # dividing a zero vector by a tiny number instead would give its gradient
     # a factor that no half precision can hold
     scale = norm.masked_fill_(norm < 1e-12, 1).reciprocal_()
-    return maps.mul_(scale), scale
+    return scale if weight is None else scale * weight[0].sqrt()
 
 
-def _image_distance(s, t, connection_range, dtype):
-    """Sum over the pairs of an image, its gradient by ``s``, their number.
+def _image_distance(student, teacher, scales, connection_range, with_slope):
+    """Of the maps (C_s, H, W) and (C_t, H, W) of an image.
 
-    Args:
-        s, t (Tensor): nodes (C, H, W) in float64.
-        connection_range (int | None): see :func:`pairwise_loss`.
-        dtype (torch.dtype | False): of the gradient; False: none is needed.
+    Returns:
+        tuple: the sum over the pairs, its gradient by the scaled nodes of
+        the student, or None, and these nodes.
     """
-    height, width = s.shape[1:]
-    if connection_range is None or connection_range >= max(height, width) - 1:
-        value, slope = _connected(s.flatten(1), t.flatten(1), dtype)
-        pairs = (height * width)**2
+    is_local = _is_local(student.shape[1:], connection_range)
+    if (not is_local and len(student) == len(teacher)
+            <= student[0].numel()):
+        return _near(student, teacher, scales, with_slope)
+    s, t = (x.double() * scale for x, scale in zip((student, teacher), scales))
+    if is_local:
+        value, slope = _local(s, t, connection_range, with_slope)
     else:
-        value, slope, pairs = _local(s, t, connection_range, dtype)
-    return value, slope.view_as(s) if dtype else None, pairs
+        value, slope = _connected(s.flatten(1), t.flatten(1), with_slope)
+    return value, slope, s
 
 
-def _connected(s, t, dtype):
-    """Sum over all pairs of the columns of s (C_s, P) and t (C_t, P)."""
+def _near(student, teacher, scales, with_slope):
+    """All pairs, by nodes S and D = S - T of equal channels (C, P).
+
+    S'S - T'T = S'D + D'S - D'D, so nothing cancels near the teacher, and
+    products in the precision of the maps will do; of few channels those in
+    float64 cost nothing.
+    """
+    s, d = (torch.empty_like(student, dtype=torch.float64
+                             if len(student) < MANY else None) for _ in 'sd')
+    for ours, theirs, *out in zip(*map(_parts, (student, teacher, s, d))):
+        node = ours.double().mul(scales[0])
+        torch.sub(node, theirs.double().mul(scales[1]), out=out[1])
+        out[0].copy_(node)
+    s, d = s.flatten(1), d.flatten(1)
+    products = ss, sd, dd = _gram(s), s @ d.T, _gram(d)
+    slope = (ss - sd).mul_(4) @ d if with_slope else None
+    if with_slope:
+        slope.addmm_(sd, s, alpha=4)
+    ss, sd, dd = (x.double() for x in products)
+    value = (2 * (ss * dd).sum() + 2 * (sd * sd.T).sum()
+             - 4 * (sd * dd).sum() + dd.square().sum())
+    return value.clamp(min=0), slope, s
+
+
+def _connected(s, t, with_slope):
+    """All pairs of the columns of s (C_s, P) and t (C_t, P) in float64."""
     if s.shape[1] < max(len(s), len(t)):
         difference = s.T @ s - t.T @ t
-        slope = 4 * s @ difference if dtype else None
+        slope = 4 * s @ difference if with_slope else None
         return difference.square().sum(), slope
     ss, tt, st = _gram(s), _gram(t), s @ t.T
     value = ss.square().sum() - 2 * st.square().sum() + tt.square().sum()
-    slope = _slope(s, t, ss, st, dtype) if dtype else None
+    slope = 4 * (ss @ s - st @ t) if with_slope else None
     return value.clamp(min=0), slope
 
 
@@ -245,21 +299,10 @@ def _gram(x):
     return out
 
 
-def _slope(s, t, ss, st, dtype):
-    """4 (SS'S - ST'T)."""
-    if len(s) != len(t):
-        return 4 * (ss @ s - st @ t)
-    # (SS' - ST')S + ST'(S - T): both differences are taken in float64, so
-    # nothing is left that cancels near the teacher, and float32 will do
-    near = torch.sub(s, t, out=torch.empty_like(s, dtype=dtype))
-    slope = (ss - st).mul_(4).to(dtype) @ s.to(dtype)
-    return slope.addmm_(st.to(dtype), near, alpha=4)
-
-
 def _local(s, t, reach, with_slope):
     """Sum over the pairs within ``reach``; s (C_s, H, W), t (C_t, H, W)."""
     height, width = s.shape[1:]
-    value, pairs = 0, 0
+    value = 0
     slope = torch.zeros_like(s) if with_slope else None
     for down in range(min(reach, height - 1) + 1):
         # downwards and to the right: the other half of the window holds the
@@ -273,12 +316,11 @@ def _local(s, t, reach, with_slope):
             difference = ((s[here] * s[there]).sum(0)
                           - (t[here] * t[there]).sum(0))
             orders = 2 if down or right else 1
-            pairs += orders * difference.numel()
             value = value + orders * difference.square().sum()
             if with_slope:
                 slope[here] += 2 * orders * difference * s[there]
                 slope[there] += 2 * orders * difference * s[here]
-    return value, slope, pairs
+    return value, slope
 
 
 class PairwiseLoss(nn.Module):

@@ -134,6 +134,7 @@ def test_gradient_is_the_derivative(pool_mode, reach):
 
 @pytest.mark.parametrize('shape, channels', [((2, 12, 20, 24), 16),
                                              ((1, 200, 15, 20), 260),
+                                             ((2, 80, 10, 12), 80),
                                              ((2, 100, 6, 7), 64)])
 @pytest.mark.parametrize('reach', [None, 23])
 def test_accuracy_in_float32(shape, channels, reach):
@@ -163,14 +164,17 @@ def test_accuracy_near_equality(shape, mean):
     assert error < 1e-4
 
 
-def test_never_negative():
+@pytest.mark.parametrize('channels, single', [(6, 1e-13), (70, 1e-8)])
+def test_never_negative(channels, single):
+    """Turned features of the teacher have its similarities."""
     for seed in range(5):
-        _, teacher = maps((1, 1, 9, 8), 6, seed)
-        rotation = torch.linalg.qr(maps((1, 1, 6, 6), 1, seed)[0][0, 0]).Q
-        student = torch.einsum('cd,ndhw->nchw', rotation, teacher)
-        value = pairwise_loss(student, teacher, 1)
-        assert 0 <= value < 1e-15
-        assert 0 <= pairwise_loss(student.float(), teacher.float(), 1) < 1e-13
+        _, teacher = maps((1, 1, 9, 8), channels, seed)
+        turn = maps((1, 1, channels, channels), 1, seed)[0][0, 0]
+        student = torch.einsum(
+            'cd,ndhw->nchw', torch.linalg.qr(turn).Q, teacher)
+        assert 0 <= pairwise_loss(student, teacher, 1) < 1e-15
+        value = pairwise_loss(student.float(), teacher.float(), 1)
+        assert 0 <= value < single
 
 
 def test_invariances():
