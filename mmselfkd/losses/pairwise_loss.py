@@ -245,7 +245,8 @@ def _image_distance(student, teacher, scales, connection_range, with_slope):
     if (not is_local and len(student) == len(teacher)
             <= student[0].numel()):
         return _near(student, teacher, scales, with_slope)
-    s, t = (x.double() * scale for x, scale in zip((student, teacher), scales))
+    s, t = (x.to(torch.float64, copy=True).mul_(scale)
+            for x, scale in zip((student, teacher), scales))
     if is_local:
         value, slope = _local(s, t, connection_range, with_slope)
     else:

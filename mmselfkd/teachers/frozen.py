@@ -102,7 +102,8 @@ class FrozenTeacher(ModelTeacher):
         super().fit(step)
         self._affine = _normalisation_change(
             getattr(step.student, 'data_preprocessor', None),
-            getattr(self.model, 'data_preprocessor', None))
+            getattr(self.model, 'data_preprocessor', None),
+            step.inputs.device)
         if self.side_stream:
             self._stream = self._side_stream(step.inputs.device)
 
@@ -125,7 +126,7 @@ class FrozenTeacher(ModelTeacher):
         if self._affine is not None:
             swap, scale, shift = self._affine
             inputs = inputs[:, [2, 1, 0]] if swap else inputs
-            inputs = inputs * scale.to(inputs) + shift.to(inputs)
+            inputs = inputs * scale + shift
             image = step.areas.image()
             if image is not None:
                 inputs = inputs.where(image, getattr(
@@ -302,7 +303,7 @@ def _neighbours(path: str, suffix: str) -> str:
         osp.basename(path), scandir(folder, suffix=suffix))
 
 
-def _normalisation_change(theirs: Any, ours: Any):
+def _normalisation_change(theirs: Any, ours: Any, device: torch.device):
     """``(swap, scale, shift)`` from the student's input to the teacher's."""
 
     def read(preprocessor):
@@ -323,4 +324,6 @@ def _normalisation_change(theirs: Any, ours: Any):
         mean_s, std_s = mean_s.flip(0), std_s.flip(0)
     if not swap and torch.equal(mean_s, mean_t) and torch.equal(std_s, std_t):
         return None
-    return swap, std_s / std_t, (mean_s - mean_t) / std_t
+    # there once and for all: a copy in each step would wait for the GPU
+    return swap, *(x.to(device) for x in (
+        std_s / std_t, (mean_s - mean_t) / std_t))
