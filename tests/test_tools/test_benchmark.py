@@ -249,6 +249,23 @@ def test_every_option_is_one_of_a_frozen_teacher(tiny):
         FrozenTeacher(**tiny.teacher(), **changes)
 
 
+@pytest.mark.parametrize('pair, size', [
+    ('camvid', (120, 160)), ('pspnet', (512, 1024)),
+    ('pspnet_small', (128, 256))])
+def test_configs_of_the_step_cost(root, monkeypatch, pair, size):
+    """Those of the README's table, of one pair at a time."""
+    monkeypatch.setenv('PAIR', pair)
+    names = set()
+    for path in (root / 'benchmarks' / 'step_cost').glob('*.py'):
+        cfg = Config.fromfile(path)
+        assert cfg.model.data_preprocessor.size == size
+        teachers = benchmark_variants.pretrained_teachers(cfg)
+        assert [t.checkpoint for t in teachers] == ['random'] * (
+            path.stem != 'student')
+        names.add(path.stem)
+    assert {'student', 'kd', 'nfd', 'skd_pi_pa'} < names
+
+
 def test_a_student_that_is_not_the_plain_one(write, bench, monkeypatch):
     monkeypatch.setattr(DistillHook, '_release', lambda self: None)
     with pytest.raises(SystemExit, match='inference: .*tfd is not the plain'):
