@@ -61,8 +61,8 @@ def pairwise_loss(student: Tensor,
 
     with products in the precision of the maps from 64 channels on. In
     float32 the value is then off by up to 1e-8 where the similarities agree
-    but the features do not (a teacher with its channels in another order);
-    the gradient is as it was. The P x P form is taken where P is below the channels. With
+    but the features do not (a teacher with its channels in another order).
+    The P x P form is taken where P is below the channels. With
     ``connection_range`` r: time P * C * (2r + 1)^2 / 2 (a pair counts for
     both of its orders), memory linear in P. The gradient is ready with the
     value, one map of the size of S; it cannot be differentiated again.
