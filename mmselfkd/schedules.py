@@ -9,7 +9,7 @@ end at least one iteration or epoch behind the begin).
 """
 import math
 from numbers import Integral, Real
-from typing import List, Union
+from typing import Any, List, Union
 
 MOST = 1e12  # of a weight and of its factor: far beyond any use
 
@@ -279,6 +279,13 @@ class Stop:
     def factor(self, t: int) -> float:
         """Factor of the weight at time ``t``."""
         return 1.0 if t < self.end else 0.0
+
+
+def factor_at(schedule: Any, iteration: int, epoch: int) -> float:
+    """The factor of a schedule (None: 1) in this iteration."""
+    if schedule is None:
+        return 1.0
+    return schedule.factor(epoch if schedule.by_epoch else iteration)
 
 
 def _is_share(value):

@@ -7,17 +7,15 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 import torch
 from torch import nn
 
-from .adapters import (build_adapters, match_queries, resize_like,
-                       split_anchors)
+from .adapters import build_adapters, match_queries, resize_like, split_anchors
 from .areas import Areas
-from .errors import ConfigError, nearest
+from .errors import ConfigError
 from .heads import Scores
 from .registry import MODELS, SCHEDULES, build_part
-from .schedules import MOST
+from .schedules import MOST, factor_at
+from .sources import Levels, parse_source
 
-Levels = List[torch.Tensor]
 Pairs = List[Tuple[torch.Tensor, torch.Tensor]]
-Sources = List[Tuple[str, str]]  # owner ('' for the student) and source
 
 
 class Term:
@@ -64,7 +62,7 @@ class Term:
             raise ConfigError(
                 f'{key}.foreground = {self.foreground!r}: '
                 f'{type(self.loss).__name__} takes no weight of positions')
-        self.student_sources, self.teacher_sources = _parse_source(
+        self.student_sources, self.teacher_sources = parse_source(
             source, f'{key}.source', teachers)
         self.adapters = nn.ModuleList()
         self.judges = nn.ModuleList()  # a copy of the loss for each level
@@ -272,29 +270,6 @@ class Term:
         return zero
 
 
-def factor_at(schedule: Any, iteration: int, epoch: int) -> float:
-    """The factor of a schedule (None: 1) in this iteration."""
-    if schedule is None:
-        return 1.0
-    return schedule.factor(epoch if schedule.by_epoch else iteration)
-
-
-def resolve_schedule(schedule: Any, key: str, iterations: int,
-                     epochs: int) -> None:
-    """Fit a schedule into the run.
-
-    Raises:
-        ConfigError: It lies beyond the run.
-    """
-    if schedule is None:
-        return
-    try:
-        schedule.resolve(epochs if schedule.by_epoch else iterations)
-    except ValueError as error:
-        unit = 'epochs' if schedule.by_epoch else 'iterations'
-        raise ConfigError(f'{key}: counted in {unit}, {error}') from error
-
-
 def _checked_weight(value: Any, key: str) -> float:
     if (isinstance(value, bool) or not isinstance(value, Real)
             or not 0 <= value <= MOST):
@@ -314,61 +289,6 @@ def _checked_share(value: Any, key: str) -> Optional[float]:
     return float(value)
 
 
-def _parse_source(source: Any, key: str, teachers: Sequence[str]
-                  ) -> Tuple[Sources, Sources]:
-    """Where the student's and where the teacher's side looks."""
-    if isinstance(source, dict):
-        if set(source) != {'student', 'teacher'}:
-            raise ConfigError(f'{key} = {source!r}: a dict needs exactly the '
-                              "keys 'student' and 'teacher'")
-        student, teacher = source['student'], source['teacher']
-    else:
-        student = teacher = source
-    return (owned_sources(student, '', key, teachers),
-            owned_sources(teacher, teachers[0], key, teachers))
-
-
-def owned_sources(source: Any, owner: str, key: str,
-                  teachers: Sequence[str]) -> Sources:
-    """Sources with their owner.
-
-    Args:
-        source (str | list[str]): ``'neck'`` or ``'teacher:neck'``.
-        owner (str): Where none is named.
-        key (str): Where ``source`` stands in the config, for the errors.
-        teachers (Sequence[str]): Names that may be an owner.
-
-    Raises:
-        ConfigError: No string, or no such teacher.
-    """
-    sources = []
-    for item in as_list(source, key):
-        name, colon, rest = item.partition(':')
-        if not colon and owner and len(teachers) > 1:
-            raise ConfigError(
-                f'{key} = {item!r}: there are several teachers; write '
-                f"'<name>:{item}' with one of {list(teachers)}")
-        if colon and name not in teachers:
-            raise ConfigError(f'{key} = {item!r}: no teacher {name!r}' +
-                              nearest(name, teachers))
-        sources.append((name, rest) if colon else (owner, item))
-    return sources
-
-
-def as_list(source: Any, key: str) -> List[str]:
-    """One source or several as a list.
-
-    Raises:
-        ConfigError: It is neither.
-    """
-    items = [source] if isinstance(source, str) else source
-    if (not isinstance(items, (list, tuple)) or not items
-            or not all(isinstance(item, str) for item in items)):
-        raise ConfigError(f'{key} = {source!r}: a string or a list of '
-                          'strings is needed')
-    return list(items)
-
-
 def _repeated(maps: Optional[torch.Tensor],
               anchors: int) -> Optional[torch.Tensor]:
     """Each image's map once for each of its anchors."""
@@ -383,8 +303,3 @@ def _cut(level: torch.Tensor, areas: Areas) -> torch.Tensor:
 
 def _shapes(levels: Iterable[torch.Tensor]) -> str:
     return ', '.join(str(tuple(level.shape)) for level in levels)
-
-
-def gather(sources: Sources, taken: Dict[Tuple[str, str], Levels]) -> Levels:
-    """The levels of several sources, one after the other."""
-    return [level for source in sources for level in taken[source]]

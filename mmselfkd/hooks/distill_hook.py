@@ -10,9 +10,11 @@ from torch import nn
 from ..adapters import resize_like
 from ..errors import ConfigError, nearest
 from ..registry import TEACHERS, build_part, register_hook
+from ..schedules import factor_at
+from ..sources import gather
 from ..taps import Tap
 from ..teachers.teacher import Lesson, Step, Teacher
-from ..terms import Term, factor_at, gather
+from ..terms import Term
 from .adversary import Adversary
 from .plan import joined, make_plan
 from .preparation import (all_levels, attach_modules, inherited, label_for,

@@ -7,7 +7,8 @@ from torch import nn
 
 from ..errors import ConfigError, nearest
 from ..registry import SCHEDULES, build_part
-from ..terms import Term, owned_sources, resolve_schedule
+from ..sources import owned_sources
+from ..terms import Term
 
 TeacherConfigs = Dict[str, Tuple[str, dict]]
 
@@ -31,12 +32,15 @@ class Plan:
     task_schedule: Any
 
     def resolve(self, iterations: int, epochs: int) -> None:
-        """Turn shares of the run into iterations."""
-        resolve_schedule(self.task_schedule, f'{self.key}.task_schedule',
-                         iterations, epochs)
+        """Fit the schedules into the run.
+
+        Raises:
+            ConfigError: One of them lies beyond it.
+        """
+        _resolve(self.task_schedule, f'{self.key}.task_schedule', iterations,
+                 epochs)
         for term in self.terms:
-            resolve_schedule(term.schedule, f'{term.key}.schedule',
-                             iterations, epochs)
+            _resolve(term.schedule, f'{term.key}.schedule', iterations, epochs)
 
 
 def make_plan(key: str, teacher: Any, preset: Dict[str, dict], losses: Any,
@@ -109,7 +113,18 @@ def _free(name: str, taken: TeacherConfigs) -> str:
     return free
 
 
-def _named_teachers(teacher: Any, key: str) -> Dict[str, Tuple[str, dict]]:
+def _resolve(schedule: Any, key: str, iterations: int, epochs: int) -> None:
+    """Fit a schedule into the run."""
+    if schedule is None:
+        return
+    try:
+        schedule.resolve(epochs if schedule.by_epoch else iterations)
+    except ValueError as error:
+        unit = 'epochs' if schedule.by_epoch else 'iterations'
+        raise ConfigError(f'{key}: counted in {unit}, {error}') from error
+
+
+def _named_teachers(teacher: Any, key: str) -> TeacherConfigs:
     """Name -> (config key, config) of each teacher."""
     if not isinstance(teacher, dict) or not teacher:
         raise ConfigError(f'{key} = {teacher!r}: '

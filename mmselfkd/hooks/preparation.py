@@ -15,10 +15,11 @@ from .. import randomness
 from ..areas import Areas
 from ..errors import ConfigError, nearest
 from ..heads import is_detector, scores_of
+from ..sources import gather
 from ..taps import Tap
 from ..teachers.frozen import FrozenTeacher
 from ..teachers.teacher import Lesson, Step, Teacher
-from ..terms import Term, gather
+from ..terms import Term
 from .state import ENTRY
 
 

@@ -7,10 +7,10 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import nn
 
 from ..errors import ConfigError
-from ..registry import TEACHERS
 from ..heads import is_detector, rois_for, segmentation_head
+from ..registry import TEACHERS
+from ..sources import as_list
 from ..taps import Tap
-from ..terms import as_list
 from .teacher import Lesson, Step, Teacher
 
 

@@ -1,0 +1,78 @@
+"""The sources of a loss and whose they are: ``'neck'``, ``'teacher:neck'``."""
+from typing import Any, Dict, List, Sequence, Tuple
+
+import torch
+
+from .errors import ConfigError, nearest
+
+Levels = List[torch.Tensor]
+Sources = List[Tuple[str, str]]  # owner ('' for the student) and source
+
+
+def parse_source(source: Any, key: str, teachers: Sequence[str]
+                  ) -> Tuple[Sources, Sources]:
+    """Where the student's and where the teacher's side looks.
+
+    Args:
+        source (str | list[str] | dict): For both, or for each of them.
+        key (str): Where ``source`` stands in the config, for the errors.
+        teachers (Sequence[str]): Names of the teachers there are.
+
+    Raises:
+        ConfigError: No string, no such teacher, or another key.
+    """
+    if isinstance(source, dict):
+        if set(source) != {'student', 'teacher'}:
+            raise ConfigError(f'{key} = {source!r}: a dict needs exactly the '
+                              "keys 'student' and 'teacher'")
+        student, teacher = source['student'], source['teacher']
+    else:
+        student = teacher = source
+    return (owned_sources(student, '', key, teachers),
+            owned_sources(teacher, teachers[0], key, teachers))
+
+
+def owned_sources(source: Any, owner: str, key: str,
+                  teachers: Sequence[str]) -> Sources:
+    """Sources with their owner.
+
+    Args:
+        source (str | list[str]): ``'neck'`` or ``'teacher:neck'``.
+        owner (str): Where none is named.
+        key (str): Where ``source`` stands in the config, for the errors.
+        teachers (Sequence[str]): Names that may be an owner.
+
+    Raises:
+        ConfigError: No string, or no such teacher.
+    """
+    sources = []
+    for item in as_list(source, key):
+        name, colon, rest = item.partition(':')
+        if not colon and owner and len(teachers) > 1:
+            raise ConfigError(
+                f'{key} = {item!r}: there are several teachers; write '
+                f"'<name>:{item}' with one of {list(teachers)}")
+        if colon and name not in teachers:
+            raise ConfigError(f'{key} = {item!r}: no teacher {name!r}' +
+                              nearest(name, teachers))
+        sources.append((name, rest) if colon else (owner, item))
+    return sources
+
+
+def as_list(source: Any, key: str) -> List[str]:
+    """One source or several as a list.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    items = [source] if isinstance(source, str) else source
+    if (not isinstance(items, (list, tuple)) or not items
+            or not all(isinstance(item, str) for item in items)):
+        raise ConfigError(f'{key} = {source!r}: a string or a list of '
+                          'strings is needed')
+    return list(items)
+
+
+def gather(sources: Sources, taken: Dict[Tuple[str, str], Levels]) -> Levels:
+    """The levels of several sources, one after the other."""
+    return [level for source in sources for level in taken[source]]
