@@ -177,7 +177,7 @@ class FrozenTeacher(ModelTeacher):
             samples=step.samples and [step.samples[i] for i in order])
         try:
             for name, part in parts.items():
-                compile_part(part, name, self.compile)
+                compile_part(part, f'{self.key}.{name}', self.compile)
             self.teach(batch, None).join()
         except Exception as error:  # of a compiler: whatever it may raise
             raise ConfigError(
