@@ -99,11 +99,11 @@ class FrozenTeacher(ModelTeacher):
             self.model.to(memory_format=torch.channels_last)
 
     def fit(self, step: Step) -> None:
-        super().fit(step)
         self._affine = _normalisation_change(
             getattr(step.student, 'data_preprocessor', None),
             getattr(self.model, 'data_preprocessor', None),
             step.inputs.device)
+        super().fit(step)
         if self.side_stream:
             self._stream = self._side_stream(step.inputs.device)
 

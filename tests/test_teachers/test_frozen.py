@@ -267,3 +267,27 @@ def test_options_are_told():
         CONFIG, 'random', precision='bf16', channels_last=True).describe()
     assert told.endswith('not trained, bf16, channels last')
     assert FrozenTeacher(CONFIG, 'random').describe().endswith('not trained')
+
+
+def test_a_lesson_reads_no_value(checkpoint):
+    """On a GPU each would be a wait: see test_losses/test_device.py."""
+    other = Config(CONFIG)
+    other.model.data_preprocessor.update(
+        mean=[1., 2., 3.], std=[4., 5., 6.], bgr_to_rgb=True)
+    teacher = FrozenTeacher(other, 'random', channels_last=True)
+    student = MODELS.build(dict(
+        MODEL, _scope_='mmseg', data_preprocessor=dict(
+            type='SegDataPreProcessor', mean=[0.] * 3, std=[1.] * 3)))
+    samples = [SegDataSample(metainfo=dict(img_shape=shape))
+               for shape in ((30, 32), (32, 20))]  # padded
+
+    def batch():
+        return Step(student, torch.rand(2, 3, 32, 32, device='meta'),
+                    samples, {}, None)
+
+    teacher.request('logits', 'key', student)
+    teacher.fit(batch())
+    teacher.rehearse(batch())
+    levels = teacher.teach(batch(), ['logits']).levels['logits']
+    assert [level.device.type for level in levels] == ['meta']
+    assert batch().areas.weight((8, 8)).device.type == 'meta'

@@ -1,0 +1,84 @@
+"""What a GPU would complain of or wait for, shown without one.
+
+Tensors on torch's device ``meta`` have a shape and no values: an operation
+that mixes devices fails as on a GPU, and so does whatever reads a value on
+the host, for which a GPU would have to finish first.
+"""
+import inspect
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from mmselfkd import losses
+from mmselfkd.adapters import resize_like
+from mmselfkd.hooks.report import class_agreement, linear_cka
+
+CLASSES = [getattr(losses, name) for name in losses.__all__
+           if inspect.isclass(getattr(losses, name))]
+OPTIONS = [
+    losses.PairwiseLoss(pool=None), losses.PairwiseLoss(pool_mode='max'),
+    losses.PairwiseLoss(connection_range=2),
+    losses.KDLoss(adjust=dict(type='ProbabilityShift')),
+    losses.KDLoss(adjust=dict(type='LabelSmoothing')),
+    losses.KDLoss(dynamic_temperature=dict(type='FLSW')),
+    losses.KDLoss(dynamic_temperature=dict(type='CWSM')),
+    losses.KDLoss(ignore_index=None), losses.KDLoss(activation='sigmoid')]
+
+
+@pytest.fixture(autouse=True)
+def no_autocast(monkeypatch):
+    """It knows no such device; what it does has tests of its own."""
+    monkeypatch.setattr(torch, 'autocast', lambda *_, **__: nullcontext())
+
+
+def on_meta(*shape):
+    return torch.rand(shape, device='meta')
+
+
+def test_what_the_device_shows():
+    with pytest.raises(RuntimeError, match='device'):
+        on_meta(3) + torch.ones(3)
+    with pytest.raises(RuntimeError):
+        bool(on_meta(1) > 0)
+
+
+@pytest.mark.parametrize('weighted', [False, True])
+@pytest.mark.parametrize(
+    'loss', [cls() for cls in CLASSES] + OPTIONS, ids=lambda x: type(
+        x).__name__)
+def test_no_value_is_read_and_no_device_mixed(loss, weighted):
+    student, teacher = (on_meta(2, 70, 12, 16) for _ in range(2))
+    student.requires_grad_()
+    arguments = inspect.signature(loss.forward).parameters
+    extra = {}
+    if weighted:
+        if 'weight' not in arguments:
+            pytest.skip('takes no weight')
+        extra['weight'] = on_meta(2, 1, 12, 16)
+    if hasattr(loss, 'build'):
+        loss.build(70, 3)
+        loss.to('meta')
+    image = on_meta(2, 3, 24, 32)
+    if getattr(loss, 'needs_image', False):
+        extra['image'] = image
+    label = torch.zeros(2, 24, 32, dtype=torch.long, device='meta')
+    value = loss(student, teacher, label, **extra)
+    value.backward()
+    assert value.device == student.grad.device == student.device
+    if hasattr(loss, 'discriminator_loss'):
+        loss.discriminator_loss(student, teacher, image=image).backward()
+
+
+def test_channels_that_differ():
+    student = on_meta(2, 8, 6, 7).requires_grad_()
+    for reach in (None, 2):
+        losses.pairwise_loss(student, on_meta(2, 5, 6, 7), 1,
+                             connection_range=reach).backward()
+
+
+def test_alignment_and_agreement():
+    student, teacher = on_meta(2, 5, 6, 7), on_meta(2, 5, 12, 14)
+    teacher = resize_like(teacher, student)
+    for measure in (class_agreement, linear_cka):
+        assert measure(student, teacher).device == student.device
