@@ -1,4 +1,5 @@
 """One thread and a fixed seed for every test, in whatever order they run."""
+import gc
 import os
 import subprocess
 import sys
@@ -15,6 +16,14 @@ sys.path.insert(0, str(ROOT / 'tools'))  # the tools are scripts, no package
 def root():
     """The folder of the repository."""
     return ROOT
+
+
+@pytest.fixture(autouse=True, scope='module')
+def little_to_collect():
+    """Every data set of mmengine collects garbage, and there is much that is
+    none: the hosts' modules, what the compiler keeps."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
