@@ -83,7 +83,8 @@ def joined(plans: Sequence[Plan]) -> Plan:
         for name, (where, cfg) in plan.teachers.items():
             names[name] = next(
                 (other for other, (_, its) in whole.teachers.items()
-                 if its == cfg), None) or _free(name, whole.teachers)
+                 if _plain(its) == _plain(cfg)), None) or _free(
+                     name, whole.teachers)
             whole.teachers.setdefault(names[name], (where, cfg))
         taken = {term.name: term.key for term in whole.terms}
         for term in plan.terms:
@@ -102,6 +103,13 @@ def joined(plans: Sequence[Plan]) -> Plan:
                 f'{plan.key}.task_schedule: another hook of this run scales '
                 "the student's own losses too")
     return whole
+
+
+def _plain(cfg: dict) -> dict:
+    """With the type that is meant, and without the scope that it may have."""
+    kind = cfg.get('type', 'FrozenTeacher')
+    return dict(cfg, type=kind.removeprefix('mmselfkd.')
+                if isinstance(kind, str) else kind)
 
 
 def _free(name: str, taken: TeacherConfigs) -> str:

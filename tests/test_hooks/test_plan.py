@@ -5,7 +5,8 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from mmselfkd import ConfigError, DistillHook, NFDHook, TFDHook
+from mmselfkd import (ConfigError, DistillHook, FrozenTeacher, NFDHook,
+                      TFDHook)
 from mmselfkd.hooks.plan import joined
 
 KD = dict(type='KDLoss', source='logits')
@@ -123,6 +124,19 @@ def test_joined_renames_teachers_and_keeps_the_plans():
     assert whole.task_schedule is second.task_schedule
     assert [term.teachers for term in second.terms] == [['x'], ['y']]
     assert len(first.terms) == 2 and list(first.teachers) == ['x', 'y']
+
+
+@pytest.mark.parametrize('one, other, shared', [
+    ({}, dict(type='FrozenTeacher'), True),
+    (dict(type='mmselfkd.FrozenTeacher'), dict(type='FrozenTeacher'), True),
+    (dict(precision='bf16'), {}, False),
+    (dict(type=FrozenTeacher), {}, False)])
+def test_which_teachers_are_equal(one, other, shared):
+    teacher = dict(config='a.py', checkpoint='a')
+    whole = joined([
+        NFDHook(teacher=teacher | one).plan,
+        DistillHook(teacher=teacher | other, losses=dict(loss_kd=KD)).plan])
+    assert len(whole.teachers) == 2 - shared
 
 
 def test_what_cannot_be_joined():
