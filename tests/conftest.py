@@ -76,21 +76,18 @@ def detectors(monkeypatch):
 
 @pytest.fixture
 def two_processes(tmp_path):
-    """Runs code twice at once; its arguments are the rank and a store."""
+    """Runs code twice at once; its arguments are the rank and a store.
+
+    The test fails where the code does, so its assertions are those of the
+    test.
+    """
+    from processes import finish
 
     def run(code):
-        environment = dict(os.environ, GLOO_SOCKET_IFNAME='lo')
-        processes = [
-            subprocess.Popen(
-                [sys.executable, '-c', code, str(rank),
-                 str(tmp_path / 'store')], env=environment,
-                stderr=subprocess.PIPE, text=True) for rank in range(2)]
-        try:
-            outputs = [p.communicate(timeout=50)[1] for p in processes]
-        finally:
-            for process in processes:
-                process.kill()
-        for process, output in zip(processes, outputs):
-            assert process.returncode == 0, output
+        finish([subprocess.Popen(
+            [sys.executable, '-c', code, str(rank), str(tmp_path / 'store')],
+            env=dict(os.environ, GLOO_SOCKET_IFNAME='lo'),
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            for rank in range(2)], timeout=50)
 
     return run

@@ -3,10 +3,11 @@
 Builds a Runner for every config, and for the configs with distillation one
 for the same student without it. All of them live in one process and make one
 training iteration each, round by round, on the same batch and in rotating
-order, so that whatever else the machine does meets all alike. Prints a
-markdown table. A config without distillation among others is compared as
-well: how far its ratio is from 1 tells the noise. With --losses it measures
-the losses alone, against their plain equations.
+order, so that whatever else the machine does meets all alike. Prints
+markdown tables of time and memory. A config without distillation among others
+is compared as well: how far its ratio is from 1 tells the noise. With --peer
+and --teacher-options each distillation is made in other ways beside it; with
+--losses the losses alone are measured, against their plain equations.
 """
 import argparse
 import copy

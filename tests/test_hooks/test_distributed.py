@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import finish
 
 SCRIPT = Path(__file__).with_name('distributed_run.py')
 
@@ -22,21 +23,14 @@ def launch(hook, work_dir, batch_size, processes, norms='group',
     env['PYTHONPATH'] = os.pathsep.join(
         [str(SCRIPT.parents[2]), str(SCRIPT.parents[1]),
          env.get('PYTHONPATH', '')])
-    runs = [
+    finish([
         subprocess.Popen(
             [sys.executable, str(SCRIPT), hook, str(work_dir),
              str(batch_size), norms, backend],
             env=dict(env, RANK=str(rank), LOCAL_RANK=str(rank)),
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for rank in range(processes)
-    ]
-    try:
-        outputs = [run.communicate(timeout=300)[0] for run in runs]
-    finally:
-        for run in runs:
-            run.kill()
-    for run, output in zip(runs, outputs):
-        assert run.returncode == 0, output
+    ], timeout=300)
     return torch.load(
         work_dir / 'iter_4.pth', map_location='cpu', weights_only=False)
 

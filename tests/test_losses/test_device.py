@@ -70,10 +70,12 @@ def test_no_value_is_read_and_no_device_mixed(loss, weighted):
 
 
 def test_channels_that_differ():
-    student = on_meta(2, 8, 6, 7).requires_grad_()
     for reach in (None, 2):
-        losses.pairwise_loss(student, on_meta(2, 5, 6, 7), 1,
-                             connection_range=reach).backward()
+        student = on_meta(2, 8, 6, 7).requires_grad_()
+        value = losses.pairwise_loss(
+            student, on_meta(2, 5, 6, 7), 1, connection_range=reach)
+        value.backward()
+        assert value.device == student.grad.device == student.device
 
 
 def test_alignment_and_agreement():

@@ -245,8 +245,11 @@ def test_no_options_without_a_pretrained_teacher(write, bench):
 
 def test_every_option_is_one_of_a_frozen_teacher(tiny):
     options = benchmark_variants.OPTIONS | benchmark_variants.ON_A_GPU
-    for changes in options.values():
-        FrozenTeacher(**tiny.teacher(), **changes)
+    plain = FrozenTeacher(**tiny.teacher()).describe()
+    told = {FrozenTeacher(**tiny.teacher(), **changes).describe()
+            for changes in options.values()}
+    assert len(told) == len(options) and plain not in told
+    assert all(text.startswith(plain) for text in told)
 
 
 @pytest.mark.parametrize('pair, size', [
