@@ -59,7 +59,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['mmselfkd', 'mmselfkd.*']),
-    python_requires='>=3.9',
+    python_requires='>=3.10',
     install_requires=['torch'],
     extras_require=dict(
         onedl=[

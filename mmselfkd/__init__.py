@@ -14,10 +14,25 @@ if find_spec('mmengine') is not None:
     from mmengine.utils import is_installed
 
     from .errors import ConfigError
-    from .hooks import (AICSDHook, DistillHook, FRSKDHook, ICSDHook,
-                        KADTDHook, MixSKDHook, NFDHook, SKDHook, TFDHook)
-    from .teachers import (EMATeacher, FrozenTeacher, MixTeacher, OwnTeacher,
-                           SelfTeacher, SnapshotTeacher)
+    from .hooks import (
+        AICSDHook,
+        DistillHook,
+        FRSKDHook,
+        ICSDHook,
+        KADTDHook,
+        MixSKDHook,
+        NFDHook,
+        SKDHook,
+        TFDHook,
+    )
+    from .teachers import (
+        EMATeacher,
+        FrozenTeacher,
+        MixTeacher,
+        OwnTeacher,
+        SelfTeacher,
+        SnapshotTeacher,
+    )
 
     # lets `mmselfkd::nfd/<config>.py` resolve as `mmseg::...` does
     MODULE2PACKAGE.setdefault('mmselfkd', 'mmselfkd')

@@ -1,12 +1,12 @@
 """What makes a student's and a teacher's maps comparable."""
-from typing import Sequence, Tuple
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 
-def build_adapters(pairs: Sequence[Tuple[torch.Tensor, torch.Tensor]]
+def build_adapters(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]
                    ) -> nn.ModuleList:
     """One module a level: a 1x1 convolution where the channels differ.
 

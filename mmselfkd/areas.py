@@ -1,5 +1,5 @@
 """What of a batch is image, and what of an image is an object."""
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 import torch
 
@@ -27,10 +27,10 @@ class Areas:
         self.samples = samples or []
         self.shapes = [self._shape(sample) for sample in self.samples]
         self.is_padded = any(shape != self.size for shape in self.shapes)
-        self._weights: Dict[tuple, torch.Tensor] = {}
+        self._weights: dict[tuple, torch.Tensor] = {}
 
-    def weight(self, size: Tuple[int, int],
-               foreground: Optional[float] = None) -> Optional[torch.Tensor]:
+    def weight(self, size: tuple[int, int],
+               foreground: float | None = None) -> torch.Tensor | None:
         r"""The weight of each position of maps of this size.
 
         A position is image where its cell reaches into the image, as mmdet
@@ -69,12 +69,12 @@ class Areas:
                  for i in range(len(self.samples))])[:, None]
         return self._weights[key]
 
-    def image(self) -> Optional[torch.Tensor]:
+    def image(self) -> torch.Tensor | None:
         """Where the input is image (N, 1, H, W), None: everywhere."""
         weight = self.weight(self.size)
         return None if weight is None else weight > 0
 
-    def label(self) -> Optional[torch.Tensor]:
+    def label(self) -> torch.Tensor | None:
         """The class maps (N, H, W), None where the data have none.
 
         Of a detection batch: the class of the smallest box that covers a
@@ -90,11 +90,11 @@ class Areas:
                 [s.gt_sem_seg.data.squeeze(0) for s in self.samples])
         return None
 
-    def _shape(self, sample: Any) -> Tuple[int, int]:
+    def _shape(self, sample: Any) -> tuple[int, int]:
         height, width = sample.metainfo.get('img_shape', self.size)[:2]
         return min(height, self.size[0]), min(width, self.size[1])
 
-    def _valid(self, size: Tuple[int, int]) -> torch.Tensor:
+    def _valid(self, size: tuple[int, int]) -> torch.Tensor:
         """1 where a cell reaches into its image, else 0 (N, 1, H, W)."""
         reach = torch.tensor(
             [[-(-image * cells // total) for image, cells, total in zip(
@@ -140,7 +140,7 @@ class Areas:
         boxes = self._boxes(index)
         areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
         order = areas.argsort(descending=True).tolist()
-        corners: List[list] = boxes.round().long().clamp(min=0).tolist()
+        corners: list[list] = boxes.round().long().clamp(min=0).tolist()
         classes = self.samples[index].gt_instances.labels.tolist()
         for i in order:
             left, top, right, bottom = corners[i]

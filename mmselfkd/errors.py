@@ -1,6 +1,6 @@
 """The error a user's config earns, with what would have been right."""
+from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Iterable
 
 
 class ConfigError(ValueError):

@@ -8,7 +8,6 @@ Known by their attributes alone, so that neither mmseg nor mmdet is imported:
 - a two-stage detector has ``roi_head``.
 """
 from dataclasses import dataclass
-from typing import List, Optional
 
 from torch import nn
 
@@ -38,8 +37,8 @@ class Place:
             queries.
         is_raw (bool): Whether it is handed on as it is, not as a level.
     """
-    modules: List[nn.Module]
-    argument: Optional[int] = None
+    modules: list[nn.Module]
+    argument: int | None = None
     queries: int = 0
     is_map: bool = True
     is_raw: bool = False
@@ -54,7 +53,7 @@ class Scores:
         is_sigmoid (bool): One yes or no for each class, or one softmax.
         queries (int): Scores of so many object queries; 0: of positions.
     """
-    classes: Optional[int]
+    classes: int | None
     is_sigmoid: bool
     queries: int = 0
 
@@ -111,7 +110,7 @@ def is_detector(model: nn.Module) -> bool:
     return hasattr(model, 'bbox_head') or hasattr(model, 'roi_head')
 
 
-def scores_of(model: nn.Module, place: Place) -> Optional[Scores]:
+def scores_of(model: nn.Module, place: Place) -> Scores | None:
     """How to read what ``place`` gives, where that is class scores."""
     for head in _heads(model):
         if place.argument is None and place.modules == _parts(
@@ -122,7 +121,7 @@ def scores_of(model: nn.Module, place: Place) -> Optional[Scores]:
     return None
 
 
-def rois_for(student: nn.Module, source: str) -> List[str]:
+def rois_for(student: nn.Module, source: str) -> list[str]:
     """What a teacher must know of the student's RoIs for this source."""
     path = source.partition('[')[0]
     if path in ('logits', 'boxes') and hasattr(student, 'roi_head'):
@@ -148,7 +147,7 @@ def segmentation_head(model: nn.Module, key: str) -> nn.Module:
     return _dense_head(model, key, 'conv_seg')[0]
 
 
-def _dense_head(model: nn.Module, where: str, wanted: Optional[str]):
+def _dense_head(model: nn.Module, where: str, wanted: str | None):
     """mmseg's head, and its last layer ``wanted`` (None: any)."""
     head = getattr(model, 'decode_head', None)
     if isinstance(head, nn.ModuleList):  # cascade: the last one decides
@@ -184,7 +183,7 @@ def _detection_place(model: nn.Module, alias: str, where: str) -> Place:
                  is_map=not queries and not hasattr(model, 'roi_head'))
 
 
-def _heads(model: nn.Module) -> List[nn.Module]:
+def _heads(model: nn.Module) -> list[nn.Module]:
     """The heads that give class scores, the main one first."""
     names = ('decode_head', 'bbox_head', 'roi_head.bbox_head',
              'roi_head.mask_head', 'rpn_head')
@@ -209,21 +208,21 @@ def _is_sigmoid(head: nn.Module) -> bool:
                or getattr(loss, 'use_mask', False) for loss in losses)
 
 
-def _parts(head: nn.Module, names) -> List[nn.Module]:
+def _parts(head: nn.Module, names) -> list[nn.Module]:
     for name in names:
         if isinstance(getattr(head, name, None), nn.Module):
             return _modules(getattr(head, name))
     return []
 
 
-def _modules(module: Optional[nn.Module]) -> List[nn.Module]:
+def _modules(module: nn.Module | None) -> list[nn.Module]:
     """A module, or what a list of them holds, each once."""
     if isinstance(module, nn.ModuleList):
         return list(dict.fromkeys(module))
     return [] if module is None else [module]
 
 
-def _attribute(model: nn.Module, path: str) -> Optional[nn.Module]:
+def _attribute(model: nn.Module, path: str) -> nn.Module | None:
     for name in path.split('.'):
         model = getattr(model, name, None)
     return model

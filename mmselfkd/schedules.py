@@ -9,7 +9,7 @@ end at least one iteration or epoch behind the begin).
 """
 import math
 from numbers import Integral, Real
-from typing import Any, List, Union
+from typing import Any
 
 MOST = 1e12  # of a weight and of its factor: far beyond any use
 
@@ -67,8 +67,8 @@ class _FactorRamp(_Ramp):
     """A ramp between two factors; subclasses say how in ``_shape``."""
 
     def __init__(self,
-                 begin: Union[int, float] = 0,
-                 end: Union[int, float, None] = None,
+                 begin: int | float = 0,
+                 end: int | float | None = None,
                  start_factor: float = 0.0,
                  end_factor: float = 1.0,
                  by_epoch: bool = False):
@@ -173,8 +173,8 @@ class ExponentialRamp(_Ramp):
     """
 
     def __init__(self,
-                 begin: Union[int, float] = 0,
-                 end: Union[int, float, None] = None,
+                 begin: int | float = 0,
+                 end: int | float | None = None,
                  rate: float = 5.0,
                  by_epoch: bool = False):
         super().__init__(begin, end, by_epoch)
@@ -208,7 +208,7 @@ class Step:
     """
 
     def __init__(self,
-                 milestones: List[int],
+                 milestones: list[int],
                  gamma: float = 0.1,
                  by_epoch: bool = False):
         if not isinstance(milestones, (list, tuple)) or not milestones:

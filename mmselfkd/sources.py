@@ -1,16 +1,17 @@
 """The sources of a loss and whose they are: ``'neck'``, ``'teacher:neck'``."""
-from typing import Any, Dict, List, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from .errors import ConfigError, nearest
 
-Levels = List[torch.Tensor]
-Sources = List[Tuple[str, str]]  # owner ('' for the student) and source
+Levels = list[torch.Tensor]
+Sources = list[tuple[str, str]]  # owner ('' for the student) and source
 
 
 def parse_source(source: Any, key: str, teachers: Sequence[str]
-                  ) -> Tuple[Sources, Sources]:
+                  ) -> tuple[Sources, Sources]:
     """Where the student's and where the teacher's side looks.
 
     Args:
@@ -59,7 +60,7 @@ def owned_sources(source: Any, owner: str, key: str,
     return sources
 
 
-def as_list(source: Any, key: str) -> List[str]:
+def as_list(source: Any, key: str) -> list[str]:
     """One source or several as a list.
 
     Raises:
@@ -73,6 +74,6 @@ def as_list(source: Any, key: str) -> List[str]:
     return list(items)
 
 
-def gather(sources: Sources, taken: Dict[Tuple[str, str], Levels]) -> Levels:
+def gather(sources: Sources, taken: dict[tuple[str, str], Levels]) -> Levels:
     """The levels of several sources, one after the other."""
     return [level for source in sources for level in taken[source]]

@@ -32,7 +32,8 @@ What a tap gives is a list of tensors, the levels:
   checkpointing runs again in the backward pass does not.
 """
 import re
-from typing import Any, Callable, List, Optional, Tuple
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -59,8 +60,8 @@ class Tap:
         self.source, self.key = source, key
         self.clone = False  # keep a copy: the tensor is changed afterwards
         self.changed = False  # whether what was taken had been changed
-        self.expected_runs: Optional[int] = None  # known after a rehearsal
-        self.runs: List[Tuple[Any, Any]] = []
+        self.expected_runs: int | None = None  # known after a rehearsal
+        self.runs: list[tuple[Any, Any]] = []
         self.is_open = False
         self.on_run: Callable[[], None] = _nothing
         self.place, self._indices = _resolve(model, source, key)
@@ -72,10 +73,10 @@ class Tap:
             for module in self.place.modules
         ]
 
-    def _see_input(self, module: nn.Module, args: Tuple) -> None:
+    def _see_input(self, module: nn.Module, args: tuple) -> None:
         self._see(args[self.place.argument])
 
-    def _see_output(self, module: nn.Module, args: Tuple, out: Any) -> None:
+    def _see_output(self, module: nn.Module, args: tuple, out: Any) -> None:
         self._see(out)
 
     def _see(self, value: Any) -> None:
@@ -108,7 +109,7 @@ class Tap:
         return (self.expected_runs is not None
                 and len(self.runs) >= self.expected_runs)
 
-    def take(self) -> List[torch.Tensor]:
+    def take(self) -> list[torch.Tensor]:
         """The recorded levels; the tap forgets them.
 
         Raises:
@@ -172,7 +173,7 @@ def _nothing() -> None:
 
 
 def _resolve(model: nn.Module, source: str,
-             key: str) -> Tuple[Place, Tuple[int, ...]]:
+             key: str) -> tuple[Place, tuple[int, ...]]:
     """Where to look, and the indices."""
     match = _SOURCE.match(source) if isinstance(source, str) else None
     if match is None:
@@ -222,5 +223,5 @@ def _map_tensors(function: Callable, value: Any) -> Any:
     return value
 
 
-def _versions(value: Any) -> List[int]:
+def _versions(value: Any) -> list[int]:
     return [v._version for v in _flatten(value) if isinstance(v, torch.Tensor)]

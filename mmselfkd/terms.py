@@ -1,8 +1,9 @@
 """One entry of a hook's ``losses``: where to look, what to compare."""
 import copy
 import inspect
+from collections.abc import Iterable, Sequence
 from numbers import Real
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ from .registry import MODELS, SCHEDULES, build_part
 from .schedules import MOST, factor_at
 from .sources import Levels, parse_source
 
-Pairs = List[Tuple[torch.Tensor, torch.Tensor]]
+Pairs = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 class Term:
@@ -66,16 +67,16 @@ class Term:
             source, f'{key}.source', teachers)
         self.adapters = nn.ModuleList()
         self.judges = nn.ModuleList()  # a copy of the loss for each level
-        self.scores: Optional[Scores] = None  # how class scores are read
+        self.scores: Scores | None = None  # how class scores are read
         self.is_map = True  # maps of the image, not of RoIs or queries
 
     @property
-    def teachers(self) -> List[str]:
+    def teachers(self) -> list[str]:
         """The names of the teachers that it looks at."""
         return [owner for owner, _ in
                 self.student_sources + self.teacher_sources if owner]
 
-    def of_teachers(self, names: Dict[str, str]) -> 'Term':
+    def of_teachers(self, names: dict[str, str]) -> 'Term':
         """The same where the teachers have other names."""
         term = copy.copy(self)
         term.student_sources, term.teacher_sources = (
@@ -92,7 +93,7 @@ class Term:
         return self.loss_weight * factor_at(self.schedule, iteration, epoch)
 
     def fit(self, student: Levels, teacher: Levels, image: torch.Tensor,
-            scores: Optional[Scores] = None, is_map: bool = True,
+            scores: Scores | None = None, is_map: bool = True,
             same_strides: bool = False) -> None:
         """Check one rehearsed pair of levels and build what it needs.
 
@@ -243,7 +244,7 @@ class Term:
             return 1
         return max(level.shape[1] // self.scores.classes, 1)
 
-    def value(self, pairs: Pairs, label: Optional[torch.Tensor],
+    def value(self, pairs: Pairs, label: torch.Tensor | None,
               image: torch.Tensor, areas: Areas) -> torch.Tensor:
         """The unweighted loss, summed over the pairs of levels."""
         losses = self.judges or [self.loss] * len(pairs)
@@ -278,7 +279,7 @@ def _checked_weight(value: Any, key: str) -> float:
     return float(value)
 
 
-def _checked_share(value: Any, key: str) -> Optional[float]:
+def _checked_share(value: Any, key: str) -> float | None:
     if value is None:
         return None
     if (isinstance(value, bool) or not isinstance(value, Real)
@@ -289,8 +290,8 @@ def _checked_share(value: Any, key: str) -> Optional[float]:
     return float(value)
 
 
-def _repeated(maps: Optional[torch.Tensor],
-              anchors: int) -> Optional[torch.Tensor]:
+def _repeated(maps: torch.Tensor | None,
+              anchors: int) -> torch.Tensor | None:
     """Each image's map once for each of its anchors."""
     if maps is None or anchors == 1:
         return maps

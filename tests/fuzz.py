@@ -23,15 +23,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf, nan
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 from unittest import mock
 
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPERS
-from mmengine.config import Config
 
 import mmselfkd
 from mmselfkd import ConfigError, DistillHook
@@ -50,7 +50,7 @@ MULTI = ('backbone', 'neck', 'neck.layers.0')  # several levels each
 # -- what there is to choose from --------------------------------------------
 
 # kind of argument -> legal values, values that are not
-KINDS: Dict[str, Tuple[list, list]] = dict(
+KINDS: dict[str, tuple[list, list]] = dict(
     positive=([0.5, 1, 2.0, 1e-3, 100], [
         0, 0., -1, -0.5, nan, inf, -inf, '1', None, True, [], {}, [1.],
         1e30, 1e-45, 10**400]),
@@ -109,7 +109,7 @@ KINDS: Dict[str, Tuple[list, list]] = dict(
     unavailable=([False], [None, 'yes', 1, nan, [], {}, True]))
 # the square of divergences that grow like 1 / temperature: no run bears 1e-3
 KINDS['mild'] = ([0.5, 1, 2.0, 100], KINDS['positive'][1])
-LOSSES: Dict[str, Dict[str, str]] = dict(
+LOSSES: dict[str, dict[str, str]] = dict(
     KDLoss=dict(
         temperature='positive', ignore_index='integer', adjust='adjust',
         dynamic_temperature='dynamic'),
@@ -126,7 +126,7 @@ LOSSES: Dict[str, Dict[str, str]] = dict(
     MixSKDFeatureLoss={},
     MixSKDLogitLoss=dict(temperature='positive', ignore_index='integer'),
     MixSKDAdversarialLoss=dict(hidden='whole', optimizer='optimizer'))
-TEACHERS: Dict[str, Dict[str, str]] = dict(
+TEACHERS: dict[str, dict[str, str]] = dict(
     EMATeacher=dict(momentum='momentum', begin='begin', interval='whole'),
     SnapshotTeacher=dict(interval='whole', by_epoch='flag'),
     MixTeacher=dict(alpha='alpha'))
@@ -151,7 +151,7 @@ METHODS = ('SKDHook', 'NFDHook', 'ICSDHook', 'AICSDHook', 'KADTDHook',
            'FRSKDHook', 'MixSKDHook', 'TFDHook')
 
 
-def some(rng, arguments: Dict[str, str]) -> Dict[str, Any]:
+def some(rng, arguments: dict[str, str]) -> dict[str, Any]:
     """Legal values for about half of the arguments."""
     return {name: copy.deepcopy(rng.choice(KINDS[kind][0]))
             for name, kind in arguments.items() if rng.random() < 0.5}
@@ -169,9 +169,9 @@ class Places:
         many (list[str]): Four levels of features each.
         scores (list[str]): One level of class scores each.
     """
-    maps: List[str]
-    many: List[str]
-    scores: List[str]
+    maps: list[str]
+    many: list[str]
+    scores: list[str]
 
 
 INNER = dict(
@@ -198,7 +198,7 @@ def make_model(head: str, width: int, classes: int = CLASSES) -> dict:
     return model
 
 
-def heads_of(model: dict) -> List[dict]:
+def heads_of(model: dict) -> list[dict]:
     head = model['decode_head']
     return head if isinstance(head, list) else [head]
 
@@ -231,7 +231,7 @@ class Taught:
         like (bool): Its maps have the shapes of the student's.
         head (str): Of a pretrained one of the student's classes.
     """
-    cfg: Optional[dict]
+    cfg: dict | None
     places: Places
     like: bool = False
     head: str = ''
@@ -257,18 +257,18 @@ class Case:
     places: Places
     width: int = 4
     batch: int = 2
-    lengths: Tuple[int, int] = (STEPS, 1)
+    lengths: tuple[int, int] = (STEPS, 1)
     cfg: dict = field(default_factory=dict)
     hook: dict = field(default_factory=dict)
-    teachers: Dict[str, Taught] = field(default_factory=dict)
-    files: Dict[str, Any] = field(default_factory=dict)
+    teachers: dict[str, Taught] = field(default_factory=dict)
+    files: dict[str, Any] = field(default_factory=dict)
     bf16: bool = False
     what: str = ''
     says: str = ''
     expected: str = 'train'
 
     @property
-    def terms(self) -> Dict[str, Tuple[dict, dict]]:
+    def terms(self) -> dict[str, tuple[dict, dict]]:
         """Key -> the entry that the user writes, and the merged one."""
         preset = getattr(mmselfkd, self.hook['type'].split('.')[1]).preset
         losses = self.hook.setdefault('losses', {})
@@ -281,7 +281,7 @@ class Case:
         return result
 
 
-def make_schedule(rng, lengths: Tuple[int, int]) -> dict:
+def make_schedule(rng, lengths: tuple[int, int]) -> dict:
     """A schedule that lies within the run."""
     by_epoch = rng.random() < 0.4
     length = lengths[by_epoch]
@@ -371,7 +371,7 @@ def make_frozen_teacher(rng, case: Case, folder: str) -> Taught:
 
 
 def make_self_teacher(rng, case: Case) -> Taught:
-    cfg: Dict[str, Any] = dict(type='SelfTeacher')
+    cfg: dict[str, Any] = dict(type='SelfTeacher')
     source = rng.choice([
         None, None, 'backbone', ['backbone[1]', 'backbone[3]'],
         'neck' if case.head == 'FPN' else None])
@@ -442,7 +442,7 @@ def make_term(rng, case: Case) -> dict:
 
 
 def _sources(rng, case: Case, taught: Taught, kind: str
-             ) -> Tuple[List[str], List[str]]:
+             ) -> tuple[list[str], list[str]]:
     """What student and teacher look at, as lists of equal levels."""
     ours, theirs = case.places, taught.places
     if kind in ('KDLoss', 'ICSDLoss', 'HolisticLoss', 'MixSKDLogitLoss'):
@@ -471,7 +471,7 @@ def _sources(rng, case: Case, taught: Taught, kind: str
 
 
 def _mixed_sources(rng, case: Case, name: str, kind: str
-                   ) -> Tuple[List[str], List[str]]:
+                   ) -> tuple[list[str], list[str]]:
     pairs = ['features', 'branches', 'logits', 'aggregated']
     if kind in ('KDLoss', 'ICSDLoss', 'HolisticLoss', 'MixSKDLogitLoss'):
         pairs = pairs[1:]
@@ -529,7 +529,7 @@ def _vary(rng, head: str, model: dict) -> None:
 
 
 def make_hook(rng, case: Case, name: str, folder: str) -> dict:
-    hook: Dict[str, Any] = dict(type=f'mmselfkd.{name}')
+    hook: dict[str, Any] = dict(type=f'mmselfkd.{name}')
     if name == 'DistillHook':
         kinds = ['frozen', 'frozen', 'frozen', 'ema', 'snapshot', 'self',
                  'mix', 'own']
@@ -585,7 +585,7 @@ def _fill_method(rng, case: Case, hook: dict, name: str, folder: str) -> None:
             taught.places.many = ['neck']
     case.teachers['teacher'] = taught
     preset = getattr(mmselfkd, name).preset
-    losses: Dict[str, Optional[dict]] = {}
+    losses: dict[str, dict | None] = {}
     for key, cfg in preset.items():
         if rng.random() < 0.5:
             arguments = dict(LOSSES[cfg['type']])
@@ -1071,7 +1071,7 @@ def schedule_beyond_the_run(rng, case):
         dict(type='Step', milestones=[1, far])])))
 
 
-def take_teacher(rng, case, cfg: Optional[dict] = None,
+def take_teacher(rng, case, cfg: dict | None = None,
                  kind: str = 'DistillHook') -> dict:
     """A case whose one teacher is ``cfg`` and in use; returns it."""
     case.hook.clear()
@@ -1489,7 +1489,7 @@ def write(case: Case) -> None:
             torch.save(dict(state_dict=state, meta=meta), path)
 
 
-def run(case: Case, folder: Path) -> Tuple[Any, List[dict], Any]:
+def run(case: Case, folder: Path) -> tuple[Any, list[dict], Any]:
     """Runner (None if it was not built), logged values, exception."""
     write(case)
     cfg = Config(copy.deepcopy(case.cfg))
@@ -1510,7 +1510,7 @@ def run(case: Case, folder: Path) -> Tuple[Any, List[dict], Any]:
     return runner, logs.entries, error
 
 
-def problems_of(case: Case, folder: Path) -> List[str]:
+def problems_of(case: Case, folder: Path) -> list[str]:
     """What is wrong with the outcome of a case; empty if all is well."""
     with torch.random.fork_rng():
         runner, logs, error = run(case, folder)
@@ -1533,7 +1533,7 @@ def problems_of(case: Case, folder: Path) -> List[str]:
     return problems
 
 
-def _traces(runner) -> List[str]:
+def _traces(runner) -> list[str]:
     """What is left of the hook."""
     traces = [
         f'a torch hook left on {name!r}'
@@ -1548,8 +1548,8 @@ def _traces(runner) -> List[str]:
     return traces
 
 
-def _check_run(case: Case, runner, logs: List[dict],
-               folder: Path) -> List[str]:
+def _check_run(case: Case, runner, logs: list[dict],
+               folder: Path) -> list[str]:
     problems = []
     if len(logs) != STEPS:
         problems.append(f'made {len(logs)} steps')
@@ -1595,7 +1595,7 @@ def _check_run(case: Case, runner, logs: List[dict],
     return problems
 
 
-def _plain_problems(case: Case, folder: Path) -> List[str]:
+def _plain_problems(case: Case, folder: Path) -> list[str]:
     """Whether the student alone trains: if not, the fuzz is to blame."""
     plain = copy.deepcopy(case)
     plain.cfg['custom_hooks'] = [

@@ -5,8 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from mmselfkd.adapters import (build_adapters, match_queries, resize_like,
-                               split_anchors)
+from mmselfkd.adapters import (
+    build_adapters,
+    match_queries,
+    resize_like,
+    split_anchors,
+)
 
 
 def test_convolution_only_where_the_channels_differ():

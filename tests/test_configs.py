@@ -13,8 +13,13 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.fileio import load
 from mmengine.hooks import Hook
-from mmengine.registry import (DATASETS, HOOKS, MODELS, TRANSFORMS,
-                               init_default_scope)
+from mmengine.registry import (
+    DATASETS,
+    HOOKS,
+    MODELS,
+    TRANSFORMS,
+    init_default_scope,
+)
 from mmengine.runner import Runner
 
 from mmselfkd.datasets.toy_det import ToyDetDataset
@@ -120,12 +125,12 @@ def inheriting(base):
     return copy.deepcopy(_inheriting(base))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _loaded(path):
     return Config.fromfile(path)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _inheriting(base):
     return Config.fromstring(f'_base_ = {base!r}', '.py')
 

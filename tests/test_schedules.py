@@ -4,8 +4,13 @@ import sys
 
 import pytest
 
-from mmselfkd.schedules import (CosineRamp, ExponentialRamp, LinearRamp, Step,
-                                Stop)
+from mmselfkd.schedules import (
+    CosineRamp,
+    ExponentialRamp,
+    LinearRamp,
+    Step,
+    Stop,
+)
 
 RAMPS = [LinearRamp, CosineRamp, ExponentialRamp]
 SCHEDULES = RAMPS + [lambda **kwargs: Step([3], **kwargs),

@@ -4,13 +4,13 @@ Tests get these functions as the fixture ``detectors``.
 """
 import copy
 
+import tiny_runs
 from mmcv.transforms import BaseTransform
-from mmengine.config import Config, ConfigDict
 from mmdet.models import FCOSHead
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import TRANSFORMS
 from torch import nn
 
-import tiny_runs
 from mmselfkd.registry import MODELS
 
 CONFIGS = dict(

@@ -6,8 +6,8 @@ in turn on the same maps of growing size.
 """
 import copy
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
 import matplotlib
 import naive_losses as naive

@@ -1,7 +1,8 @@
 """The training steps that ``benchmark.py`` compares, made from configs."""
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Callable, List, Optional
+from typing import Any, Optional
 
 import torch
 from mmengine.config import Config
@@ -65,18 +66,18 @@ class Variant:
     default: Optional['Variant'] = None
     loop: Any = None
     hook: Any = None
-    forwards: List[Callable] = field(default_factory=list)
+    forwards: list[Callable] = field(default_factory=list)
     losses: int = 0
     extra: int = 0
     taught: int = 0
-    times: List[float] = field(default_factory=list)
-    teaching: List[float] = field(default_factory=list)
-    lesson: List[torch.Tensor] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    teaching: list[float] = field(default_factory=list)
+    lesson: list[torch.Tensor] = field(default_factory=list)
     began: int = 0
-    active: List[int] = field(default_factory=list)
-    resident: List[int] = field(default_factory=list)
-    peak: List[int] = field(default_factory=list)
-    taught_peak: List[int] = field(default_factory=list)
+    active: list[int] = field(default_factory=list)
+    resident: list[int] = field(default_factory=list)
+    peak: list[int] = field(default_factory=list)
+    taught_peak: list[int] = field(default_factory=list)
     weights: int = 0
     saved: int = 0
     shape: tuple = ()

@@ -15,7 +15,7 @@ import re
 from collections import Counter, OrderedDict
 from contextlib import nullcontext
 from pickle import UnpicklingError
-from typing import FrozenSet, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ class Format(NamedTuple):
 
     name: str
     student: str  # what every weight of the student begins with
-    rest: FrozenSet[str]  # the groups beside the student; dropped
+    rest: frozenset[str]  # the groups beside the student; dropped
 
 
 def groups(*names):

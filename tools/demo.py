@@ -8,8 +8,9 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, Dict, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import matplotlib
@@ -46,7 +47,7 @@ class Task(NamedTuple):
     """
 
     work_dir: str
-    runs: Dict[str, str]
+    runs: dict[str, str]
     draw: Callable
 
 

@@ -1,5 +1,5 @@
 """What the toy datasets of the three tasks have in common."""
-from typing import Iterator
+from collections.abc import Iterator
 
 from .toy_backend import ToyPaths, toy_paths
 from .toy_scenes import check_split

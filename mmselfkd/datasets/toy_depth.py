@@ -1,5 +1,4 @@
 """The toy scenes as a depth dataset of mmseg."""
-from typing import List
 
 from mmselfkd.registry import DATASETS
 
@@ -25,7 +24,7 @@ class ToyDepthDataset(ToyDataset, BaseSegDataset):
 
     METAINFO = dict(classes=(), palette=[])
 
-    def load_data_list(self) -> List[dict]:
+    def load_data_list(self) -> list[dict]:
         """One entry a scene, as mmseg's ``NYUDataset`` makes them."""
         return [
             dict(

@@ -1,5 +1,4 @@
 """The toy scenes as a dataset for the detectors of mmdet."""
-from typing import List
 
 import numpy as np
 from mmengine.dataset import BaseDataset
@@ -48,7 +47,7 @@ class ToyDetDataset(ToyDataset, BaseDataset):
         self.min_visible = min_visible
         super().__init__(length, **kwargs)
 
-    def load_data_list(self) -> List[dict]:
+    def load_data_list(self) -> list[dict]:
         """One entry a scene, as mmdet's ``CocoDataset`` makes them."""
         size = self.scenes['size']
         return [
@@ -61,11 +60,11 @@ class ToyDetDataset(ToyDataset, BaseDataset):
             for index, paths in enumerate(self.paths())
         ]
 
-    def get_cat_ids(self, idx: int) -> List[int]:
+    def get_cat_ids(self, idx: int) -> list[int]:
         """The labels in an image, for mmdet's ``ClassBalancedDataset``."""
         return [i['bbox_label'] for i in self.get_data_info(idx)['instances']]
 
-    def _instances(self, scene: Scene) -> List[dict]:
+    def _instances(self, scene: Scene) -> list[dict]:
         names = list(self.metainfo['classes'])  # some of them, where asked
         return [
             dict(

@@ -9,7 +9,7 @@ true size, so what a thing is and how large it looks tell how far it is.
 """
 from dataclasses import dataclass
 from itertools import product
-from typing import List, NamedTuple, Tuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,7 +25,7 @@ RADII = dict(striped=0.42, banded=0.7, checked=0.98)  # of a disc of its area
 GROUND = (10.0, 8.0)  # distance at the upper and the lower edge of the image
 GAP = 0.1  # what covers something is nearer by at least this
 
-Grid = Tuple[np.ndarray, np.ndarray]
+Grid = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class SceneObject:
 
     shape: str
     texture: str
-    centre: Tuple[float, float]
+    centre: tuple[float, float]
     radius: float
     angle: float
     depth: float
@@ -90,7 +90,7 @@ class Scene(NamedTuple):
 
     image: np.ndarray
     seg_map: np.ndarray
-    objects: List[SceneObject]
+    objects: list[SceneObject]
 
     @property
     def masks(self) -> np.ndarray:
@@ -184,7 +184,7 @@ def check_split(split: str) -> None:
         raise ValueError(f'split={split!r}: allowed are {SPLITS}')
 
 
-def box_around(mask: np.ndarray) -> Tuple[int, int, int, int]:
+def box_around(mask: np.ndarray) -> tuple[int, int, int, int]:
     """The smallest box (x1, y1, x2, y2) around a mask, in pixel edges.
 
     Args:
@@ -242,7 +242,7 @@ def _grid(size: int) -> Grid:
     return np.meshgrid(ticks, ticks)
 
 
-def _turned(grid: Grid, centre: Tuple[float, float], angle: float) -> Grid:
+def _turned(grid: Grid, centre: tuple[float, float], angle: float) -> Grid:
     x, y = grid[0] - centre[0], grid[1] - centre[1]
     cos, sin = np.cos(angle), np.sin(angle)
     return cos * x + sin * y, cos * y - sin * x

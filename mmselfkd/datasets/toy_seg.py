@@ -1,5 +1,4 @@
 """The toy scenes as a segmentation dataset of mmseg."""
-from typing import List
 
 from mmselfkd.registry import DATASETS
 
@@ -35,7 +34,7 @@ class ToySegDataset(ToyDataset, BaseSegDataset):
 
     METAINFO = dict(classes=CLASSES, palette=[list(c) for c in PALETTE])
 
-    def load_data_list(self) -> List[dict]:
+    def load_data_list(self) -> list[dict]:
         """One entry a scene, as ``BaseSegDataset`` makes them of files."""
         return [
             dict(

@@ -2,7 +2,7 @@
 import inspect
 import math
 from numbers import Real
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 import torch
 from mmengine.dist import all_reduce_params, broadcast
@@ -54,7 +54,7 @@ class Adversary:
                 raise ConfigError(f'{term.key}.optimizer = {cfg!r}: {name} '
                                   'must be a finite number of 0 or more')
         self.base_lrs = [group['lr'] for group in self.optimizer.param_groups]
-        self._seen: List[Tuple[Any, Any, Any]] = []
+        self._seen: list[tuple[Any, Any, Any]] = []
 
     def see(self, pairs, image: torch.Tensor) -> None:
         """Keep the maps of this iteration for :meth:`step`."""
@@ -79,13 +79,13 @@ class Adversary:
         if torch.isfinite(norm):
             self.optimizer.step()
 
-    def state_dict(self) -> Dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return dict(
             losses=self.losses.state_dict(),
             optimizer=self.optimizer.state_dict(),
             kind=type(self.optimizer).__name__)
 
-    def load_state_dict(self, state: Dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         kind = type(self.optimizer).__name__
         if state.get('kind', kind) != kind:
             raise ValueError(f'the state of {state["kind"]}, not of {kind}')

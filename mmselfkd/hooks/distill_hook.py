@@ -1,6 +1,7 @@
 """The mechanism: one hook that makes a stock run a distillation run."""
 import functools
-from typing import Any, Dict, Iterable, List, Optional, Set, Tuple, Union
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from mmengine.hooks import Hook
@@ -17,8 +18,16 @@ from ..teachers.teacher import Lesson, Step, Teacher
 from ..terms import Term
 from .adversary import Adversary
 from .plan import joined, make_plan
-from .preparation import (all_levels, attach_modules, inherited, label_for,
-                          optim_wrappers, rehearse, run_again, tap_student)
+from .preparation import (
+    all_levels,
+    attach_modules,
+    inherited,
+    label_for,
+    optim_wrappers,
+    rehearse,
+    run_again,
+    tap_student,
+)
 from .report import Monitor, class_agreement, linear_cka, render
 from .state import ENTRY, StateHook, unwrapped
 
@@ -63,15 +72,15 @@ class DistillHook(Hook):
     """
 
     priority = 'HIGH'  # modules are attached before EMAHook copies the model
-    preset: Dict[str, dict] = {}
-    preset_teacher: Optional[dict] = None
-    preset_task_schedule: Optional[dict] = None
+    preset: dict[str, dict] = {}
+    preset_teacher: dict | None = None
+    preset_task_schedule: dict | None = None
 
     def __init__(self,
-                 teacher: Optional[dict] = None,
-                 losses: Optional[Dict[str, Optional[dict]]] = None,
-                 task_schedule: Optional[dict] = None,
-                 inherit: Union[str, List[str], None] = None,
+                 teacher: dict | None = None,
+                 losses: dict[str, dict | None] | None = None,
+                 task_schedule: dict | None = None,
+                 inherit: str | list[str] | None = None,
                  **unknown) -> None:
         name = type(self).__name__
         for argument, value in unknown.items():
@@ -85,23 +94,23 @@ class DistillHook(Hook):
             if task_schedule is None else task_schedule, inherit)
         self.terms = self.plan.terms  # in a run those of all hooks
         self.task_schedule = self.plan.task_schedule
-        self.teachers: Dict[str, Teacher] = {}
-        self._own_losses: List[str] = []
-        self.adversaries: Dict[str, Adversary] = {}
+        self.teachers: dict[str, Teacher] = {}
+        self._own_losses: list[str] = []
+        self.adversaries: dict[str, Adversary] = {}
         self._runner: Any = None
-        self._state: Optional[StateHook] = None
-        self._joined: List[DistillHook] = []  # whose work this one does
+        self._state: StateHook | None = None
+        self._joined: list[DistillHook] = []  # whose work this one does
         self._resumed = False
-        self._student: Optional[nn.Module] = None
-        self._taps: Dict[str, Tap] = {}
-        self._clones: List[str] = []
-        self._handles: List[Any] = []
-        self._guards: List[Tuple[Any, str]] = []
-        self._weights: Dict[str, float] = {}
+        self._student: nn.Module | None = None
+        self._taps: dict[str, Tap] = {}
+        self._clones: list[str] = []
+        self._handles: list[Any] = []
+        self._guards: list[tuple[Any, str]] = []
+        self._weights: dict[str, float] = {}
         self._task_factor = 1.0
         self._measure_agreement = False
-        self._step: Optional[Step] = None
-        self._lessons: Dict[str, Lesson] = {}
+        self._step: Step | None = None
+        self._lessons: dict[str, Lesson] = {}
 
     # -- before training ----------------------------------------------------
 
@@ -165,7 +174,7 @@ class DistillHook(Hook):
             [term.name for term in self._used] + self._own_losses)
         self._announce(runner, rehearsal.rows)
 
-    def _announce(self, runner, rows: List[tuple]) -> None:
+    def _announce(self, runner, rows: list[tuple]) -> None:
         if not self._used:
             runner.logger.warning(
                 f'{type(self).__name__}: every loss_weight is 0, nothing is '
@@ -265,7 +274,7 @@ class DistillHook(Hook):
         losses.update(self._distill(step, lessons))
         return losses
 
-    def _ask(self, step: Step, early: bool) -> Dict[str, Lesson]:
+    def _ask(self, step: Step, early: bool) -> dict[str, Lesson]:
         """The lessons of those that need nothing of the student's forward
         pass (early), or of the others."""
         lessons = {}
@@ -276,8 +285,8 @@ class DistillHook(Hook):
                 lessons[name] = teacher.teach(step, wanted)
         return lessons
 
-    def _distill(self, step: Step, lessons: Dict[str, Lesson]
-                 ) -> Dict[str, torch.Tensor]:
+    def _distill(self, step: Step, lessons: dict[str, Lesson]
+                 ) -> dict[str, torch.Tensor]:
         """The entries for the loss dict of this forward pass."""
         levels = all_levels(step, lessons)
         losses, compared = {}, {}
@@ -370,7 +379,7 @@ class DistillHook(Hook):
         setattr(owner, name, guarded)
         self._guards.append((owner, name))
 
-    def _wanted_of(self, owner: str) -> Set[str]:
+    def _wanted_of(self, owner: str) -> set[str]:
         """The sources of a teacher, or of the student, in this iteration."""
         wanted = {
             source
@@ -385,7 +394,7 @@ class DistillHook(Hook):
         return wanted
 
 
-def _length(runner) -> Tuple[int, int]:
+def _length(runner) -> tuple[int, int]:
     """Iterations and epochs of the run; a started epoch counts."""
     epochs = -(-runner.max_iters // len(runner.train_dataloader))
     return runner.max_iters, epochs
@@ -395,7 +404,7 @@ def _count(modules: Iterable[nn.Module]) -> int:
     return sum(p.numel() for module in modules for p in module.parameters())
 
 
-def _batch(args: tuple, kwargs: dict) -> Tuple[torch.Tensor, Any]:
+def _batch(args: tuple, kwargs: dict) -> tuple[torch.Tensor, Any]:
     values = dict(zip(('inputs', 'data_samples'), args), **kwargs)
     return values['inputs'], values.get('data_samples')
 
@@ -407,7 +416,7 @@ def _scaled(loss: Any, factor: float) -> Any:
 
 
 @torch.no_grad()
-def _agreement(compared: Dict[Term, tuple]) -> torch.Tensor:
+def _agreement(compared: dict[Term, tuple]) -> torch.Tensor:
     """Of class scores where there are any, else of the first features."""
     for term, (student, teacher) in compared.items():
         if (getattr(term.loss, 'channels', '') == 'classes'

@@ -1,7 +1,8 @@
 """What the arguments of a hook ask for, and of several hooks together."""
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any
 
 from torch import nn
 
@@ -10,7 +11,7 @@ from ..registry import SCHEDULES, build_part
 from ..sources import owned_sources
 from ..terms import Term
 
-TeacherConfigs = Dict[str, Tuple[str, dict]]
+TeacherConfigs = dict[str, tuple[str, dict]]
 
 
 @dataclass
@@ -27,8 +28,8 @@ class Plan:
     """
     key: str
     teachers: TeacherConfigs
-    terms: List[Term]
-    inherit: List[Tuple[str, str, str]]
+    terms: list[Term]
+    inherit: list[tuple[str, str, str]]
     task_schedule: Any
 
     def resolve(self, iterations: int, epochs: int) -> None:
@@ -43,7 +44,7 @@ class Plan:
             _resolve(term.schedule, f'{term.key}.schedule', iterations, epochs)
 
 
-def make_plan(key: str, teacher: Any, preset: Dict[str, dict], losses: Any,
+def make_plan(key: str, teacher: Any, preset: dict[str, dict], losses: Any,
               task_schedule: Any, inherit: Any) -> Plan:
     """From the arguments of :class:`DistillHook`.
 
@@ -152,8 +153,8 @@ def _named_teachers(teacher: Any, key: str) -> TeacherConfigs:
     return {name: (f'{key}.{name}', cfg) for name, cfg in named.items()}
 
 
-def _merged(preset: Dict[str, dict], losses: Any,
-            key: str) -> Dict[str, dict]:
+def _merged(preset: dict[str, dict], losses: Any,
+            key: str) -> dict[str, dict]:
     """The preset's losses, changed and extended by the user's."""
     if losses is not None and not isinstance(losses, dict):
         raise ConfigError(f'{key} = {losses!r}: a dict of losses is needed')

@@ -2,8 +2,9 @@
 import copy
 import functools
 import gc
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
+from typing import Any
 
 import torch
 from mmengine.hooks import EMAHook, Hook
@@ -33,14 +34,14 @@ class Rehearsal:
             in place behind the tap.
         own_losses (list[str]): Keys of what trains the teachers themselves.
     """
-    rows: List[tuple] = field(default_factory=list)
-    changed: List[str] = field(default_factory=list)
-    own_losses: List[str] = field(default_factory=list)
+    rows: list[tuple] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    own_losses: list[str] = field(default_factory=list)
 
 
 @torch.no_grad()
-def rehearse(runner, student: nn.Module, terms: List[Term],
-             teachers: Dict[str, Teacher]) -> Rehearsal:
+def rehearse(runner, student: nn.Module, terms: list[Term],
+             teachers: dict[str, Teacher]) -> Rehearsal:
     """One forward pass of a copy of the student and of each teacher.
 
     Fits teachers and terms to the levels that they will see and lets each
@@ -114,8 +115,8 @@ def _first_lesson(teacher: Teacher, step: Step) -> Lesson:
             f'{type(error).__name__}: {error}') from error
 
 
-def watch(taps: Dict[str, Tap], sources: Iterable[str],
-          forward: Callable[[], Any]) -> Dict[str, List[torch.Tensor]]:
+def watch(taps: dict[str, Tap], sources: Iterable[str],
+          forward: Callable[[], Any]) -> dict[str, list[torch.Tensor]]:
     """The levels of ``sources`` in one forward pass."""
     for source in sources:
         taps[source].open()
@@ -125,9 +126,9 @@ def watch(taps: Dict[str, Tap], sources: Iterable[str],
     return {source: taps[source].take() for source in sources}
 
 
-def run_again(student: nn.Module, taps: Dict[str, Tap], samples: Any,
+def run_again(student: nn.Module, taps: dict[str, Tap], samples: Any,
               inputs: torch.Tensor, sources: Iterable[str]
-              ) -> Dict[str, List[torch.Tensor]]:
+              ) -> dict[str, list[torch.Tensor]]:
     """The student's levels for other inputs, with gradient."""
     if samples is not None:  # no ground truth
         samples = [type(s)(metainfo=s.metainfo) for s in samples]
@@ -135,8 +136,8 @@ def run_again(student: nn.Module, taps: Dict[str, Tap], samples: Any,
                  lambda: student(inputs, samples, mode='tensor'))
 
 
-def all_levels(step: Step, lessons: Dict[str, Lesson]
-               ) -> Dict[Tuple[str, str], List[torch.Tensor]]:
+def all_levels(step: Step, lessons: dict[str, Lesson]
+               ) -> dict[tuple[str, str], list[torch.Tensor]]:
     """The levels of student and teachers by owner and source."""
     levels = {('', source): seen for source, seen in step.seen.items()}
     for name, lesson in lessons.items():
@@ -146,7 +147,7 @@ def all_levels(step: Step, lessons: Dict[str, Lesson]
 
 
 def label_for(term: Term, areas: Areas,
-              lessons: Dict[str, Lesson]) -> Optional[torch.Tensor]:
+              lessons: dict[str, Lesson]) -> torch.Tensor | None:
     """The class maps that go with the levels of ``term``, if it asks."""
     if not getattr(term.loss, 'needs_label', False) or not term.is_map:
         return None
@@ -157,7 +158,7 @@ def label_for(term: Term, areas: Areas,
 
 
 def inherited(student: nn.Module, teacher: Teacher, module: str,
-              key: str) -> Tuple[List[str], List[str]]:
+              key: str) -> tuple[list[str], list[str]]:
     """The weights of ``module`` that teacher and student have in common.
 
     Returns:
@@ -187,8 +188,8 @@ def inherited(student: nn.Module, teacher: Teacher, module: str,
     return taken, [name for name in names if name not in taken]
 
 
-def attach_modules(runner, student: nn.Module, terms: List[Term],
-                   teachers: Dict[str, Teacher], hook: Hook) -> None:
+def attach_modules(runner, student: nn.Module, terms: list[Term],
+                   teachers: dict[str, Teacher], hook: Hook) -> None:
     """Put what is trained along into student, wrapper and optimizer.
 
     Args:
@@ -246,15 +247,15 @@ def attach_modules(runner, student: nn.Module, terms: List[Term],
                 f'leaves {ENTRY}.{name} without an optimizer')
 
 
-def tap_student(model: nn.Module, terms: List[Term],
-                teachers: Dict[str, Teacher]) -> Dict[str, Tap]:
+def tap_student(model: nn.Module, terms: list[Term],
+                teachers: dict[str, Teacher]) -> dict[str, Tap]:
     """A tap for whatever terms and teachers look at, by the source."""
     wanted = [(source, f'{term.key}.source') for term in terms
               for owner, source in term.student_sources if not owner]
     wanted += [(source, f'{teacher.key}.source')
                for teacher in teachers.values()
                for source in teacher.student_sources]
-    taps: Dict[str, Tap] = {}
+    taps: dict[str, Tap] = {}
     for source, key in wanted:
         if source not in taps:
             taps[source] = Tap(model, source, key)
@@ -268,7 +269,7 @@ def optim_wrappers(runner):
                 else [wrapper])
 
 
-def _two_samples(runner, student: nn.Module) -> Tuple[torch.Tensor, Any]:
+def _two_samples(runner, student: nn.Module) -> tuple[torch.Tensor, Any]:
     """A batch of two training samples, preprocessed for the student."""
     runner.message_hub.update_info('iter', runner.iter)  # YOLOX asks for it
     loader = runner.train_dataloader
@@ -282,8 +283,8 @@ def _two_samples(runner, student: nn.Module) -> Tuple[torch.Tensor, Any]:
     return data['inputs'], data.get('data_samples')
 
 
-def _row(term: Term, student: List[torch.Tensor],
-         teacher: List[torch.Tensor]) -> tuple:
+def _row(term: Term, student: list[torch.Tensor],
+         teacher: list[torch.Tensor]) -> tuple:
     """What the first table says of one term."""
 
     def show(sources, levels):

@@ -1,7 +1,8 @@
 """Proof in the log that distillation takes place."""
 import math
 from collections import deque
-from typing import Any, Dict, List, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmengine.logging import MMLogger
@@ -79,13 +80,13 @@ class Monitor:
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        self.first: Dict[str, List[float]] = {name: [] for name in names}
+        self.first: dict[str, list[float]] = {name: [] for name in names}
         self.last = {name: deque(maxlen=WINDOW) for name in names}
         self.active = dict.fromkeys(names, 0)
-        self.agreement: List[float] = []
+        self.agreement: list[float] = []
         self._warned = set()
 
-    def update(self, outputs: Dict[str, Any], weights: Dict[str, float],
+    def update(self, outputs: dict[str, Any], weights: dict[str, float],
                iteration: int) -> None:
         """Look at what the student's ``train_step`` returned."""
         task = sum(

@@ -7,7 +7,8 @@ what is new starts fresh, and the log says which.
 """
 import copy
 from collections import OrderedDict
-from typing import Any, Callable, Dict, List
+from collections.abc import Callable
+from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
@@ -35,8 +36,8 @@ class StateHook(Hook):
 
     priority = 'LOWEST'
 
-    def __init__(self, adversaries: Dict[str, Any],
-                 teachers: Dict[str, Any]) -> None:
+    def __init__(self, adversaries: dict[str, Any],
+                 teachers: dict[str, Any]) -> None:
         self.adversaries = adversaries
         self.teachers = {name: teacher for name, teacher in teachers.items()
                          if teacher.state_dict()}
@@ -83,7 +84,7 @@ class StateHook(Hook):
         self._report(kept, now, before)
 
     @staticmethod
-    def _report(kept: List[str], now: List[str], before: List[str]) -> None:
+    def _report(kept: list[str], now: list[str], before: list[str]) -> None:
         def names(items):
             return ', '.join(sorted(items)) or 'nothing'
 
@@ -94,7 +95,7 @@ class StateHook(Hook):
                 f'dropped {names(set(before) - set(kept))}')
 
 
-def _loads(part: Any, state: Dict[str, Any]) -> bool:
+def _loads(part: Any, state: dict[str, Any]) -> bool:
     """Whether ``part`` took ``state``; if not, it is as it was."""
     before = copy.deepcopy(part.state_dict())
     try:
@@ -105,7 +106,7 @@ def _loads(part: Any, state: Dict[str, Any]) -> bool:
     return True
 
 
-def _states(parts: Dict[str, Any]) -> Dict[str, Any]:
+def _states(parts: dict[str, Any]) -> dict[str, Any]:
     """The state of each, on the CPU and apart from what goes on."""
     return {
         name: apply_to(part.state_dict(), lambda x: hasattr(x, 'cpu'),
@@ -127,7 +128,7 @@ def _pop(state: dict, prefix: str) -> 'OrderedDict[str, Any]':
                        for name in list(state) if name.startswith(prefix))
 
 
-def _fill(state: dict, own: dict, saved: dict, prefix: str) -> List[str]:
+def _fill(state: dict, own: dict, saved: dict, prefix: str) -> list[str]:
     """Complete ``state`` by the saved or the present values; the saved."""
     kept = []
     for name, value in own.items():
@@ -157,7 +158,7 @@ def _each(runner, checkpoint: dict, work: Callable, extras: dict = {}) -> dict:
     return result
 
 
-def _split_optimizer(state: dict, order: List[List[str]], *_) -> dict:
+def _split_optimizer(state: dict, order: list[list[str]], *_) -> dict:
     """Take the parameters of this project out of ``state``, by name."""
     flat = [name for names in order for name in names]
     stock = [i for i, name in enumerate(flat) if not name.startswith(PREFIX)]
@@ -182,7 +183,7 @@ def _split_optimizer(state: dict, order: List[List[str]], *_) -> dict:
     return dict(state=extra_state, groups=extra_groups)
 
 
-def _join_optimizer(state: dict, order: List[List[str]], extra: dict,
+def _join_optimizer(state: dict, order: list[list[str]], extra: dict,
                     wrapper) -> None:
     """The inverse: ``state`` for the optimizer as it is built now."""
     stock = iter(state['param_groups'])

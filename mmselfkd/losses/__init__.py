@@ -35,17 +35,28 @@ is this and no more:
   gets a loss, and so a discriminator, of its own.
 """
 from .at_loss import ATLoss, at_loss
-from .holistic_loss import (HolisticLoss, holistic_discriminator_loss,
-                            holistic_loss)
+from .holistic_loss import (
+                            HolisticLoss,
+                            holistic_discriminator_loss,
+                            holistic_loss,
+)
 from .icsd_loss import ICSDLoss, icsd_loss
 from .kd_loss import KDLoss, kd_loss
-from .mixskd_loss import (MixSKDAdversarialLoss, MixSKDFeatureLoss,
-                          MixSKDLogitLoss, mixskd_feature_loss,
-                          mixskd_logit_loss)
+from .mixskd_loss import (
+                            MixSKDAdversarialLoss,
+                            MixSKDFeatureLoss,
+                            MixSKDLogitLoss,
+                            mixskd_feature_loss,
+                            mixskd_logit_loss,
+)
 from .nfd_loss import NFDLoss, nfd_loss
 from .pairwise_loss import PairwiseLoss, pairwise_loss
-from .tfd_loss import (TFDInterLoss, TFDIntraLoss, tfd_inter_loss,
-                       tfd_intra_loss)
+from .tfd_loss import (
+                            TFDInterLoss,
+                            TFDIntraLoss,
+                            tfd_inter_loss,
+                            tfd_intra_loss,
+)
 
 __all__ = [
     'ATLoss', 'HolisticLoss', 'ICSDLoss', 'KDLoss', 'MixSKDAdversarialLoss',

@@ -1,10 +1,17 @@
 """Attention transfer: where a map is active, whatever its channels."""
-from typing import Optional
 
 from torch import Tensor, nn
 
-from ._common import (MOST, autocast_off, check_choice, check_maps,
-                      check_weight, full_precision, is_number, weighted_mean)
+from ._common import (
+    MOST,
+    autocast_off,
+    check_choice,
+    check_maps,
+    check_weight,
+    full_precision,
+    is_number,
+    weighted_mean,
+)
 
 REDUCTIONS = ('mean', 'sum')
 EPS = 1e-12
@@ -12,10 +19,10 @@ EPS = 1e-12
 
 def at_loss(student: Tensor,
             teacher: Tensor,
-            label: Optional[Tensor] = None,
+            label: Tensor | None = None,
             p: float = 2,
             reduction: str = 'mean',
-            weight: Optional[Tensor] = None) -> Tensor:
+            weight: Tensor | None = None) -> Tensor:
     r"""Squared difference of the normalised attention maps.
 
     .. math::
@@ -155,8 +162,8 @@ class ATLoss(nn.Module):
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,
-                label: Optional[Tensor] = None,
-                weight: Optional[Tensor] = None) -> Tensor:
+                label: Tensor | None = None,
+                weight: Tensor | None = None) -> Tensor:
         """See :func:`at_loss`; the label is not used."""
         return at_loss(student, teacher, label, self.p, self.reduction,
                        weight)

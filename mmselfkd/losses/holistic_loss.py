@@ -1,5 +1,4 @@
 """Score maps judged as a whole by a discriminator (structured KD)."""
-from typing import Optional
 
 import torch
 import torch.nn.functional as F
@@ -8,18 +7,17 @@ from torch.func import functional_call
 from torch.nn.utils import parametrize
 
 from ..models.discriminator import Discriminator
-from ._common import (autocast_off, check_choice, check_maps,
-                      check_not_negative)
+from ._common import autocast_off, check_choice, check_maps, check_not_negative
 
 MODES = ('wgan-gp', 'hinge')
 
 
 def holistic_loss(student: Tensor,
                   teacher: Tensor,
-                  label: Optional[Tensor] = None,
+                  label: Tensor | None = None,
                   *,
                   discriminator: nn.Module,
-                  image: Optional[Tensor] = None) -> Tensor:
+                  image: Tensor | None = None) -> Tensor:
     """The student's term of :class:`HolisticLoss`, -mean D(student).
 
     The parameters of the discriminator get no gradient, and its spectral
@@ -52,7 +50,7 @@ def holistic_discriminator_loss(student: Tensor,
                                 teacher: Tensor,
                                 *,
                                 discriminator: nn.Module,
-                                image: Optional[Tensor] = None,
+                                image: Tensor | None = None,
                                 mode: str = 'wgan-gp',
                                 gradient_penalty: float = 10.0) -> Tensor:
     """The discriminator's term of :class:`HolisticLoss`, on detached maps.
@@ -200,7 +198,7 @@ class HolisticLoss(nn.Module):
                  mode: str = 'wgan-gp',
                  conditional: bool = True,
                  gradient_penalty: float = 10.0,
-                 optimizer: Optional[dict] = None):
+                 optimizer: dict | None = None):
         super().__init__()
         check_choice('mode', mode, MODES)
         check_choice('conditional', conditional, (True, False))
@@ -233,8 +231,8 @@ class HolisticLoss(nn.Module):
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,
-                label: Optional[Tensor] = None,
-                image: Optional[Tensor] = None) -> Tensor:
+                label: Tensor | None = None,
+                image: Tensor | None = None) -> Tensor:
         """The student's term: :func:`holistic_loss`."""
         self._build_for(student, teacher, image)
         return holistic_loss(
@@ -244,7 +242,7 @@ class HolisticLoss(nn.Module):
     def discriminator_loss(self,
                            student: Tensor,
                            teacher: Tensor,
-                           image: Optional[Tensor] = None) -> Tensor:
+                           image: Tensor | None = None) -> Tensor:
         """The discriminator's: :func:`holistic_discriminator_loss`."""
         self._build_for(student, teacher, image)
         return holistic_discriminator_loss(

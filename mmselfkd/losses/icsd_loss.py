@@ -1,13 +1,17 @@
 """Inter-class similarity distillation."""
 import math
-from typing import Optional
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ._common import (autocast_off, check_maps, check_positive, check_weight,
-                      full_precision)
+from ._common import (
+    autocast_off,
+    check_maps,
+    check_positive,
+    check_weight,
+    full_precision,
+)
 
 LEAST_TEMPERATURE = 1e-6  # the gradient grows with the square of its inverse
 
@@ -15,7 +19,7 @@ LEAST_TEMPERATURE = 1e-6  # the gradient grows with the square of its inverse
 def icsd_loss(student: Tensor,
               teacher: Tensor,
               temperature: float = 1.0,
-              weight: Optional[Tensor] = None) -> Tensor:
+              weight: Tensor | None = None) -> Tensor:
     r"""Squared difference of the divergences between the class maps.
 
     .. math::
@@ -173,7 +177,7 @@ class ICSDLoss(nn.Module):
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,
-                label: Optional[Tensor] = None,
-                weight: Optional[Tensor] = None) -> Tensor:
+                label: Tensor | None = None,
+                weight: Tensor | None = None) -> Tensor:
         """See :func:`icsd_loss`; the label is not used."""
         return icsd_loss(student, teacher, self.temperature, weight)

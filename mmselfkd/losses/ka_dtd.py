@@ -1,16 +1,21 @@
 """Better supervision by soft labels: which row, how soft (KA and DTD)."""
 import math
 from dataclasses import dataclass, fields
-from typing import Optional, Union
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import nearest
-from ._common import (autocast_off, check_choice, check_maps,
-                      check_not_negative, check_positive, full_precision,
-                      resize_label)
+from ._common import (
+    autocast_off,
+    check_choice,
+    check_maps,
+    check_not_negative,
+    check_positive,
+    full_precision,
+    resize_label,
+)
 
 MEANS = ('batch', 'image')
 
@@ -161,7 +166,7 @@ def _check_correct(correct):
 def flsw_temperature(student: Tensor,
                      teacher: Tensor,
                      temperature: float = 1.0,
-                     valid: Optional[Tensor] = None,
+                     valid: Tensor | None = None,
                      beta: float = 1.0,
                      gamma: float = 1.0,
                      minimum: float = 1.0,
@@ -243,7 +248,7 @@ def flsw_temperature(student: Tensor,
 
 def cwsm_temperature(student: Tensor,
                      temperature: float = 1.0,
-                     valid: Optional[Tensor] = None,
+                     valid: Tensor | None = None,
                      beta: float = 1.0,
                      minimum: float = 1.0,
                      mean: str = 'batch') -> Tensor:
@@ -428,7 +433,7 @@ class FLSW:
                  student: Tensor,
                  teacher: Tensor,
                  temperature: float = 1.0,
-                 valid: Optional[Tensor] = None) -> Tensor:
+                 valid: Tensor | None = None) -> Tensor:
         """See :func:`flsw_temperature`."""
         return flsw_temperature(student, teacher, temperature, valid,
                                 self.beta, self.gamma, self.minimum,
@@ -466,7 +471,7 @@ class CWSM:
                  student: Tensor,
                  teacher: Tensor,
                  temperature: float = 1.0,
-                 valid: Optional[Tensor] = None) -> Tensor:
+                 valid: Tensor | None = None) -> Tensor:
         """See :func:`cwsm_temperature`; the teacher is not used."""
         return cwsm_temperature(student, temperature, valid, self.beta,
                                 self.minimum, self.mean)
@@ -478,8 +483,8 @@ TEMPERATURES = {kind.__name__: kind for kind in (FLSW, CWSM)}
 
 
 def build_adjust(
-    cfg: Union[dict, ProbabilityShift, LabelSmoothing, None]
-) -> Union[ProbabilityShift, LabelSmoothing, None]:
+    cfg: dict | ProbabilityShift | LabelSmoothing | None
+) -> ProbabilityShift | LabelSmoothing | None:
     """The adjustment that ``cfg`` describes.
 
     Args:
@@ -502,8 +507,8 @@ def build_adjust(
 
 
 def build_dynamic_temperature(
-        cfg: Union[dict, FLSW, CWSM, None],
-        temperature: float = 1.0) -> Union[FLSW, CWSM, None]:
+        cfg: dict | FLSW | CWSM | None,
+        temperature: float = 1.0) -> FLSW | CWSM | None:
     """The dynamic temperature that ``cfg`` describes.
 
     Args:

@@ -1,30 +1,43 @@
 """Soft labels of the teacher, pixel by pixel."""
-from typing import Optional, Union
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._common import (autocast_off, check_choice, check_integer_or_none,
-                      check_maps, check_positive, check_weight,
-                      full_precision, mean_over, resize_label)
-from .ka_dtd import (CWSM, FLSW, LabelSmoothing, ProbabilityShift,
-                     build_adjust, build_dynamic_temperature)
+from ._common import (
+    autocast_off,
+    check_choice,
+    check_integer_or_none,
+    check_maps,
+    check_positive,
+    check_weight,
+    full_precision,
+    mean_over,
+    resize_label,
+)
+from .ka_dtd import (
+    CWSM,
+    FLSW,
+    LabelSmoothing,
+    ProbabilityShift,
+    build_adjust,
+    build_dynamic_temperature,
+)
 
-Adjustment = Union[dict, ProbabilityShift, LabelSmoothing]
-DynamicTemperature = Union[dict, FLSW, CWSM]
+Adjustment = dict | ProbabilityShift | LabelSmoothing
+DynamicTemperature = dict | FLSW | CWSM
 ACTIVATIONS = ('softmax', 'sigmoid')
 
 
 def kd_loss(student: Tensor,
             teacher: Tensor,
-            label: Optional[Tensor] = None,
+            label: Tensor | None = None,
             temperature: float = 1.0,
-            ignore_index: Optional[int] = 255,
-            adjust: Optional[Adjustment] = None,
-            dynamic_temperature: Optional[DynamicTemperature] = None,
+            ignore_index: int | None = 255,
+            adjust: Adjustment | None = None,
+            dynamic_temperature: DynamicTemperature | None = None,
             activation: str = 'softmax',
-            weight: Optional[Tensor] = None) -> Tensor:
+            weight: Tensor | None = None) -> Tensor:
     r"""Kullback-Leibler divergence of the class scores at every pixel.
 
     .. math::
@@ -220,10 +233,10 @@ class KDLoss(nn.Module):
 
     def __init__(self,
                  temperature: float = 1.0,
-                 ignore_index: Optional[int] = 255,
-                 adjust: Optional[Adjustment] = None,
-                 dynamic_temperature: Optional[DynamicTemperature] = None,
-                 activation: Optional[str] = None):
+                 ignore_index: int | None = 255,
+                 adjust: Adjustment | None = None,
+                 dynamic_temperature: DynamicTemperature | None = None,
+                 activation: str | None = None):
         super().__init__()
         check_positive('temperature', temperature)
         check_integer_or_none('ignore_index', ignore_index)
@@ -244,8 +257,8 @@ class KDLoss(nn.Module):
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,
-                label: Optional[Tensor] = None,
-                weight: Optional[Tensor] = None) -> Tensor:
+                label: Tensor | None = None,
+                weight: Tensor | None = None) -> Tensor:
         """See :func:`kd_loss`."""
         return kd_loss(student, teacher, label, self.temperature,
                        self.ignore_index, self.adjust,

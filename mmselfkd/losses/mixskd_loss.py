@@ -1,6 +1,5 @@
 """Agreement of mixed images with mixed outputs (MixSKD)."""
 from numbers import Integral
-from typing import Optional
 
 import torch
 import torch.nn.functional as F
@@ -8,14 +7,19 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..models.feature_discriminator import FeatureDiscriminator
-from ._common import (autocast_off, check_integer_or_none, check_maps,
-                      check_positive, full_precision)
+from ._common import (
+    autocast_off,
+    check_integer_or_none,
+    check_maps,
+    check_positive,
+    full_precision,
+)
 from .kd_loss import kd_loss
 
 
 def mixskd_feature_loss(student: Tensor,
                         teacher: Tensor,
-                        label: Optional[Tensor] = None) -> Tensor:
+                        label: Tensor | None = None) -> Tensor:
     r"""Mean squared difference of two feature maps that both learn.
 
     .. math::
@@ -68,9 +72,9 @@ def mixskd_feature_loss(student: Tensor,
 
 def mixskd_logit_loss(student: Tensor,
                       teacher: Tensor,
-                      label: Optional[Tensor] = None,
+                      label: Tensor | None = None,
                       temperature: float = 3.0,
-                      ignore_index: Optional[int] = 255) -> Tensor:
+                      ignore_index: int | None = 255) -> Tensor:
     r"""Soft labels of two predictions for each other.
 
     .. math::
@@ -143,7 +147,7 @@ class MixSKDFeatureLoss(nn.Module):
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,
-                label: Optional[Tensor] = None) -> Tensor:
+                label: Tensor | None = None) -> Tensor:
         """See :func:`mixskd_feature_loss`; the label is not used."""
         return mixskd_feature_loss(student, teacher, label)
 
@@ -170,7 +174,7 @@ class MixSKDLogitLoss(nn.Module):
 
     def __init__(self,
                  temperature: float = 3.0,
-                 ignore_index: Optional[int] = 255):
+                 ignore_index: int | None = 255):
         super().__init__()
         check_positive('temperature', temperature)
         check_integer_or_none('ignore_index', ignore_index)
@@ -180,7 +184,7 @@ class MixSKDLogitLoss(nn.Module):
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,
-                label: Optional[Tensor] = None) -> Tensor:
+                label: Tensor | None = None) -> Tensor:
         """See :func:`mixskd_logit_loss`."""
         return mixskd_logit_loss(student, teacher, label, self.temperature,
                                  self.ignore_index)
@@ -260,7 +264,7 @@ class MixSKDAdversarialLoss(nn.Module):
     """
     channels = 'any'
 
-    def __init__(self, hidden: int = 128, optimizer: Optional[dict] = None):
+    def __init__(self, hidden: int = 128, optimizer: dict | None = None):
         super().__init__()
         if (not isinstance(hidden, Integral) or isinstance(hidden, bool)
                 or hidden < 1):
@@ -286,7 +290,7 @@ class MixSKDAdversarialLoss(nn.Module):
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,
-                label: Optional[Tensor] = None) -> Tensor:
+                label: Tensor | None = None) -> Tensor:
         """The network's term, with the reversed gradient."""
         self._build_for(student, teacher)
         fixed = {
@@ -299,7 +303,7 @@ class MixSKDAdversarialLoss(nn.Module):
     def discriminator_loss(self,
                            student: Tensor,
                            teacher: Tensor,
-                           image: Optional[Tensor] = None) -> Tensor:
+                           image: Tensor | None = None) -> Tensor:
         """The discriminator's term, on detached maps without the image."""
         self._build_for(student, teacher)
         return self._value(student.detach(), teacher.detach(), {})

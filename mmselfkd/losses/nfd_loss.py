@@ -1,12 +1,18 @@
 """Normalised feature distillation."""
-from typing import Optional
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._common import (autocast_off, check_choice, check_maps, check_positive,
-                      check_weight, full_precision, masked_mean,
-                      weighted_mean)
+from ._common import (
+    autocast_off,
+    check_choice,
+    check_maps,
+    check_positive,
+    check_weight,
+    full_precision,
+    masked_mean,
+    weighted_mean,
+)
 
 DIMS = {'hw': (2, 3), 'nhw': (0, 2, 3), 'c': (1, ), 'chw': (1, 2, 3)}
 
@@ -15,7 +21,7 @@ def nfd_loss(student: Tensor,
              teacher: Tensor,
              dims: str = 'hw',
              eps: float = 1e-5,
-             weight: Optional[Tensor] = None) -> Tensor:
+             weight: Tensor | None = None) -> Tensor:
     r"""Mean squared difference of standardised features.
 
     .. math::
@@ -142,7 +148,7 @@ class NFDLoss(nn.Module):
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,
-                label: Optional[Tensor] = None,
-                weight: Optional[Tensor] = None) -> Tensor:
+                label: Tensor | None = None,
+                weight: Tensor | None = None) -> Tensor:
         """See :func:`nfd_loss`; the label is not used."""
         return nfd_loss(student, teacher, self.dims, self.eps, weight)

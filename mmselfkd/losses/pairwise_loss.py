@@ -1,13 +1,18 @@
 """Similarities between the positions of a map (structured distillation)."""
-from typing import Optional
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ._common import (autocast_off, check_choice, check_integer_or_none,
-                      check_maps, check_weight, full_precision)
+from ._common import (
+    autocast_off,
+    check_choice,
+    check_integer_or_none,
+    check_maps,
+    check_weight,
+    full_precision,
+)
 
 POOL_MODES = ('avg', 'max')
 MANY = 64  # channels from which on products in float64 are worth avoiding
@@ -17,10 +22,10 @@ CHUNK = 2**17  # numbers at a time on their way through float64
 
 def pairwise_loss(student: Tensor,
                   teacher: Tensor,
-                  pool: Optional[int] = 2,
+                  pool: int | None = 2,
                   pool_mode: str = 'avg',
-                  connection_range: Optional[int] = None,
-                  weight: Optional[Tensor] = None) -> Tensor:
+                  connection_range: int | None = None,
+                  weight: Tensor | None = None) -> Tensor:
     r"""Squared difference of the cosine similarities of all node pairs.
 
     .. math::
@@ -347,9 +352,9 @@ class PairwiseLoss(nn.Module):
     needs_positions = True
 
     def __init__(self,
-                 pool: Optional[int] = 2,
+                 pool: int | None = 2,
                  pool_mode: str = 'avg',
-                 connection_range: Optional[int] = None):
+                 connection_range: int | None = None):
         super().__init__()
         _check_arguments(pool, pool_mode, connection_range)
         self.pool = pool
@@ -359,8 +364,8 @@ class PairwiseLoss(nn.Module):
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,
-                label: Optional[Tensor] = None,
-                weight: Optional[Tensor] = None) -> Tensor:
+                label: Tensor | None = None,
+                weight: Tensor | None = None) -> Tensor:
         """See :func:`pairwise_loss`; the label is not used."""
         return pairwise_loss(student, teacher, self.pool, self.pool_mode,
                              self.connection_range, weight)

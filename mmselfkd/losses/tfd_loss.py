@@ -1,17 +1,22 @@
 """Distillation between levels and channels of one network."""
-from typing import List, Optional, Tuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._common import (autocast_off, check_maps, check_weight, full_precision,
-                      masked_mean, weighted_mean)
+from ._common import (
+    autocast_off,
+    check_maps,
+    check_weight,
+    full_precision,
+    masked_mean,
+    weighted_mean,
+)
 
 
 def tfd_inter_loss(student: Tensor,
                    teacher: Tensor,
-                   label: Optional[Tensor] = None,
-                   weight: Optional[Tensor] = None) -> Tensor:
+                   label: Tensor | None = None,
+                   weight: Tensor | None = None) -> Tensor:
     r"""Mean squared difference of a shallow map and the start of a deeper one.
 
     .. math::
@@ -96,8 +101,8 @@ def tfd_inter_loss(student: Tensor,
 
 def tfd_intra_loss(student: Tensor,
                    teacher: Tensor,
-                   label: Optional[Tensor] = None,
-                   weight: Optional[Tensor] = None) -> Tensor:
+                   label: Tensor | None = None,
+                   weight: Tensor | None = None) -> Tensor:
     r"""Mean squared difference of the redundant and the salient channels.
 
     .. math::
@@ -194,8 +199,8 @@ class TFDInterLoss(nn.Module):
     sizes = 'any'
 
     @staticmethod
-    def pairs(student: List[Tensor],
-              teacher: List[Tensor]) -> List[Tuple[Tensor, Tensor]]:
+    def pairs(student: list[Tensor],
+              teacher: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Every level with every deeper one.
 
         Args:
@@ -226,8 +231,8 @@ class TFDInterLoss(nn.Module):
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,
-                label: Optional[Tensor] = None,
-                weight: Optional[Tensor] = None) -> Tensor:
+                label: Tensor | None = None,
+                weight: Tensor | None = None) -> Tensor:
         """See :func:`tfd_inter_loss`; the label is not used."""
         return tfd_inter_loss(student, teacher, label, weight)
 
@@ -246,7 +251,7 @@ class TFDIntraLoss(nn.Module):
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,
-                label: Optional[Tensor] = None,
-                weight: Optional[Tensor] = None) -> Tensor:
+                label: Tensor | None = None,
+                weight: Tensor | None = None) -> Tensor:
         """See :func:`tfd_intra_loss`; the label is not used."""
         return tfd_intra_loss(student, teacher, label, weight)

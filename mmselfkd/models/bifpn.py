@@ -1,5 +1,5 @@
 """Bidirectional feature pyramid (the self-teacher of FRSKD)."""
-from typing import Optional, Sequence, Tuple, Union
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -92,15 +92,15 @@ class BiFPN(BaseModule):
 
     def __init__(self,
                  in_channels: Sequence[int],
-                 out_channels: Union[int, Sequence[int], None] = None,
+                 out_channels: int | Sequence[int] | None = None,
                  width: float = 2,
-                 num_outs: Optional[int] = None,
+                 num_outs: int | None = None,
                  num_layers: int = 1,
                  num_convs: int = 1,
                  weighted: bool = True,
                  last: str = 'bottom_up',
-                 norm_cfg: Optional[dict] = dict(type='BN'),
-                 init_cfg: Union[dict, list, None] = None):
+                 norm_cfg: dict | None = dict(type='BN'),
+                 init_cfg: dict | list | None = None):
         super().__init__(init_cfg)
         if isinstance(in_channels, int) or len(in_channels) < 2:
             raise ValueError('BiFPN fuses levels: two or more are needed, but '
@@ -139,7 +139,7 @@ class BiFPN(BaseModule):
                 bottom_up=i < num_layers - 1 or last == 'bottom_up'))
             channels = self.out_channels
 
-    def forward(self, inputs: Sequence[Tensor]) -> Tuple[Tensor, ...]:
+    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The refined maps, finest first."""
         if len(inputs) != len(self.in_channels):
             raise ValueError(f'BiFPN was made for {len(self.in_channels)} '
@@ -182,7 +182,7 @@ class BiFPNLayer(nn.Module):
                  channels: Sequence[int],
                  num_convs: int,
                  weighted: bool,
-                 norm_cfg: Optional[dict],
+                 norm_cfg: dict | None,
                  laterals: bool = True,
                  bottom_up: bool = True):
         super().__init__()
@@ -249,7 +249,7 @@ class Fusion(nn.Module):
     eps = 1e-6
 
     def __init__(self, num_maps: int, channels: int, num_convs: int,
-                 weighted: bool, norm_cfg: Optional[dict]):
+                 weighted: bool, norm_cfg: dict | None):
         super().__init__()
         self.weights = nn.Parameter(torch.ones(num_maps)) if weighted else None
         convs = []

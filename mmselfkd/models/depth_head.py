@@ -1,5 +1,5 @@
 """A light convolutional depth head for mmseg's DepthEstimator."""
-from typing import Sequence, Union
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -91,9 +91,9 @@ class DepthHead(BaseDecodeHead):
                  min_depth: float = 1e-3,
                  max_depth: float = 10.,
                  dropout_ratio: float = 0.,
-                 loss_decode: Union[dict, Sequence[dict]] = dict(
+                 loss_decode: dict | Sequence[dict] = dict(
                      type='mmseg.SiLogLoss'),
-                 init_cfg: Union[dict, list, None] = dict(
+                 init_cfg: dict | list | None = dict(
                      type='Normal', std=0.01,
                      override=dict(name='conv_depth')),
                  **kwargs) -> None:

@@ -1,5 +1,4 @@
 """Discriminator of score maps (structured knowledge distillation)."""
-from typing import Optional
 
 import torch
 import torch.nn.functional as F
@@ -192,7 +191,7 @@ class Discriminator(nn.Module):
 
     def forward(self,
                 logits: Tensor,
-                image: Optional[Tensor] = None) -> Tensor:
+                image: Tensor | None = None) -> Tensor:
         """Mean score of every image, shape (N,)."""
         if logits.ndim != 4 or logits.shape[1] != self.num_classes:
             raise ValueError(f'logits must have shape (N, {self.num_classes}, '

@@ -1,5 +1,5 @@
 """The average of the student's own weights as its teacher."""
-from typing import Any, Dict
+from typing import Any
 
 from mmengine.model import ExponentialMovingAverage
 from torch import nn
@@ -80,11 +80,11 @@ class EMATeacher(ModelTeacher):
         self._keep_finite(before)
         self.is_ready = True
 
-    def state_dict(self) -> Dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return dict(
             average=self._average.state_dict(), is_ready=self.is_ready)
 
-    def load_state_dict(self, state: Dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self._average.load_state_dict(state['average'])
         self.is_ready = state['is_ready']
 

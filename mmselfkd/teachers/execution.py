@@ -1,14 +1,15 @@
 """How a forward pass that is not trained may run: compiled, beside another."""
 import types
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Dict, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
 
 
 def untapped_parts(model: nn.Module, tapped: Iterable[nn.Module]
-                   ) -> Dict[str, nn.Module]:
+                   ) -> dict[str, nn.Module]:
     """What of ``model`` can be compiled: the largest parts without a tap.
 
     A tap may end the forward pass by an exception, which no compiled graph
@@ -35,7 +36,7 @@ def untapped_parts(model: nn.Module, tapped: Iterable[nn.Module]
     return parts
 
 
-def compile_part(part: nn.Module, name: str, options: Dict[str, Any]) -> None:
+def compile_part(part: nn.Module, name: str, options: dict[str, Any]) -> None:
     """Let ``part`` run compiled from its next run on.
 
     Parts of one class share the code of their ``forward``, and the compiler

@@ -3,7 +3,8 @@ import contextlib
 import dataclasses
 import inspect
 import os.path as osp
-from typing import Any, Dict, Iterable, Optional, Union
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -60,11 +61,11 @@ class FrozenTeacher(ModelTeacher):
     """
 
     def __init__(self,
-                 config: Union[str, dict, Config],
-                 checkpoint: Optional[str] = None,
-                 precision: Optional[str] = None,
+                 config: str | dict | Config,
+                 checkpoint: str | None = None,
+                 precision: str | None = None,
                  channels_last: bool = False,
-                 compile: Union[bool, dict] = False,
+                 compile: bool | dict = False,
                  side_stream: bool = False,
                  key: str = 'teacher') -> None:
         super().__init__(key)
@@ -82,7 +83,7 @@ class FrozenTeacher(ModelTeacher):
         self.channels_last = channels_last
         self.compile = _compile_options(compile, f'{key}.compile')
         self.side_stream = side_stream
-        self._stream: Optional[SideStream] = None
+        self._stream: SideStream | None = None
         self._affine = None
         cfg = load_config(config, key)
         with randomness.preserved():
@@ -113,7 +114,7 @@ class FrozenTeacher(ModelTeacher):
             self._compile(step)
         return lesson
 
-    def teach(self, step: Step, sources: Optional[Iterable[str]]) -> Lesson:
+    def teach(self, step: Step, sources: Iterable[str] | None) -> Lesson:
         if self._stream is None:
             return super().teach(step, sources)
         with self._stream.beside():
@@ -143,7 +144,7 @@ class FrozenTeacher(ModelTeacher):
         return (f'{self.name}, checkpoint {self.checkpoint}, '
                 f'{self.num_parameters:,} parameters, not trained{options}')
 
-    def _forward(self, step: Step, taps: Dict[str, Tap]) -> None:
+    def _forward(self, step: Step, taps: dict[str, Tap]) -> None:
         with contextlib.nullcontext() if self.precision is None else (
                 torch.autocast(step.inputs.device.type,
                                PRECISIONS[self.precision])):
@@ -239,7 +240,7 @@ class FrozenTeacher(ModelTeacher):
             self.classes = None
 
 
-def _compile_options(value: Any, where: str) -> Optional[Dict[str, Any]]:
+def _compile_options(value: Any, where: str) -> dict[str, Any] | None:
     """The arguments of ``torch.compile``; None for no compiling."""
     if isinstance(value, bool):
         return {} if value else None
@@ -254,7 +255,7 @@ def _compile_options(value: Any, where: str) -> Optional[Dict[str, Any]]:
     return dict(value)
 
 
-def load_config(config: Union[str, dict, Config], key: str) -> ConfigDict:
+def load_config(config: str | dict | Config, key: str) -> ConfigDict:
     """The full config of the teacher; its ``model`` is what gets built."""
     where = f'{key}.config = {config!r}'
     if isinstance(config, str):

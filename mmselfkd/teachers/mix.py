@@ -1,5 +1,5 @@
 """The student on mixed images, and an aggregating head: MixSKD."""
-from typing import Dict, Iterable, List, Optional, Tuple
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -9,8 +9,8 @@ from mmengine.dist import get_rank
 from torch import nn
 
 from ..errors import ConfigError
-from ..registry import TEACHERS
 from ..heads import segmentation_head
+from ..registry import TEACHERS
 from .teacher import Lesson, Step, Teacher
 
 SOURCES = ('interpolated.features', 'mixed.features',
@@ -29,7 +29,7 @@ class MixNetwork(nn.Module):
         norm_cfg (dict): Norm of the branches.
     """
 
-    def __init__(self, stages: List[int], channels: int, num_classes: int,
+    def __init__(self, stages: list[int], channels: int, num_classes: int,
                  norm_cfg: dict) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
@@ -41,8 +41,8 @@ class MixNetwork(nn.Module):
             (len(stages) + 1) * channels, channels, 1)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
 
-    def forward(self, stages: List[torch.Tensor], features: torch.Tensor
-                ) -> Tuple[List[torch.Tensor], List[torch.Tensor]]:
+    def forward(self, stages: list[torch.Tensor], features: torch.Tensor
+                ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Aligned features of all stages, class scores of the branches."""
         aligned = [
             F.interpolate(
@@ -53,7 +53,7 @@ class MixNetwork(nn.Module):
                   for classifier, x in zip(self.classifiers, aligned)]
         return [*aligned, features], scores
 
-    def aggregated(self, aligned: List[torch.Tensor]) -> torch.Tensor:
+    def aggregated(self, aligned: list[torch.Tensor]) -> torch.Tensor:
         """Class scores of the self-teacher, from all stages together."""
         return self.classifier(self.aggregate(torch.cat(aligned, 1)))
 
@@ -136,7 +136,7 @@ class MixTeacher(Teacher):
             logits.shape[1], head.norm_cfg or dict(type='BN'))
         self.module.to(step.inputs.device)
 
-    def teach(self, step: Step, sources: Optional[Iterable[str]]) -> Lesson:
+    def teach(self, step: Step, sources: Iterable[str] | None) -> Lesson:
         share, order = self._draw(step)
         head = segmentation_head(step.student, self.key)
 
@@ -176,12 +176,12 @@ class MixTeacher(Teacher):
                 f'{self.alpha:g}), and {count:,} parameters of branches and '
                 'self-teacher, trained along; not in the saved student')
 
-    def _view(self, seen: Dict[str, list]) -> Dict[str, list]:
+    def _view(self, seen: dict[str, list]) -> dict[str, list]:
         aligned, scores = self.module(seen[self.source][:-1],
                                       seen['features'][0])
         return dict(features=aligned, branches=scores, logits=seen['logits'])
 
-    def _draw(self, step: Step) -> Tuple[float, torch.Tensor]:
+    def _draw(self, step: Step) -> tuple[float, torch.Tensor]:
         """lambda, and for every image another one: a random cycle."""
         rng = np.random.default_rng([step.seed, get_rank(), step.iteration])
         share = float(rng.beta(self.alpha, self.alpha))
@@ -192,7 +192,7 @@ class MixTeacher(Teacher):
 
 
 def _task(head: nn.Module, logits: torch.Tensor,
-          labels: List[Tuple[torch.Tensor, float]]) -> torch.Tensor:
+          labels: list[tuple[torch.Tensor, float]]) -> torch.Tensor:
     """The losses of an mmseg head for logits and weighted label maps."""
     logits = F.interpolate(
         logits, size=labels[0][0].shape[1:], mode='bilinear',

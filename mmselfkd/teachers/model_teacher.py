@@ -1,5 +1,6 @@
 """A whole model that teaches by a forward pass of its own."""
-from typing import Any, Dict, Iterable, List, Optional
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,8 +28,8 @@ class ModelTeacher(Teacher):
 
     def __init__(self, key: str) -> None:
         super().__init__(key)
-        self.taps: Dict[str, Tap] = {}
-        self._requests: Dict[str, str] = {}
+        self.taps: dict[str, Tap] = {}
+        self._requests: dict[str, str] = {}
 
     @property
     def num_parameters(self) -> int:
@@ -62,7 +63,7 @@ class ModelTeacher(Teacher):
             tap.clone = tap.changed
         return lesson
 
-    def teach(self, step: Step, sources: Optional[Iterable[str]]) -> Lesson:
+    def teach(self, step: Step, sources: Iterable[str] | None) -> Lesson:
         """Run as deep as the deepest of the taps asked for."""
         taps = {s: self.taps[s] for s in sources or self.taps}
         self._forward(step, taps)
@@ -78,7 +79,7 @@ class ModelTeacher(Teacher):
         return step.inputs
 
     @torch.no_grad()
-    def _forward(self, step: Step, taps: Dict[str, Tap]) -> None:
+    def _forward(self, step: Step, taps: dict[str, Tap]) -> None:
         samples: Any = step.samples
         if samples is not None:  # no ground truth
             samples = [type(s)(metainfo=s.metainfo) for s in samples]
@@ -112,7 +113,7 @@ class ModelTeacher(Teacher):
             for stage, rois in enumerate(step.seen.get(name, ())):
                 run(*(stage, ) if is_cascade else (), levels, rois)
 
-    def _keep_finite(self, before: List[torch.Tensor]) -> None:
+    def _keep_finite(self, before: list[torch.Tensor]) -> None:
         """Put a buffer back where that of the student is not finite.
 
         One bad batch leaves its mark in the running statistics of BN for

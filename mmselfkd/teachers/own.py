@@ -1,5 +1,5 @@
 """The student's own maps, of the same forward pass, as the teacher's."""
-from typing import Iterable, Optional
+from collections.abc import Iterable
 
 from torch import nn
 
@@ -24,7 +24,7 @@ class OwnTeacher(Teacher):
         if source not in self.student_sources:
             self.student_sources.append(source)
 
-    def teach(self, step: Step, sources: Optional[Iterable[str]]) -> Lesson:
+    def teach(self, step: Step, sources: Iterable[str] | None) -> Lesson:
         return Lesson({s: step.seen[s]
                        for s in sources or self.student_sources})
 

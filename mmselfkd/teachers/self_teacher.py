@@ -1,6 +1,7 @@
 """A network on top of the student's features that refines them: FRSKD."""
 import copy
-from typing import Any, Dict, Iterable, List, Optional
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from mmengine.registry import MODELS as MMENGINE_MODELS
@@ -51,8 +52,8 @@ class SelfTeacher(Teacher):
 
     def __init__(self,
                  source: Any = 'pyramid',
-                 neck: Optional[dict] = None,
-                 head: Optional[dict] = None,
+                 neck: dict | None = None,
+                 head: dict | None = None,
                  key: str = 'teacher') -> None:
         super().__init__(key)
         self.student_sources = as_list(source, f'{key}.source')
@@ -60,8 +61,8 @@ class SelfTeacher(Teacher):
             if cfg is not None and not isinstance(cfg, dict):
                 raise ConfigError(f'{key}.{name} = {cfg!r}: a dict is needed')
         self._neck_cfg, self._head_cfg = neck, head
-        self._requests: Dict[str, str] = {}
-        self.taps: Dict[str, Tap] = {}
+        self._requests: dict[str, str] = {}
+        self.taps: dict[str, Tap] = {}
 
     def request(self, source: str, key: str, student: nn.Module) -> None:
         if rois_for(student, source):
@@ -82,7 +83,7 @@ class SelfTeacher(Teacher):
         for source, key in self._requests.items():
             self.taps[source] = Tap(self.module, source, key)
 
-    def teach(self, step: Step, sources: Optional[Iterable[str]]) -> Lesson:
+    def teach(self, step: Step, sources: Iterable[str] | None) -> Lesson:
         for tap in self.taps.values():
             tap.open()
         levels = self._levels(step)
@@ -111,11 +112,11 @@ class SelfTeacher(Teacher):
         return (f'{parts} on {", ".join(self.student_sources)}, {count:,} '
                 'parameters, trained along; not in the saved student')
 
-    def _levels(self, step: Step) -> List[torch.Tensor]:
+    def _levels(self, step: Step) -> list[torch.Tensor]:
         return [level for source in self.student_sources
                 for level in step.seen[source]]
 
-    def _neck(self, levels: List[torch.Tensor], **defaults) -> nn.Module:
+    def _neck(self, levels: list[torch.Tensor], **defaults) -> nn.Module:
         """The neck; its input channels are filled in."""
         cfg = dict(type='BiFPN') if self._neck_cfg is None else dict(
             self._neck_cfg)
@@ -125,7 +126,7 @@ class SelfTeacher(Teacher):
         return _build(cfg, 'mmselfkd', f'{self.key}.neck').to(levels[0].device)
 
     def _detector(self, student: nn.Module,
-                  levels: List[torch.Tensor]) -> nn.Module:
+                  levels: list[torch.Tensor]) -> nn.Module:
         """The student with the neck in place of all in front of its heads."""
         if self._head_cfg is not None:
             raise ConfigError(f"{self.key}.head = {self._head_cfg!r}: a "
@@ -142,7 +143,7 @@ class SelfTeacher(Teacher):
         return network
 
     def _segmentor(self, student: nn.Module,
-                   levels: List[torch.Tensor]) -> nn.Module:
+                   levels: list[torch.Tensor]) -> nn.Module:
         theirs = segmentation_head(student, self.key)
         network = nn.Module()
         norm = dict(norm_cfg=theirs.norm_cfg) if theirs.norm_cfg else {}
@@ -153,7 +154,7 @@ class SelfTeacher(Teacher):
         return network
 
     def _head(self, theirs: nn.Module,
-              refined: List[torch.Tensor]) -> nn.Module:
+              refined: list[torch.Tensor]) -> nn.Module:
         """The head; what its config leaves open is the student's head's."""
         cfg = dict(type='SegformerHead') if self._head_cfg is None else dict(
             self._head_cfg)

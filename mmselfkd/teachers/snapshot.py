@@ -1,6 +1,6 @@
 """An earlier state of the student as its teacher."""
 import copy
-from typing import Any, Dict
+from typing import Any
 
 from torch import nn
 
@@ -58,10 +58,10 @@ class SnapshotTeacher(ModelTeacher):
             self._keep_finite(before)
             self.is_ready = True
 
-    def state_dict(self) -> Dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return dict(model=self.model.state_dict(), is_ready=self.is_ready)
 
-    def load_state_dict(self, state: Dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state['model'])
         self.is_ready = state['is_ready']
 

@@ -1,9 +1,10 @@
 """What every teacher is to the hook."""
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Callable, Dict, Iterable, List, Optional
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from torch import nn
 from ..areas import Areas
 from ..errors import ConfigError
 
-Levels = List[torch.Tensor]
+Levels = list[torch.Tensor]
 
 
 @dataclass
@@ -32,11 +33,11 @@ class Step:
     student: nn.Module
     inputs: torch.Tensor
     samples: Any
-    seen: Dict[str, Levels]
-    again: Callable[[torch.Tensor, Iterable[str]], Dict[str, Levels]]
+    seen: dict[str, Levels]
+    again: Callable[[torch.Tensor, Iterable[str]], dict[str, Levels]]
     iteration: int = 0
     seed: int = 0
-    batch_size: Optional[int] = None
+    batch_size: int | None = None
 
     @cached_property
     def areas(self) -> Areas:
@@ -56,9 +57,9 @@ class Lesson:
         join (Callable): Must be called before anything of it is read; by
             then it may still be in the making.
     """
-    levels: Dict[str, Levels]
-    losses: Dict[str, torch.Tensor] = field(default_factory=dict)
-    label: Optional[torch.Tensor] = None
+    levels: dict[str, Levels]
+    losses: dict[str, torch.Tensor] = field(default_factory=dict)
+    label: torch.Tensor | None = None
     join: Callable[[], None] = lambda: None
 
 
@@ -80,13 +81,13 @@ class Teacher(ABC):
         classes (tuple | None): What it was trained on, where known.
     """
 
-    module: Optional[nn.Module] = None
+    module: nn.Module | None = None
     is_ready = True
-    classes: Optional[tuple] = None
+    classes: tuple | None = None
 
     def __init__(self, key: str) -> None:
         self.key = key
-        self.student_sources: List[str] = []
+        self.student_sources: list[str] = []
 
     @abstractmethod
     def request(self, source: str, key: str, student: nn.Module) -> None:
@@ -124,7 +125,7 @@ class Teacher(ABC):
         """The student has its weights, training begins."""
 
     @abstractmethod
-    def teach(self, step: Step, sources: Optional[Iterable[str]]) -> Lesson:
+    def teach(self, step: Step, sources: Iterable[str] | None) -> Lesson:
         """The lesson of this iteration; ``sources=None`` means all."""
 
     def follow(self, student: nn.Module, iterations: int,
@@ -134,11 +135,11 @@ class Teacher(ABC):
     def remove(self) -> None:
         """Leave no torch hook anywhere."""
 
-    def state_dict(self) -> Dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beyond ``module``."""
         return {}
 
-    def load_state_dict(self, state: Dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of :meth:`state_dict`, before :meth:`start`."""
 
     @abstractmethod

@@ -4,9 +4,17 @@ import math
 import numpy as np
 import pytest
 
-from mmselfkd.datasets.toy_scenes import (CLASSES, PALETTE, SHAPES, SPLITS,
-                                          TEXTURES, Scene, SceneObject,
-                                          box_around, make_scene)
+from mmselfkd.datasets.toy_scenes import (
+    CLASSES,
+    PALETTE,
+    SHAPES,
+    SPLITS,
+    TEXTURES,
+    Scene,
+    SceneObject,
+    box_around,
+    make_scene,
+)
 
 TRUE_RADIUS = dict(striped=0.42, banded=0.7, checked=0.98)
 

@@ -5,8 +5,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from mmselfkd import (ConfigError, DistillHook, FrozenTeacher, NFDHook,
-                      TFDHook)
+from mmselfkd import ConfigError, DistillHook, FrozenTeacher, NFDHook, TFDHook
 from mmselfkd.hooks.plan import joined
 
 KD = dict(type='KDLoss', source='logits')

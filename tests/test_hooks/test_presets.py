@@ -8,8 +8,17 @@ from mmengine.hooks import Hook
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import nn
 
-from mmselfkd import (AICSDHook, DistillHook, FRSKDHook, ICSDHook, KADTDHook,
-                      MixSKDHook, NFDHook, SKDHook, TFDHook)
+from mmselfkd import (
+    AICSDHook,
+    DistillHook,
+    FRSKDHook,
+    ICSDHook,
+    KADTDHook,
+    MixSKDHook,
+    NFDHook,
+    SKDHook,
+    TFDHook,
+)
 from mmselfkd.losses import KDLoss, NFDLoss
 from mmselfkd.schedules import LinearRamp
 

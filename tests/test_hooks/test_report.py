@@ -4,8 +4,13 @@ import math
 import pytest
 import torch
 
-from mmselfkd.hooks.report import (WINDOW, Monitor, class_agreement,
-                                   linear_cka, render)
+from mmselfkd.hooks.report import (
+    WINDOW,
+    Monitor,
+    class_agreement,
+    linear_cka,
+    render,
+)
 
 
 @pytest.fixture

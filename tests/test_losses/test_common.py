@@ -5,9 +5,18 @@ import sys
 import pytest
 import torch
 
-from mmselfkd.losses import (ATLoss, HolisticLoss, ICSDLoss, KDLoss, NFDLoss,
-                             PairwiseLoss, icsd_loss, kd_loss, nfd_loss,
-                             pairwise_loss)
+from mmselfkd.losses import (
+    ATLoss,
+    HolisticLoss,
+    ICSDLoss,
+    KDLoss,
+    NFDLoss,
+    PairwiseLoss,
+    icsd_loss,
+    kd_loss,
+    nfd_loss,
+    pairwise_loss,
+)
 from mmselfkd.losses._common import resize_label
 
 LOSSES = [

@@ -4,8 +4,11 @@ import functools
 import pytest
 import torch
 
-from mmselfkd.losses import (HolisticLoss, holistic_discriminator_loss,
-                             holistic_loss)
+from mmselfkd.losses import (
+    HolisticLoss,
+    holistic_discriminator_loss,
+    holistic_loss,
+)
 from mmselfkd.losses.holistic_loss import _penalty
 
 
@@ -25,7 +28,7 @@ def built(classes=4, **options):
     return loss
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def discriminator(classes, conditional):
     torch.manual_seed(0)
     loss = HolisticLoss(conditional=conditional)

@@ -6,11 +6,18 @@ import pytest
 import torch
 
 from mmselfkd.losses import KDLoss, kd_loss
-from mmselfkd.losses.ka_dtd import (CWSM, FLSW, LabelSmoothing,
-                                    ProbabilityShift, build_adjust,
-                                    build_dynamic_temperature,
-                                    cwsm_temperature, flsw_temperature,
-                                    label_smoothing, probability_shift)
+from mmselfkd.losses.ka_dtd import (
+    CWSM,
+    FLSW,
+    LabelSmoothing,
+    ProbabilityShift,
+    build_adjust,
+    build_dynamic_temperature,
+    cwsm_temperature,
+    flsw_temperature,
+    label_smoothing,
+    probability_shift,
+)
 
 SHIFT = dict(type='ProbabilityShift')
 SMOOTH = dict(type='LabelSmoothing')

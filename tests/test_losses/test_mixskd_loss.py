@@ -5,10 +5,13 @@ import pytest
 import torch
 
 from mmselfkd.losses import kd_loss
-from mmselfkd.losses.mixskd_loss import (MixSKDAdversarialLoss,
-                                         MixSKDFeatureLoss, MixSKDLogitLoss,
-                                         mixskd_feature_loss,
-                                         mixskd_logit_loss)
+from mmselfkd.losses.mixskd_loss import (
+    MixSKDAdversarialLoss,
+    MixSKDFeatureLoss,
+    MixSKDLogitLoss,
+    mixskd_feature_loss,
+    mixskd_logit_loss,
+)
 from mmselfkd.models.feature_discriminator import FeatureDiscriminator
 
 SHAPES = [(1, 3, 4, 5), (2, 4, 5, 3), (3, 2, 1, 1)]

@@ -3,8 +3,12 @@ import math
 import pytest
 import torch
 
-from mmselfkd.losses.tfd_loss import (TFDInterLoss, TFDIntraLoss,
-                                      tfd_inter_loss, tfd_intra_loss)
+from mmselfkd.losses.tfd_loss import (
+    TFDInterLoss,
+    TFDIntraLoss,
+    tfd_inter_loss,
+    tfd_intra_loss,
+)
 
 every_function = pytest.mark.parametrize('function',
                                          [tfd_inter_loss, tfd_intra_loss])

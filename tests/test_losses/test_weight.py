@@ -5,8 +5,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmselfkd.losses import (ATLoss, ICSDLoss, KDLoss, NFDLoss, PairwiseLoss,
-                             TFDInterLoss, TFDIntraLoss)
+from mmselfkd.losses import (
+    ATLoss,
+    ICSDLoss,
+    KDLoss,
+    NFDLoss,
+    PairwiseLoss,
+    TFDInterLoss,
+    TFDIntraLoss,
+)
 
 LOSSES = dict(
     kd=KDLoss(2.0), kd_sigmoid=KDLoss(activation='sigmoid'),
