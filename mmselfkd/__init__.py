@@ -25,13 +25,15 @@ if find_spec('mmengine') is not None:
         SKDHook,
         TFDHook,
     )
+    from .hosts import register_head, register_host
     from .teachers import (
         EMATeacher,
         FrozenTeacher,
         MixTeacher,
-        OwnTeacher,
+        ModelTeacher,
         SelfTeacher,
         SnapshotTeacher,
+        StudentAsTeacher,
     )
 
     # lets `mmselfkd::nfd/<config>.py` resolve as `mmseg::...` does
@@ -43,6 +45,7 @@ if find_spec('mmengine') is not None:
     __all__ += [
         'AICSDHook', 'ConfigError', 'DistillHook', 'EMATeacher', 'FRSKDHook',
         'FrozenTeacher', 'ICSDHook', 'KADTDHook', 'MixSKDHook', 'MixTeacher',
-        'NFDHook', 'OwnTeacher', 'SKDHook', 'SelfTeacher', 'SnapshotTeacher',
-        'TFDHook'
+        'ModelTeacher', 'NFDHook', 'SKDHook', 'SelfTeacher',
+        'SnapshotTeacher', 'StudentAsTeacher', 'TFDHook', 'register_head',
+        'register_host'
     ]

@@ -1,6 +1,12 @@
-"""The error a user's config earns, with what would have been right."""
-from collections.abc import Iterable
+"""Errors of a config, with what would have been right."""
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+
+# what people write who come from other projects: what it is called here
+SYNONYMS = dict(pretrained='checkpoint', ckpt='checkpoint',
+                load_from='checkpoint', tau='temperature', T='temperature',
+                alpha='loss_weight', lambda_kd='loss_weight')
 
 
 class ConfigError(ValueError):
@@ -11,9 +17,22 @@ class ConfigError(ValueError):
     """
 
 
+@contextmanager
+def config_errors() -> Iterator[None]:
+    """Raise a :class:`ConfigError` for each ValueError inside."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
 def nearest(value: object, allowed: Iterable[str], most: int = 3) -> str:
     """``'; nearest: ...'`` for a misspelt ``value``, else all ``allowed``."""
     allowed = sorted(map(str, allowed))
+    if SYNONYMS.get(str(value)) in allowed:
+        return f'; nearest: {SYNONYMS[str(value)]!r}'
     close = get_close_matches(str(value), allowed, n=most, cutoff=0.5)
     if close:
         return '; nearest: ' + ', '.join(map(repr, close))

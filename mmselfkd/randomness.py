@@ -1,5 +1,6 @@
-"""What is built for distillation must not move the student's random stream."""
+"""Random numbers: the student's stay its own, ours can be made again."""
 import random
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -8,7 +9,7 @@ from torch import nn
 
 
 @contextmanager
-def preserved():
+def preserved() -> Iterator[None]:
     """Leave Python's, NumPy's and torch's generators as they were."""
     python, numpy = random.getstate(), np.random.get_state()
     devices = [torch.cuda.current_device()
@@ -22,8 +23,8 @@ def preserved():
 
 
 @torch.no_grad()
-def tame(model: nn.Module) -> None:
-    """Bound parameters that nobody has initialised yet.
+def bound_parameters(model: nn.Module) -> None:
+    """Make parameters that nobody has initialised finite and small.
 
     Some modules leave that to ``init_weights``; until then these hold
     whatever the memory held, NaN included.

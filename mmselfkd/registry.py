@@ -6,6 +6,7 @@ what a hook's config names is built by :func:`build_part`, which does not
 depend on the default scope.
 """
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
@@ -50,7 +51,8 @@ def register_hook(cls: type) -> type:
     return cls
 
 
-def build_part(cfg: Any, registry: Registry, key: str) -> Any:
+def build_part(cfg: Any, registry: Registry, key: str,
+               also: Sequence[str] = ()) -> Any:
     """Build ``cfg`` and blame its config ``key`` for what does not fit.
 
     Args:
@@ -58,6 +60,8 @@ def build_part(cfg: Any, registry: Registry, key: str) -> Any:
         registry (Registry): Searched first; then, for a user's own classes,
             the same registry of the default scope.
         key (str): Where ``cfg`` stands in the config, for the error.
+        also (Sequence[str]): What may stand there beside the arguments, for
+            the error.
 
     Raises:
         ConfigError: Unknown type, unknown or missing argument, or a value
@@ -80,7 +84,8 @@ def build_part(cfg: Any, registry: Registry, key: str) -> Any:
             if name not in parameters:
                 raise ConfigError(
                     f'{key}.{name} = {kwargs[name]!r}: {cls.__name__} has '
-                    f'no argument {name!r}' + nearest(name, parameters))
+                    f'no argument {name!r}' +
+                    nearest(name, [*parameters, *also]))
     for name, parameter in parameters.items():
         if (parameter.default is parameter.empty and name not in kwargs
                 and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD,

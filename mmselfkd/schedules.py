@@ -8,10 +8,14 @@ a fraction between 0 and 1: that share of the run, whatever its length (an
 end at least one iteration or epoch behind the begin).
 """
 import math
-from numbers import Integral, Real
 from typing import Any
 
-MOST = 1e12  # of a weight and of its factor: far beyond any use
+from .checks import (
+    check_bool,
+    check_integer,
+    check_not_negative,
+    check_positive,
+)
 
 __all__ = ['LinearRamp', 'CosineRamp', 'ExponentialRamp', 'Step', 'Stop']
 
@@ -24,12 +28,12 @@ class _Ramp:
 
     def __init__(self, begin, end, by_epoch):
         if not _is_share(begin):
-            _check_integer('begin', begin, minimum=0)
+            check_integer('begin', begin, minimum=0)
         if end is not None and not _is_share(end):
-            _check_integer('end', end, minimum=1)
+            check_integer('end', end, minimum=1)
         if _is_share(begin) is _is_share(end) and end is not None:
             _check_order(begin, end)
-        _check_bool('by_epoch', by_epoch)
+        check_bool('by_epoch', by_epoch)
         self.begin = begin
         self.end = end
         self.by_epoch = by_epoch
@@ -73,8 +77,8 @@ class _FactorRamp(_Ramp):
                  end_factor: float = 1.0,
                  by_epoch: bool = False):
         super().__init__(begin, end, by_epoch)
-        _check_not_negative('start_factor', start_factor)
-        _check_not_negative('end_factor', end_factor)
+        check_not_negative('start_factor', start_factor)
+        check_not_negative('end_factor', end_factor)
         self.start_factor = start_factor
         self.end_factor = end_factor
 
@@ -178,9 +182,7 @@ class ExponentialRamp(_Ramp):
                  rate: float = 5.0,
                  by_epoch: bool = False):
         super().__init__(begin, end, by_epoch)
-        _check_not_negative('rate', rate)
-        if rate == 0:
-            raise ValueError(f'rate must be above 0, but got {rate!r}')
+        check_positive('rate', rate)
         self.rate = rate
 
     def factor(self, t: int) -> float:
@@ -215,12 +217,12 @@ class Step:
             raise ValueError('milestones must be a list of one integer or '
                              f'more, but got {milestones!r}')
         for milestone in milestones:
-            _check_integer('milestones', milestone, minimum=1)
+            check_integer('milestones', milestone, minimum=1)
         if any(a >= b for a, b in zip(milestones, milestones[1:])):
             raise ValueError(
                 f'milestones must increase, but got {milestones!r}')
-        _check_not_negative('gamma', gamma)
-        _check_bool('by_epoch', by_epoch)
+        check_not_negative('gamma', gamma)
+        check_bool('by_epoch', by_epoch)
         self.milestones = list(milestones)
         self.gamma = gamma
         self.by_epoch = by_epoch
@@ -260,8 +262,8 @@ class Stop:
     """
 
     def __init__(self, end: int, by_epoch: bool = False):
-        _check_integer('end', end, minimum=1)
-        _check_bool('by_epoch', by_epoch)
+        check_integer('end', end, minimum=1)
+        check_bool('by_epoch', by_epoch)
         self.end = end
         self.by_epoch = by_epoch
 
@@ -290,25 +292,6 @@ def factor_at(schedule: Any, iteration: int, epoch: int) -> float:
 
 def _is_share(value):
     return isinstance(value, float) and 0 < value < 1
-
-
-def _check_integer(name, value, minimum):
-    if (not isinstance(value, Integral) or isinstance(value, bool)
-            or value < minimum):
-        raise ValueError(f'{name} must be an integer of {minimum} or more, '
-                         f'but got {value!r}')
-
-
-def _check_not_negative(name, value):
-    if (not isinstance(value, Real) or isinstance(value, bool)
-            or not 0 <= value <= MOST):
-        raise ValueError(f'{name} must be a finite number of 0 or more, at '
-                         f'most {MOST:g}, but got {value!r}')
-
-
-def _check_bool(name, value):
-    if not isinstance(value, bool):
-        raise ValueError(f'{name} must be True or False, but got {value!r}')
 
 
 def _check_order(begin, end):

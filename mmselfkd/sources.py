@@ -1,17 +1,28 @@
 """The sources of a loss and whose they are: ``'neck'``, ``'teacher:neck'``."""
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
 from .errors import ConfigError, nearest
 
 Levels = list[torch.Tensor]
-Sources = list[tuple[str, str]]  # owner ('' for the student) and source
+STUDENT = 'student'  # the owner of a source that is no teacher
+
+
+class Source(NamedTuple):
+    """One place to look at.
+
+    Attributes:
+        owner (str): :data:`STUDENT` or the name of a teacher.
+        path (str): What the place is called there, such as ``'neck[0]'``.
+    """
+    owner: str
+    path: str
 
 
 def parse_source(source: Any, key: str, teachers: Sequence[str]
-                  ) -> tuple[Sources, Sources]:
+                 ) -> tuple[list[Source], list[Source]]:
     """Where the student's and where the teacher's side looks.
 
     Args:
@@ -29,12 +40,12 @@ def parse_source(source: Any, key: str, teachers: Sequence[str]
         student, teacher = source['student'], source['teacher']
     else:
         student = teacher = source
-    return (owned_sources(student, '', key, teachers),
+    return (owned_sources(student, STUDENT, key, teachers),
             owned_sources(teacher, teachers[0], key, teachers))
 
 
 def owned_sources(source: Any, owner: str, key: str,
-                  teachers: Sequence[str]) -> Sources:
+                  teachers: Sequence[str]) -> list[Source]:
     """Sources with their owner.
 
     Args:
@@ -49,14 +60,14 @@ def owned_sources(source: Any, owner: str, key: str,
     sources = []
     for item in as_list(source, key):
         name, colon, rest = item.partition(':')
-        if not colon and owner and len(teachers) > 1:
+        if not colon and owner != STUDENT and len(teachers) > 1:
             raise ConfigError(
                 f'{key} = {item!r}: there are several teachers; write '
                 f"'<name>:{item}' with one of {list(teachers)}")
         if colon and name not in teachers:
             raise ConfigError(f'{key} = {item!r}: no teacher {name!r}' +
                               nearest(name, teachers))
-        sources.append((name, rest) if colon else (owner, item))
+        sources.append(Source(name, rest) if colon else Source(owner, item))
     return sources
 
 
@@ -74,6 +85,7 @@ def as_list(source: Any, key: str) -> list[str]:
     return list(items)
 
 
-def gather(sources: Sources, taken: dict[tuple[str, str], Levels]) -> Levels:
+def gather(sources: Sequence[Source],
+           levels: Mapping[Source, Levels]) -> Levels:
     """The levels of several sources, one after the other."""
-    return [level for source in sources for level in taken[source]]
+    return [level for source in sources for level in levels[source]]

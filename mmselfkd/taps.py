@@ -1,16 +1,12 @@
 """A tap: one place of a model whose tensors a loss looks at.
 
 A source is a dotted module path (``decode_head.conv_seg``), with ``[i]`` to
-pick one of several outputs (``backbone[3]``), or an alias:
+pick one of several outputs (``backbone[3]``), or an alias that the model's
+host explains (:mod:`mmselfkd.hosts`):
 
-- ``logits``: the class scores of the main head before any resize: the output
-  of ``conv_seg`` of a segmentor; of the class layer of a dense detection
-  head, one level for each level of the neck; of the last stage of an RoI
-  head, for the RoIs that the student samples; of the last decoder layer of a
-  DETR, for its queries;
-- ``features``: in a segmentor or depth estimator what enters that classifier,
-  in front of its dropout (the PSP output, the ASPP output, the fused map of
-  an FPN or SegFormer head); in a detector what enters its head, the levels of
+- ``logits``: the class scores of the main head before any resize;
+- ``features``: what that head sees: in a segmentor or depth estimator what
+  enters its classifier, in front of its dropout; in a detector the levels of
   the neck;
 - ``pyramid``: the levels of a detector's neck, the stages of the backbone of
   another model;
@@ -26,20 +22,21 @@ What a tap gives is a list of tensors, the levels:
 - ``[i]`` picks from what the module returned, or from its runs where there
   are several; ``[i][j]`` goes on inside;
 - a module list gives the runs of its members in their order;
-- tokens (N, L, C) become a map (N, C, L, 1), vectors (R, C) of RoIs one of
-  (R, C, 1, 1);
+- tokens (N, L, C) become a map (N, C, h, w) where the model's patch grid is
+  known, else (N, C, L, 1); vectors (R, C) of RoIs become (R, C, 1, 1);
 - only runs within the model's own forward count: what activation
   checkpointing runs again in the backward pass does not.
 """
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from .errors import ConfigError
-from .heads import Place, find_place
+from .hosts import Place, host_of
 
 _SOURCE = re.compile(r'^(?P<path>[^\[\]]+)(?P<index>(\[-?\d+\])*)$')
 
@@ -51,12 +48,14 @@ class Tap:
         model (nn.Module): The unwrapped model.
         source (str): See the module's docstring.
         key (str): Where the source stands in the config, for the errors.
+        resources (ExitStack): Takes the torch hooks off when it is closed.
 
     Raises:
         ConfigError: The source names no module of the model.
     """
 
-    def __init__(self, model: nn.Module, source: str, key: str) -> None:
+    def __init__(self, model: nn.Module, source: str, key: str,
+                 resources: ExitStack) -> None:
         self.source, self.key = source, key
         self.clone = False  # keep a copy: the tensor is changed afterwards
         self.changed = False  # whether what was taken had been changed
@@ -66,15 +65,27 @@ class Tap:
         self.on_run: Callable[[], None] = _nothing
         self.place, self._indices = _resolve(model, source, key)
         self._rewritten = _rewritten_around(model, source)
-        takes_input = self.place.argument is not None
-        self._handles = [
-            module.register_forward_pre_hook(self._see_input) if takes_input
-            else module.register_forward_hook(self._see_output)
-            for module in self.place.modules
-        ]
+        self._dropped: tuple[Any, Any] | None = None  # dropout's out and in
+        for module in self.place.modules:
+            if self.place.argument is None:
+                handle = module.register_forward_hook(self._see_output)
+            else:
+                handle = module.register_forward_pre_hook(self._see_input)
+            resources.callback(handle.remove)
+        if self.place.dropout is not None:
+            resources.callback(self.place.dropout.register_forward_hook(
+                self._see_dropout).remove)
+        resources.callback(self.forget)
+
+    def _see_dropout(self, module: nn.Module, args: tuple, out: Any) -> None:
+        if self.is_open:
+            self._dropped = out, args[0]
 
     def _see_input(self, module: nn.Module, args: tuple) -> None:
-        self._see(args[self.place.argument])
+        value = args[self.place.argument]
+        if self._dropped is not None and self._dropped[0] is value:
+            value = self._dropped[1]
+        self._see(value)
 
     def _see_output(self, module: nn.Module, args: tuple, out: Any) -> None:
         self._see(out)
@@ -95,13 +106,12 @@ class Tap:
     def close(self) -> None:
         """Record no more; what was recorded stays until :meth:`take`."""
         self.is_open = False
+        self._dropped = None
 
-    def remove(self) -> None:
-        """Take the torch hook off the model."""
+    def forget(self) -> None:
+        """Close, and drop what was recorded."""
         self.close()
         self.runs = []
-        for handle in self._handles:
-            handle.remove()
 
     @property
     def is_satisfied(self) -> bool:
@@ -109,8 +119,12 @@ class Tap:
         return (self.expected_runs is not None
                 and len(self.runs) >= self.expected_runs)
 
-    def take(self) -> list[torch.Tensor]:
+    def take(self, shape: Sequence[int] = ()) -> list[torch.Tensor]:
         """The recorded levels; the tap forgets them.
+
+        Args:
+            shape (Sequence[int]): Of the model's input (N, C, H, W), by
+                which tokens find their place.
 
         Raises:
             ConfigError: The module did not run, an index is out of range,
@@ -134,9 +148,10 @@ class Tap:
                 "'logits' or 'features'")
         self.changed = any(
             _versions(run) != versions for run, versions in runs)
-        value = runs[0][0] if len(runs) == 1 else [run for run, _ in runs]
-        if self.place.queries:
-            value = self._of_queries(runs[-1][0])
+        values = [run for run, _ in runs]
+        value = values[0] if len(values) == 1 else values
+        if self.place.select is not None:
+            value = self.place.select(values)
         for index in self._indices:
             if isinstance(value, dict):
                 value = list(value.values())
@@ -158,14 +173,26 @@ class Tap:
                                   'loss needs floating point')
         if self.place.is_raw:
             return levels
-        if any(level.dim() != 4 for level in levels):
-            self.place.is_map = False
-        return [_as_map(level) for level in levels]
+        return [self._as_map(level, tuple(shape)) for level in levels]
 
-    def _of_queries(self, value: torch.Tensor) -> torch.Tensor:
-        """Of the last decoder layer, without queries made from labels."""
-        last = value[-1] if value.dim() == 4 else value
-        return last[:, -self.place.queries:]
+    def _as_map(self, level: torch.Tensor,
+                shape: tuple[int, ...]) -> torch.Tensor:
+        """Tokens and vectors as maps."""
+        if level.dim() == 3:
+            grid = None
+            if (self.place.grid is not None and not self.place.queries
+                    and shape and len(level) == shape[0]):
+                grid = self.place.grid(level.shape[1], shape[2:])
+            if grid is not None:
+                height, width, first = grid
+                return level[:, first:].transpose(1, 2).unflatten(
+                    2, (height, width))
+            self.place.is_map = False
+            return level.transpose(1, 2)[..., None]
+        if level.dim() == 2:
+            self.place.is_map = False
+            return level[:, :, None, None]
+        return level
 
 
 def _nothing() -> None:
@@ -181,14 +208,8 @@ def _resolve(model: nn.Module, source: str,
             f'{key} = {source!r}: a source is a dotted module path with '
             "optional [i], such as 'backbone[3]', or 'logits' or 'features'")
     indices = tuple(int(i) for i in re.findall(r'-?\d+', match['index']))
-    return find_place(model, match['path'], source, key), indices
-
-
-def _as_map(level: torch.Tensor) -> torch.Tensor:
-    """Tokens and vectors as maps."""
-    if level.dim() == 3:
-        return level.transpose(1, 2)[..., None]
-    return level[:, :, None, None] if level.dim() == 2 else level
+    place = host_of(model).place(model, match['path'], f'{key} = {source!r}')
+    return place, indices
 
 
 def _rewritten_around(model: nn.Module, source: str) -> str:

@@ -24,8 +24,8 @@ class TFDHook(DistillHook):
     features teach shallow ones.
 
     Args:
-        teacher (dict, optional): Defaults to ``dict(type='OwnTeacher')``,
-            the student itself.
+        teacher (dict, optional): Defaults to the student itself,
+            ``dict(type='StudentAsTeacher')``.
         losses, task_schedule: See :class:`~mmselfkd.hooks.DistillHook`.
 
     Reference: Teacher-free Distillation via Regularizing Intermediate
@@ -42,4 +42,4 @@ class TFDHook(DistillHook):
         loss_intra=dict(
             type='TFDIntraLoss', source='backbone', loss_weight=0.0004 / 3,
             schedule=_RAMP))
-    preset_teacher = dict(type='OwnTeacher')
+    preset_teacher = dict(type='StudentAsTeacher')

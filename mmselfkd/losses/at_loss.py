@@ -1,17 +1,19 @@
 """Attention transfer: where a map is active, whatever its channels."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ._common import (
-    MOST,
-    autocast_off,
+from ..checks import (
     check_choice,
+    check_not_negative,
+)
+from ._maps import (
+    autocast_off,
     check_maps,
-    check_weight,
     full_precision,
-    is_number,
+    normalise_weight,
     weighted_mean,
 )
+from .base import DistillationLoss
 
 REDUCTIONS = ('mean', 'sum')
 EPS = 1e-12
@@ -19,10 +21,10 @@ EPS = 1e-12
 
 def at_loss(student: Tensor,
             teacher: Tensor,
-            label: Tensor | None = None,
+            *,
+            weight: Tensor | None = None,
             p: float = 2,
-            reduction: str = 'mean',
-            weight: Tensor | None = None) -> Tensor:
+            reduction: str = 'mean') -> Tensor:
     r"""Squared difference of the normalised attention maps.
 
     .. math::
@@ -61,14 +63,13 @@ def at_loss(student: Tensor,
     Args:
         student (Tensor): features of the student.
         teacher (Tensor): features of the teacher; detached here.
-        label (Tensor, optional): not used. Defaults to None.
+        weight (Tensor, optional): of the positions, 0 or more; what weighs
+            0, such as padding, takes no part. None: all weigh the same.
+            Defaults to None.
         p (float): power of the magnitudes, 1 or more; the larger, the more
             the strongest positions count. Defaults to 2.
         reduction (str): 'mean' or 'sum' over the positions of an image.
             Defaults to 'mean'.
-        weight (Tensor, optional): of the positions, 0 or more; what weighs
-            0, such as padding, takes no part. None: all weigh the same.
-            Defaults to None.
 
     Shape:
         - student: (N, C_s, H, W).
@@ -101,7 +102,7 @@ def at_loss(student: Tensor,
     _check_arguments(p, reduction)
     with autocast_off(student):
         student, teacher = full_precision(student, teacher)
-        weight = check_weight(weight, student)
+        weight = normalise_weight(weight, student)
         if weight is not None:
             student, teacher = (
                 x.masked_fill(weight == 0, 0) for x in (student, teacher))
@@ -115,9 +116,7 @@ def at_loss(student: Tensor,
 
 
 def _check_arguments(p, reduction):
-    if not is_number(p) or not 1 <= p <= MOST:
-        raise ValueError('p must be a finite number of 1 or more, at most '
-                         f'{MOST:g}, but got {p!r}')
+    check_not_negative('p', p, least=1)
     check_choice('reduction', reduction, REDUCTIONS)
 
 
@@ -132,7 +131,7 @@ def _attention(features, p):
     return attention / length.clamp(min=EPS)
 
 
-class ATLoss(nn.Module):
+class ATLoss(DistillationLoss):
     """Difference of the normalised attention maps: :func:`at_loss`.
 
     Args:
@@ -151,6 +150,7 @@ class ATLoss(nn.Module):
         True
     """
     channels = 'any'
+    takes_weight = True
     needs_positions = True
 
     def __init__(self, p: float = 2, reduction: str = 'mean'):
@@ -162,8 +162,9 @@ class ATLoss(nn.Module):
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,
-                label: Tensor | None = None,
+                *,
                 weight: Tensor | None = None) -> Tensor:
-        """See :func:`at_loss`; the label is not used."""
-        return at_loss(student, teacher, label, self.p, self.reduction,
-                       weight)
+        """See :func:`at_loss`."""
+        return at_loss(
+            student, teacher, weight=weight, p=self.p,
+            reduction=self.reduction)

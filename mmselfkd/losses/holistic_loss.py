@@ -6,15 +6,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils import parametrize
 
-from ..models.discriminator import Discriminator
-from ._common import autocast_off, check_choice, check_maps, check_not_negative
+from ..checks import check_bool, check_choice, check_not_negative
+from ._maps import autocast_off, check_maps
+from .base import AdversarialLoss
+from .discriminator import Discriminator
 
 MODES = ('wgan-gp', 'hinge')
 
 
 def holistic_loss(student: Tensor,
                   teacher: Tensor,
-                  label: Tensor | None = None,
                   *,
                   discriminator: nn.Module,
                   image: Tensor | None = None) -> Tensor:
@@ -26,7 +27,6 @@ def holistic_loss(student: Tensor,
     Args:
         student (Tensor): logits of the student, (N, K, H, W).
         teacher (Tensor): logits of the teacher, (N, K, H, W); only checked.
-        label (Tensor, optional): not used.
         discriminator (nn.Module): gives scores (N,) of logits and image.
         image (Tensor, optional): (N, 3, H0, W0), for a conditional one.
 
@@ -52,7 +52,9 @@ def holistic_discriminator_loss(student: Tensor,
                                 discriminator: nn.Module,
                                 image: Tensor | None = None,
                                 mode: str = 'wgan-gp',
-                                gradient_penalty: float = 10.0) -> Tensor:
+                                gradient_penalty: float = 10.0,
+                                generator: torch.Generator | None = None
+                                ) -> Tensor:
     """The discriminator's term of :class:`HolisticLoss`, on detached maps.
 
     Args:
@@ -63,6 +65,8 @@ def holistic_discriminator_loss(student: Tensor,
         mode (str): 'wgan-gp' or 'hinge'. Defaults to 'wgan-gp'.
         gradient_penalty (float): weight of the penalty of 'wgan-gp'.
             Defaults to 10.0.
+        generator (torch.Generator, optional): draws the mixes of 'wgan-gp'.
+            None: torch's global one.
 
     Returns:
         Tensor: scalar, the mean over the images, penalty included.
@@ -83,7 +87,8 @@ def holistic_discriminator_loss(student: Tensor,
                 return (F.relu(1 - real) + F.relu(1 + fake)).mean()
             loss = (fake - real).mean()
             if gradient_penalty > 0:
-                penalty = _penalty(student, teacher, image, discriminator)
+                penalty = _penalty(
+                    student, teacher, image, discriminator, generator)
                 loss = loss + gradient_penalty * penalty
             return loss
 
@@ -97,10 +102,12 @@ def _inputs(student, teacher, image, discriminator):
     return student.to(dtype), teacher.detach().to(dtype), image
 
 
-def _penalty(student, teacher, image, discriminator):
+def _penalty(student, teacher, image, discriminator, generator=None):
     """Mean squared distance of the norm of the gradient from 1."""
+    device = student.device if generator is None else generator.device
     share = torch.rand(
-        len(student), 1, 1, 1, dtype=student.dtype, device=student.device)
+        len(student), 1, 1, 1, dtype=student.dtype, device=device,
+        generator=generator).to(student)
     mixed = (share * teacher + (1 - share) * student).requires_grad_()
     scores = discriminator(mixed, image)
     slope, = torch.autograd.grad(scores.sum(), mixed, create_graph=True)
@@ -108,7 +115,7 @@ def _penalty(student, teacher, image, discriminator):
     return (norm - 1).square().mean()
 
 
-class HolisticLoss(nn.Module):
+class HolisticLoss(AdversarialLoss):
     r"""Adversarial loss that makes whole score maps look like the teacher's.
 
     .. math::
@@ -142,7 +149,8 @@ class HolisticLoss(nn.Module):
     precision of the discriminator (float32 as built), without autocast.
 
     Differs from the paper: a score is the mean of a score map, so that
-    logits of any size will do; see :class:`~mmselfkd.models.Discriminator`.
+    logits of any size will do; see
+    :class:`~mmselfkd.losses.discriminator.Discriminator`.
 
     Differs from the official code: that one never shows the image to the
     discriminator (``conditional=False``) and multiplies the loss of the
@@ -199,62 +207,53 @@ class HolisticLoss(nn.Module):
                  conditional: bool = True,
                  gradient_penalty: float = 10.0,
                  optimizer: dict | None = None):
-        super().__init__()
         check_choice('mode', mode, MODES)
-        check_choice('conditional', conditional, (True, False))
+        check_bool('conditional', conditional)
         check_not_negative('gradient_penalty', gradient_penalty)
         if optimizer is None:
             optimizer = dict(
                 type='SGD', lr=4e-5, momentum=0.9, weight_decay=5e-3)
+        super().__init__(optimizer)
         self.mode = mode
         self.conditional = conditional
         self.gradient_penalty = gradient_penalty
-        self.optimizer_cfg = optimizer
-        self.register_module('discriminator', None)
+        self.needs_image = conditional
 
-    @property
-    def needs_image(self) -> bool:
-        """Whether both losses need the image."""
-        return self.conditional
-
-    def build(self, num_classes: int, image_channels: int = 3) -> None:
-        """Create the discriminator, anew if there was one.
-
-        Args:
-            num_classes (int): channels of the logits.
-            image_channels (int): channels of the image; not used unless
-                ``conditional``. Defaults to 3.
-        """
+    def build(self, student: Tensor, teacher: Tensor,
+              image: Tensor | None) -> None:
+        """Make the discriminator, anew if there was one."""
         self.discriminator = Discriminator(
-            num_classes, image_channels if self.conditional else 0)
+            student.shape[1],
+            image.shape[1] if self.conditional else 0).to(student.device)
 
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,
-                label: Tensor | None = None,
+                *,
                 image: Tensor | None = None) -> Tensor:
         """The student's term: :func:`holistic_loss`."""
-        self._build_for(student, teacher, image)
+        self._prepare(student, teacher, image)
         return holistic_loss(
-            student, teacher, label, discriminator=self.discriminator,
-            image=image)
+            student, teacher, image=image, discriminator=self.discriminator)
 
     def discriminator_loss(self,
                            student: Tensor,
                            teacher: Tensor,
-                           image: Tensor | None = None) -> Tensor:
+                           *,
+                           image: Tensor | None = None,
+                           generator: torch.Generator | None = None) -> Tensor:
         """The discriminator's: :func:`holistic_discriminator_loss`."""
-        self._build_for(student, teacher, image)
+        self._prepare(student, teacher, image)
         return holistic_discriminator_loss(
-            student, teacher, discriminator=self.discriminator, image=image,
-            mode=self.mode, gradient_penalty=self.gradient_penalty)
+            student, teacher, image=image, discriminator=self.discriminator,
+            mode=self.mode, gradient_penalty=self.gradient_penalty,
+            generator=generator)
 
-    def _build_for(self, student, teacher, image):
+    def _prepare(self, student, teacher, image):
         check_maps(student, teacher)
         if self.conditional and image is None:
             raise ValueError('image must be a tensor of shape (N, C, H, W) '
                              'with conditional=True, but got None')
         if self.discriminator is None:
-            self.build(student.shape[1],
-                       image.shape[1] if self.conditional else 0)
-            self.discriminator.to(student.device)
+            self.build(student, teacher, image)
+        self.discriminator.sync_ranks = self.sync_ranks

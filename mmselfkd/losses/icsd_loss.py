@@ -2,24 +2,21 @@
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ._common import (
-    autocast_off,
-    check_maps,
-    check_positive,
-    check_weight,
-    full_precision,
-)
+from ..checks import check_positive
+from ._maps import autocast_off, check_maps, full_precision, normalise_weight
+from .base import DistillationLoss
 
 LEAST_TEMPERATURE = 1e-6  # the gradient grows with the square of its inverse
 
 
 def icsd_loss(student: Tensor,
               teacher: Tensor,
-              temperature: float = 1.0,
-              weight: Tensor | None = None) -> Tensor:
+              *,
+              weight: Tensor | None = None,
+              temperature: float = 1.0) -> Tensor:
     r"""Squared difference of the divergences between the class maps.
 
     .. math::
@@ -56,10 +53,10 @@ def icsd_loss(student: Tensor,
     Args:
         student (Tensor): logits of the student.
         teacher (Tensor): logits of the teacher; detached here.
-        temperature (float): divides both logits. Defaults to 1.0.
         weight (Tensor, optional): of the positions, 0 or more; what weighs
             0, such as padding, takes no part. None: all weigh the same.
             Defaults to None.
+        temperature (float): divides both logits. Defaults to 1.0.
 
     Shape:
         - student, teacher: (N, K, H, W).
@@ -76,7 +73,7 @@ def icsd_loss(student: Tensor,
     Reference:
         AICSD: Adaptive Inter-Class Similarity Distillation for Semantic
         Segmentation, Multimedia Tools and Applications 2025,
-        arXiv:2308.04243, AmirMansourian/AICSD (f99949e).
+        arXiv:2308.04243, AmirMansurian/AICSD (f99949e).
 
     Example:
         >>> import torch
@@ -90,7 +87,7 @@ def icsd_loss(student: Tensor,
     check_positive('temperature', temperature, LEAST_TEMPERATURE)
     with autocast_off(student):
         student, teacher = full_precision(student, teacher)
-        weight = check_weight(weight, student)
+        weight = normalise_weight(weight, student)
         return _DivergenceDistance.apply(student, teacher, temperature,
                                          weight)
 
@@ -151,7 +148,7 @@ def _slope(by_divergence, divergence, p, log_p, dtype):
     return slope.baddbmm_(columns.to(dtype), p)
 
 
-class ICSDLoss(nn.Module):
+class ICSDLoss(DistillationLoss):
     """Divergences between the class maps: :func:`icsd_loss`.
 
     Args:
@@ -167,6 +164,7 @@ class ICSDLoss(nn.Module):
         True
     """
     channels = 'classes'
+    takes_weight = True
     needs_positions = True
 
     def __init__(self, temperature: float = 1.0):
@@ -177,7 +175,8 @@ class ICSDLoss(nn.Module):
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,
-                label: Tensor | None = None,
+                *,
                 weight: Tensor | None = None) -> Tensor:
-        """See :func:`icsd_loss`; the label is not used."""
-        return icsd_loss(student, teacher, self.temperature, weight)
+        """See :func:`icsd_loss`."""
+        return icsd_loss(
+            student, teacher, weight=weight, temperature=self.temperature)

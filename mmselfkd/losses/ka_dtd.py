@@ -1,26 +1,55 @@
-"""Better supervision by soft labels: which row, how soft (KA and DTD)."""
+r"""Knowledge adjustment (KA) and dynamic temperature distillation (DTD).
+
+Two options of :func:`~mmselfkd.losses.kd_loss`. KA corrects the soft labels
+where the teacher's first choice is not the label: :class:`ProbabilityShift`
+or :class:`LabelSmoothing`, called with scores (N, K, H, W) and integer labels
+(N, H0, W0) or (N, 1, H0, W0), which are resized by nearest neighbour. A pixel
+is left alone where its label has the highest score (ties included) or is no
+class, that is outside 0 ... K - 1.
+
+DTD gives every pixel a temperature of its own, the same for student and
+teacher and without a gradient: :class:`FLSW` or :class:`CWSM`, called with
+the logits (N, K, H, W) of both, returns temperatures (N, 1, H, W):
+
+.. math::
+    \tau_p = \max(\tau_{min}, T + \beta (\bar w - w_p))
+
+:math:`w_p` says how hard pixel :math:`p` is, :math:`\bar w` is its mean over
+the valid pixels, :math:`T` the temperature of the loss and
+:math:`\tau_{min}` the ``minimum``. A hard pixel gets a lower temperature and
+so a sharper target. Where T is the minimum only the easy pixels move.
+
+Differs from the paper: it has one row and one temperature for each image;
+here every pixel is such a sample. Its T, :math:`\beta`, :math:`\gamma` and
+smoothed label are not stated in what was at hand.
+
+Differs from the official code: none was found. KD_Lib, from which the
+smoothed label of 0.9 comes, swaps alike, but calls the divergence with its
+arguments reversed and with probabilities where log-probabilities belong, and
+takes the cross entropy of the logits divided by the temperature. TextBrewer,
+from which the weights :math:`w_p` come, has no lower bound, so a temperature
+may become zero or negative, and does not multiply the loss by its square.
+
+Reference:
+    Preparing Lessons: Improve Knowledge Distillation with Better Supervision,
+    Neurocomputing 2021, arXiv:1911.07471 (no official code found;
+    SforAiDl/KD_Lib, a94d236, and airaria/TextBrewer, 2c105fa, were read).
+"""
 import math
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import check_choice, check_not_negative, check_positive
 from ..errors import nearest
-from ._common import (
-    autocast_off,
-    check_choice,
-    check_maps,
-    check_not_negative,
-    check_positive,
-    full_precision,
-    resize_label,
-)
-
-MEANS = ('batch', 'image')
+from ._maps import autocast_off, check_maps, full_precision, resize_label
 
 
-def probability_shift(scores: Tensor, label: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class ProbabilityShift:
     r"""Swap the scores of the label and of the class a wrong teacher chose.
 
     .. math::
@@ -28,59 +57,26 @@ def probability_shift(scores: Tensor, label: Tensor) -> Tensor:
         \tilde q_{p,k} = q_{p,k} \text{ otherwise}, \quad
         c = \mathrm{argmax}_k\, q_{p,k}
 
-    :math:`q_p` (K) are the scores of pixel :math:`p`, :math:`y` is its label
-    and :math:`c` the class of its highest score. They may be logits,
-    probabilities or their logarithms: the swap is the same. Sum and entropy
-    of a row stay what they were.
-
-    A pixel whose label has the highest score (ties included) is left alone,
-    and so is one whose label is no class, that is outside 0 ... K - 1.
-
-    Differs from the paper: the paper has one row per image; that every pixel
-    is such a row is ours.
-
-    Differs from the official code: none was found. KD_Lib swaps alike, but
-    then calls the divergence with its arguments reversed and with
-    probabilities where log-probabilities belong, and takes the cross entropy
-    of the logits divided by the temperature.
-
-    Args:
-        scores (Tensor): scores of the teacher.
-        label (Tensor): integer class labels, of any size; resized to the
-            scores by nearest neighbour.
-
-    Shape:
-        - scores: (N, K, H, W).
-        - label: (N, H0, W0) or (N, 1, H0, W0).
-
-    Returns:
-        Tensor: the scores with the swaps made, (N, K, H, W).
-
-    Raises:
-        TypeError: if the scores are not floating point or the labels are not
-            integers.
-        ValueError: if shapes do not agree.
-
-    Reference:
-        Preparing Lessons: Improve Knowledge Distillation with Better
-        Supervision, Neurocomputing 2021, arXiv:1911.07471 (no official code
-        found; SforAiDl/KD_Lib, a94d236, was read).
+    :math:`q_p` (K) are the scores of pixel :math:`p` and :math:`y` is its
+    label. The scores may be logits, probabilities or their logarithms. The
+    sum and the entropy of a row stay as they were.
 
     Example:
-        >>> import torch
         >>> q = torch.tensor([0.5, 0.25, 0.125]).view(1, 3, 1, 1)
-        >>> probability_shift(q, torch.tensor([[[2]]])).flatten()
+        >>> ProbabilityShift()(q, torch.tensor([[[2]]])).flatten()
         tensor([0.1250, 0.2500, 0.5000])
     """
-    wrong, label, top = _wrong_rows(scores, label)
-    label = torch.where(wrong, label, top)  # a swap with itself does nothing
-    own, best = scores.gather(1, label), scores.gather(1, top)
-    return scores.scatter(1, top, own).scatter(1, label, best)
+
+    def __call__(self, scores: Tensor, label: Tensor) -> Tensor:
+        """The scores after the swaps."""
+        wrong, label, top = _wrong_rows(scores, label)
+        label = torch.where(wrong, label, top)  # with itself: no change
+        own, best = scores.gather(1, label), scores.gather(1, top)
+        return scores.scatter(1, top, own).scatter(1, label, best)
 
 
-def label_smoothing(log_q: Tensor,
-                    label: Tensor,
-                    correct: float = 0.9) -> Tensor:
+@dataclass(frozen=True)
+class LabelSmoothing:
     r"""Replace the rows of a wrong teacher by smoothed labels.
 
     .. math::
@@ -90,60 +86,35 @@ def label_smoothing(log_q: Tensor,
 
     :math:`q_p` (K) are the class probabilities of pixel :math:`p`, of which
     the logarithms come in and go out, :math:`y` is its label and :math:`a` =
-    ``correct``.
-
-    A pixel whose label has the highest probability (ties included) is left
-    alone, and so is one whose label is no class, that is outside
-    0 ... K - 1. A probability of 0 comes out as the lowest finite number,
+    ``correct``. A probability of 0 comes out as the lowest finite logarithm,
     so that 0 times its logarithm is 0.
 
-    Differs from the paper: the paper has one row per image; that every pixel
-    is such a row is ours. The value of ``correct`` is not stated in what was
-    at hand.
-
-    Differs from the official code: none was found. KD_Lib, from which the
-    0.9 comes, calls the divergence with its arguments reversed and with
-    probabilities where log-probabilities belong, and takes the cross entropy
-    of the logits divided by the temperature.
-
     Args:
-        log_q (Tensor): log-probabilities of the teacher.
-        label (Tensor): integer class labels, of any size; resized to the
-            rows by nearest neighbour.
         correct (float): probability of the label, above 0 and at most 1;
             below 1 / K it makes the label the least likely class. Defaults
             to 0.9.
 
-    Shape:
-        - log_q: (N, K, H, W).
-        - label: (N, H0, W0) or (N, 1, H0, W0).
-
-    Returns:
-        Tensor: the log-probabilities with the rows replaced, (N, K, H, W).
-
     Raises:
-        TypeError: if the rows are not floating point or the labels are not
-            integers.
-        ValueError: if shapes do not agree or an argument is out of range.
-
-    Reference:
-        Preparing Lessons: Improve Knowledge Distillation with Better
-        Supervision, Neurocomputing 2021, arXiv:1911.07471 (no official code
-        found; SforAiDl/KD_Lib, a94d236, was read).
+        ValueError: if an argument is out of range.
 
     Example:
-        >>> import torch
         >>> q = torch.tensor([0.5, 0.25, 0.25]).view(1, 3, 1, 1)
-        >>> label_smoothing(q.log(), torch.tensor([[[2]]])).exp().flatten()
+        >>> LabelSmoothing()(q.log(), torch.tensor([[[2]]])).exp().flatten()
         tensor([0.0500, 0.0500, 0.9000])
     """
-    _check_correct(correct)
-    wrong, label, _ = _wrong_rows(log_q, label)
-    others = (1 - correct) / max(log_q.shape[1] - 1, 1)
-    lowest = torch.finfo(log_q.dtype).min
-    row = torch.full_like(log_q, math.log(others) if others else lowest)
-    row = row.scatter(1, label, math.log(correct))
-    return torch.where(wrong, row, log_q)
+    correct: float = 0.9
+
+    def __post_init__(self) -> None:
+        check_positive('correct', self.correct, most=1)
+
+    def __call__(self, log_q: Tensor, label: Tensor) -> Tensor:
+        """The log-probabilities with these rows replaced."""
+        wrong, label, _ = _wrong_rows(log_q, label)
+        others = (1 - self.correct) / max(log_q.shape[1] - 1, 1)
+        lowest = torch.finfo(log_q.dtype).min
+        row = torch.full_like(log_q, math.log(others) if others else lowest)
+        row = row.scatter(1, label, math.log(self.correct))
+        return torch.where(wrong, row, log_q)
 
 
 def _wrong_rows(scores, label):
@@ -156,168 +127,139 @@ def _wrong_rows(scores, label):
     return is_class & (scores.gather(1, label) < best), label, top
 
 
-def _check_correct(correct):
-    check_positive('correct', correct)
-    if correct > 1:
-        raise ValueError(
-            f'correct must be above 0 and at most 1, but got {correct!r}')
+@dataclass(frozen=True, kw_only=True)
+class _DynamicTemperature:
+    """What FLSW and CWSM share: how weights become temperatures."""
+    beta: float = 1.0
+    minimum: float = 1.0
+    mean: str = 'batch'
+
+    def __post_init__(self) -> None:
+        check_not_negative('beta', self.beta)
+        check_positive('minimum', self.minimum)
+        check_choice('mean', self.mean, ('batch', 'image'))
+
+    def check_temperature(self, temperature: float) -> None:
+        """Raise ValueError where the temperature is below the minimum."""
+        check_positive('temperature', temperature)
+        if temperature < self.minimum:
+            raise ValueError(
+                'temperature must not be below the minimum of the dynamic '
+                f'temperature, but got temperature={temperature!r} and '
+                f'minimum={self.minimum!r}')
+
+    def __call__(self,
+                 student: Tensor,
+                 teacher: Tensor,
+                 temperature: float = 1.0,
+                 valid: Tensor | None = None) -> Tensor:
+        """The temperatures of all pixels, from detached logits.
+
+        Args:
+            student (Tensor): logits of the student, (N, K, H, W).
+            teacher (Tensor): logits of the teacher, (N, K, H, W).
+            temperature (float): of a pixel of mean weight; not below
+                ``minimum``. Defaults to 1.0.
+            valid (Tensor, optional): bool (N, H, W), the pixels whose mean
+                is taken; the others get a temperature too. None: all.
+                Defaults to None.
+
+        Returns:
+            Tensor: (N, 1, H, W).
+
+        Raises:
+            TypeError: if the maps are not floating point.
+            ValueError: if shapes do not agree or an argument is out of range.
+        """
+        check_maps(student, teacher)
+        self.check_temperature(temperature)
+        with autocast_off(student):
+            student, teacher = full_precision(student.detach(), teacher)
+            weight = self._weight(student, teacher)
+            axes = (1, 2, 3) if self.mean == 'image' else (0, 1, 2, 3)
+            if valid is None:
+                centre = weight.mean(axes, keepdim=True)
+            elif valid.shape != weight[:, 0].shape:
+                raise ValueError(
+                    f'valid must have shape {tuple(weight[:, 0].shape)}, '
+                    f'but got {tuple(valid.shape)}')
+            else:
+                valid = valid[:, None]
+                centre = (weight.masked_fill(~valid, 0).sum(axes, keepdim=True)
+                          / valid.sum(axes, keepdim=True).clamp(min=1))
+            spread = self.beta * (centre - weight)
+            return (temperature + spread).clamp(min=self.minimum)
 
 
-def flsw_temperature(student: Tensor,
-                     teacher: Tensor,
-                     temperature: float = 1.0,
-                     valid: Tensor | None = None,
-                     beta: float = 1.0,
-                     gamma: float = 1.0,
-                     minimum: float = 1.0,
-                     mean: str = 'batch') -> Tensor:
-    r"""Temperature of every pixel by focal loss style weights.
+@dataclass(frozen=True, kw_only=True)
+class FLSW(_DynamicTemperature):
+    r"""Temperatures by focal loss style weights.
 
     .. math::
-        \tau_p = \max(\tau_{min}, T + \beta (\bar w - w_p)), \quad
         w_p = \max(0, 1 - v_p \cdot t_p)^\gamma, \quad
         v_p = \frac{z^s_p}{\lVert z^s_p \rVert_2 + 10^{-4}}, \quad
         t_p = \frac{z^t_p}{\lVert z^t_p \rVert_2 + 10^{-4}}
 
-    :math:`z_p` (K) are the logits of pixel :math:`p`, :math:`w_p` in
-    [0, 2^gamma] is how hard it is, :math:`\bar w` the mean over the valid
-    pixels, :math:`T` the ``temperature`` and :math:`\tau_{min}` the
-    ``minimum``. The further the student is from the teacher, the lower the
-    temperature and the sharper the target.
-
-    With the default ``minimum`` and T = 1 only the easy pixels move: choose
-    T above the minimum to let the hard ones have less.
-
-    Differs from the paper: the paper has one temperature per image; that
-    every valid pixel is such a sample is ours. The values of T, beta and
-    gamma are not stated in what was at hand.
-
-    Differs from the official code: none was found. TextBrewer, from which
-    the weights come, has no lower bound, so that a temperature may become
-    zero or negative, and does not multiply the loss by its square.
+    :math:`z_p` (K) are the logits of pixel :math:`p`. A pixel is hard where
+    the student is far from the teacher; :math:`w_p` is in [0, 2^gamma].
 
     Args:
-        student (Tensor): logits of the student; detached here.
-        teacher (Tensor): logits of the teacher; detached here.
-        temperature (float): temperature of a pixel of mean weight; not below
-            ``minimum``. Defaults to 1.0.
-        valid (Tensor, optional): bool, the pixels that make the mean (the
-            others get a temperature too). None: all. Defaults to None.
         beta (float): how far the temperatures spread; 0 or more. Defaults
             to 1.0.
-        gamma (float): exponent of the weights; 0 or more. Defaults to 1.0.
         minimum (float): lower bound of the temperatures, above 0. Defaults
             to 1.0.
-        mean (str): 'batch' (on one device) or 'image': the pixels that one
-            mean is taken over. Defaults to 'batch'.
-
-    Shape:
-        - student, teacher: (N, K, H, W).
-        - valid: (N, H, W).
-
-    Returns:
-        Tensor: the temperatures, without a gradient, (N, 1, H, W).
+        mean (str): one mean for the 'batch' (of one device) or for each
+            'image'. Defaults to 'batch'.
+        gamma (float): exponent of the weights; 0 or more. Defaults to 1.0.
 
     Raises:
-        TypeError: if the maps are not floating point.
-        ValueError: if shapes do not agree or an argument is out of range.
-
-    Reference:
-        Preparing Lessons: Improve Knowledge Distillation with Better
-        Supervision, Neurocomputing 2021, arXiv:1911.07471 (no official code
-        found; airaria/TextBrewer, 2c105fa, was read).
+        ValueError: if an argument is out of range.
 
     Example:
-        >>> import torch
         >>> student = torch.tensor([[5., 5.], [0., 0.]]).view(1, 2, 1, 2)
         >>> teacher = torch.tensor([[5., 0.], [0., 5.]]).view(1, 2, 1, 2)
-        >>> flsw_temperature(student, teacher, temperature=2.0).flatten()
+        >>> FLSW()(student, teacher, temperature=2.0).flatten()
         tensor([2.5000, 1.5000])
     """
-    check_maps(student, teacher)
-    _check_spread(beta, minimum, mean, temperature)
-    check_not_negative('gamma', gamma)
-    with autocast_off(student):
-        student, teacher = full_precision(student.detach(), teacher)
+    gamma: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_not_negative('gamma', self.gamma)
+
+    def _weight(self, student, teacher):
         cosine = (_direction(student) * _direction(teacher)).sum(
             dim=1, keepdim=True)
         # rounding may leave a hair below 0: NaN at a fractional gamma
-        weight = (1 - cosine).clamp(min=0)**gamma
-        return _spread(weight, temperature, valid, beta, minimum, mean)
+        return (1 - cosine).clamp(min=0)**self.gamma
 
 
-def cwsm_temperature(student: Tensor,
-                     temperature: float = 1.0,
-                     valid: Tensor | None = None,
-                     beta: float = 1.0,
-                     minimum: float = 1.0,
-                     mean: str = 'batch') -> Tensor:
-    r"""Temperature of every pixel by the confidence of the student.
+@dataclass(frozen=True, kw_only=True)
+class CWSM(_DynamicTemperature):
+    r"""Temperatures by the confidence of the student.
 
     .. math::
-        \tau_p = \max(\tau_{min}, T + \beta (\bar w - w_p)), \quad
         w_p = \frac{1}{\max_k \mathrm{softmax}_k(z^s_p) + 10^{-3}}
 
-    :math:`z^s_p` (K) are the student's logits of pixel :math:`p`,
-    :math:`w_p`, about 1 to about K, is how unsure it is, :math:`\bar w` the
-    mean over the valid pixels, :math:`T` the ``temperature`` (which does not
-    soften the softmax in :math:`w_p`) and :math:`\tau_{min}` the
-    ``minimum``. The less sure the student, the lower the temperature and the
-    sharper the target.
-
-    With the default ``minimum`` and T = 1 only the easy pixels move: choose
-    T above the minimum to let the hard ones have less.
-
-    Differs from the paper: the paper has one temperature per image; that
-    every valid pixel is such a sample is ours. The values of T and beta are
-    not stated in what was at hand.
-
-    Differs from the official code: none was found. TextBrewer, from which
-    the weights come, has no lower bound, so that a temperature may become
-    zero or negative, and does not multiply the loss by its square.
+    :math:`z^s_p` (K) are the student's logits of pixel :math:`p`, at
+    temperature 1. A pixel is hard where the student is unsure; :math:`w_p`
+    is from about 1 to about K.
 
     Args:
-        student (Tensor): logits of the student; detached here.
-        temperature (float): temperature of a pixel of mean weight; not below
-            ``minimum``. Defaults to 1.0.
-        valid (Tensor, optional): bool, the pixels that make the mean (the
-            others get a temperature too). None: all. Defaults to None.
-        beta (float): how far the temperatures spread; 0 or more. Defaults
-            to 1.0.
-        minimum (float): lower bound of the temperatures, above 0. Defaults
-            to 1.0.
-        mean (str): 'batch' (on one device) or 'image': the pixels that one
-            mean is taken over. Defaults to 'batch'.
-
-    Shape:
-        - student: (N, K, H, W).
-        - valid: (N, H, W).
-
-    Returns:
-        Tensor: the temperatures, without a gradient, (N, 1, H, W).
+        beta, minimum, mean: see :class:`FLSW`.
 
     Raises:
-        TypeError: if the map is not floating point.
-        ValueError: if shapes do not agree or an argument is out of range.
-
-    Reference:
-        Preparing Lessons: Improve Knowledge Distillation with Better
-        Supervision, Neurocomputing 2021, arXiv:1911.07471 (no official code
-        found; airaria/TextBrewer, 2c105fa, was read).
+        ValueError: if an argument is out of range.
 
     Example:
-        >>> import torch
         >>> student = torch.tensor([[99., 0.], [0., 0.]]).view(1, 2, 1, 2)
-        >>> cwsm_temperature(student, temperature=2.0).flatten()
+        >>> CWSM()(student, student, temperature=2.0).flatten()
         tensor([2.4985, 1.5015])
     """
-    check_maps(student, student)
-    _check_spread(beta, minimum, mean, temperature)
-    with autocast_off(student):
-        _, student = full_precision(student, student)
+
+    def _weight(self, student, teacher):
         sure = F.softmax(student, dim=1).amax(dim=1, keepdim=True)
-        return _spread(1 / (sure + 1e-3), temperature, valid, beta, minimum,
-                       mean)
+        return 1 / (sure + 1e-3)
 
 
 def _direction(logits):
@@ -326,218 +268,30 @@ def _direction(logits):
     return logits / (norm + 1e-4)
 
 
-def _spread(weight, temperature, valid, beta, minimum, mean):
-    """Temperatures (N, 1, H, W) from the weights (N, 1, H, W)."""
-    axes = (1, 2, 3) if mean == 'image' else (0, 1, 2, 3)
-    if valid is None:
-        centre = weight.mean(axes, keepdim=True)
-    else:
-        if valid.shape != weight[:, 0].shape:
-            raise ValueError(
-                f'valid must have shape {tuple(weight[:, 0].shape)}, '
-                f'but got {tuple(valid.shape)}')
-        valid = valid[:, None]
-        centre = (weight.masked_fill(~valid, 0).sum(axes, keepdim=True)
-                  / valid.sum(axes, keepdim=True).clamp(min=1))
-    return (temperature + beta * (centre - weight)).clamp(min=minimum)
+ADJUSTMENTS = (ProbabilityShift, LabelSmoothing)
+DYNAMIC_TEMPERATURES = (FLSW, CWSM)
 
 
-def _check_spread(beta, minimum, mean, temperature=None):
-    check_not_negative('beta', beta)
-    check_positive('minimum', minimum)
-    check_choice('mean', mean, MEANS)
-    if temperature is None:
-        return
-    check_positive('temperature', temperature)
-    if temperature < minimum:
-        raise ValueError(
-            'temperature must not be below the minimum of the dynamic '
-            f'temperature, but got temperature={temperature!r} and '
-            f'minimum={minimum!r}')
-
-
-@dataclass(frozen=True)
-class ProbabilityShift:
-    """Swap of the label and a wrong first choice: :func:`probability_shift`.
-
-    Example:
-        >>> import torch
-        >>> q = torch.tensor([0.75, 0.25]).view(1, 2, 1, 1)
-        >>> ProbabilityShift()(q, torch.tensor([[[1]]])).flatten()
-        tensor([0.2500, 0.7500])
-    """
-
-    def __call__(self, log_q: Tensor, label: Tensor) -> Tensor:
-        """See :func:`probability_shift`."""
-        return probability_shift(log_q, label)
-
-
-@dataclass(frozen=True)
-class LabelSmoothing:
-    """Smoothed labels in place of wrong rows: :func:`label_smoothing`.
+def build_option(name: str, cfg: Any, classes: tuple[type, ...]) -> Any:
+    """Build an option of a loss from its config.
 
     Args:
-        correct (float): probability of the label, above 0 and at most 1.
-            Defaults to 0.9.
-
-    Raises:
-        ValueError: if an argument is out of range.
-
-    Example:
-        >>> import torch
-        >>> log_q = torch.tensor([0.5, -0.5]).view(1, 2, 1, 1)
-        >>> LabelSmoothing(0.75)(log_q, torch.tensor([[[1]]])).exp().flatten()
-        tensor([0.2500, 0.7500])
-    """
-    correct: float = 0.9
-
-    def __post_init__(self):
-        _check_correct(self.correct)
-
-    def __call__(self, log_q: Tensor, label: Tensor) -> Tensor:
-        """See :func:`label_smoothing`."""
-        return label_smoothing(log_q, label, self.correct)
-
-
-@dataclass(frozen=True)
-class FLSW:
-    """Temperatures by focal loss style weights: :func:`flsw_temperature`.
-
-    Args:
-        beta (float): how far the temperatures spread; 0 or more. Defaults
-            to 1.0.
-        gamma (float): exponent of the weights; 0 or more. Defaults to 1.0.
-        minimum (float): lower bound of the temperatures, above 0. Defaults
-            to 1.0.
-        mean (str): 'batch' or 'image'. Defaults to 'batch'.
-
-    Raises:
-        ValueError: if an argument is out of range.
-
-    Example:
-        >>> import torch
-        >>> logits = torch.ones(1, 2, 1, 3)
-        >>> FLSW(beta=5.0)(logits, logits, temperature=2.0).flatten()
-        tensor([2., 2., 2.])
-    """
-    beta: float = 1.0
-    gamma: float = 1.0
-    minimum: float = 1.0
-    mean: str = 'batch'
-
-    def __post_init__(self):
-        _check_spread(self.beta, self.minimum, self.mean)
-        check_not_negative('gamma', self.gamma)
-
-    def __call__(self,
-                 student: Tensor,
-                 teacher: Tensor,
-                 temperature: float = 1.0,
-                 valid: Tensor | None = None) -> Tensor:
-        """See :func:`flsw_temperature`."""
-        return flsw_temperature(student, teacher, temperature, valid,
-                                self.beta, self.gamma, self.minimum,
-                                self.mean)
-
-
-@dataclass(frozen=True)
-class CWSM:
-    """Temperatures by the student's confidence: :func:`cwsm_temperature`.
-
-    Args:
-        beta (float): how far the temperatures spread; 0 or more. Defaults
-            to 1.0.
-        minimum (float): lower bound of the temperatures, above 0. Defaults
-            to 1.0.
-        mean (str): 'batch' or 'image'. Defaults to 'batch'.
-
-    Raises:
-        ValueError: if an argument is out of range.
-
-    Example:
-        >>> import torch
-        >>> logits = torch.ones(1, 2, 1, 3)
-        >>> CWSM(beta=5.0)(logits, logits, temperature=2.0).flatten()
-        tensor([2., 2., 2.])
-    """
-    beta: float = 1.0
-    minimum: float = 1.0
-    mean: str = 'batch'
-
-    def __post_init__(self):
-        _check_spread(self.beta, self.minimum, self.mean)
-
-    def __call__(self,
-                 student: Tensor,
-                 teacher: Tensor,
-                 temperature: float = 1.0,
-                 valid: Tensor | None = None) -> Tensor:
-        """See :func:`cwsm_temperature`; the teacher is not used."""
-        return cwsm_temperature(student, temperature, valid, self.beta,
-                                self.minimum, self.mean)
-
-
-ADJUSTMENTS = {kind.__name__: kind
-               for kind in (ProbabilityShift, LabelSmoothing)}
-TEMPERATURES = {kind.__name__: kind for kind in (FLSW, CWSM)}
-
-
-def build_adjust(
-    cfg: dict | ProbabilityShift | LabelSmoothing | None
-) -> ProbabilityShift | LabelSmoothing | None:
-    """The adjustment that ``cfg`` describes.
-
-    Args:
-        cfg (dict, optional): ``type`` ('ProbabilityShift' or
-            'LabelSmoothing') and its arguments. None, and what was built
-            already, come back as they are.
-
-    Returns:
-        ProbabilityShift | LabelSmoothing | None: called with log-probabilities
-        of the teacher and labels.
+        name (str): of the option, for the errors.
+        cfg (dict, optional): ``type`` and the arguments of the class. None,
+            and what is built already, come back as they are.
+        classes (tuple[type]): dataclasses that ``type`` may name.
 
     Raises:
         ValueError: if ``cfg`` cannot be built.
 
     Example:
-        >>> build_adjust(dict(type='LabelSmoothing', correct=0.8))
+        >>> cfg = dict(type='LabelSmoothing', correct=0.8)
+        >>> build_option('adjust', cfg, ADJUSTMENTS)
         LabelSmoothing(correct=0.8)
     """
-    return _build('adjust', cfg, ADJUSTMENTS)
-
-
-def build_dynamic_temperature(
-        cfg: dict | FLSW | CWSM | None,
-        temperature: float = 1.0) -> FLSW | CWSM | None:
-    """The dynamic temperature that ``cfg`` describes.
-
-    Args:
-        cfg (dict, optional): ``type`` ('FLSW' or 'CWSM') and its arguments.
-            None, and what was built already, come back as they are.
-        temperature (float): what the temperatures spread about. Defaults
-            to 1.0.
-
-    Returns:
-        FLSW | CWSM | None: called with the logits of student and teacher,
-        the temperature and the mask of valid pixels.
-
-    Raises:
-        ValueError: if ``cfg`` cannot be built, or its ``minimum`` is above
-            the temperature.
-
-    Example:
-        >>> build_dynamic_temperature(dict(type='CWSM', beta=2.0), 4.0)
-        CWSM(beta=2.0, minimum=1.0, mean='batch')
-    """
-    built = _build('dynamic_temperature', cfg, TEMPERATURES)
-    if built is not None:
-        _check_spread(built.beta, built.minimum, built.mean, temperature)
-    return built
-
-
-def _build(name, cfg, kinds):
-    if cfg is None or isinstance(cfg, tuple(kinds.values())):
+    if cfg is None or isinstance(cfg, classes):
         return cfg
+    kinds = {cls.__name__: cls for cls in classes}
     if not isinstance(cfg, dict):
         raise ValueError(f"{name} must be None or a dict with the key 'type',"
                          f' but got {cfg!r}' + nearest(cfg, kinds))

@@ -2,26 +2,31 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from ._common import (
-    autocast_off,
+from ..checks import (
     check_choice,
     check_integer_or_none,
-    check_maps,
     check_positive,
-    check_weight,
+    is_integer,
+)
+from ._maps import (
+    autocast_off,
+    check_maps,
     full_precision,
     mean_over,
+    normalise_weight,
     resize_label,
 )
+from .base import DistillationLoss
 from .ka_dtd import (
+    ADJUSTMENTS,
     CWSM,
+    DYNAMIC_TEMPERATURES,
     FLSW,
     LabelSmoothing,
     ProbabilityShift,
-    build_adjust,
-    build_dynamic_temperature,
+    build_option,
 )
 
 Adjustment = dict | ProbabilityShift | LabelSmoothing
@@ -31,13 +36,15 @@ ACTIVATIONS = ('softmax', 'sigmoid')
 
 def kd_loss(student: Tensor,
             teacher: Tensor,
+            *,
             label: Tensor | None = None,
+            weight: Tensor | None = None,
             temperature: float = 1.0,
             ignore_index: int | None = 255,
             adjust: Adjustment | None = None,
             dynamic_temperature: DynamicTemperature | None = None,
             activation: str = 'softmax',
-            weight: Tensor | None = None) -> Tensor:
+            sync_ranks: bool = False) -> Tensor:
     r"""Kullback-Leibler divergence of the class scores at every pixel.
 
     .. math::
@@ -73,14 +80,14 @@ def kd_loss(student: Tensor,
 
     ``adjust`` turns :math:`q^t_p` into :math:`\tilde q^t_p` where the
     teacher's first choice is not the label: it swaps the two probabilities
-    (:func:`~mmselfkd.losses.ka_dtd.probability_shift`) or puts a smoothed
+    (:class:`~mmselfkd.losses.ka_dtd.ProbabilityShift`) or puts a smoothed
     label in place of the row
-    (:func:`~mmselfkd.losses.ka_dtd.label_smoothing`). Without labels, and
+    (:class:`~mmselfkd.losses.ka_dtd.LabelSmoothing`). Without labels, and
     where the label is no class, it does nothing. ``dynamic_temperature``
     gives every pixel a temperature :math:`\tau_p` about :math:`T`, the same
     for student and teacher, which is lower where the student is further from
-    the teacher (:func:`~mmselfkd.losses.ka_dtd.flsw_temperature`) or less
-    sure (:func:`~mmselfkd.losses.ka_dtd.cwsm_temperature`). It is taken from
+    the teacher (:class:`~mmselfkd.losses.ka_dtd.FLSW`) or less
+    sure (:class:`~mmselfkd.losses.ka_dtd.CWSM`). It is taken from
     the logits as given, before any adjustment, and has no gradient.
 
     ``weight`` weighs the pixels: the sums over V become weighted ones, and
@@ -103,6 +110,9 @@ def kd_loss(student: Tensor,
         teacher (Tensor): logits of the teacher; detached here.
         label (Tensor, optional): integer class labels, of any size; resized
             to the logits by nearest neighbour. Defaults to None.
+        weight (Tensor, optional): of the positions, 0 or more; what weighs
+            0, such as padding, takes no part. None: all weigh the same.
+            Defaults to None.
         temperature (float): divides both logits. Defaults to 1.0.
         ignore_index (int, optional): label of the pixels that take no part.
             None: every pixel takes part. Defaults to 255.
@@ -114,9 +124,8 @@ def kd_loss(student: Tensor,
             ``temperature``; CWSM is defined by the softmax only. Defaults to
             None.
         activation (str): 'softmax' or 'sigmoid'. Defaults to 'softmax'.
-        weight (Tensor, optional): of the positions, 0 or more; what weighs
-            0, such as padding, takes no part. None: all weigh the same.
-            Defaults to None.
+        sync_ranks (bool): whether the mean is over the pixels of all ranks,
+            each of which makes this call then. Defaults to False.
 
     Shape:
         - student, teacher: (N, K, H, W).
@@ -124,8 +133,8 @@ def kd_loss(student: Tensor,
         - weight: (N, 1, H, W).
 
     Returns:
-        Tensor: scalar, the mean over the valid pixels of the batch, of all
-        ranks in a distributed run (a sum over the classes).
+        Tensor: scalar, the mean over the valid pixels of the batch (a sum
+        over the classes).
 
     Raises:
         TypeError: if the maps are not floating point or the labels are not
@@ -147,9 +156,9 @@ def kd_loss(student: Tensor,
         >>> teacher = torch.tensor([0.75, 0.25]).log().view(1, 2, 1, 1)
         >>> teacher = teacher.expand(1, 2, 1, 2)
         >>> label = torch.tensor([[[0, 255]]])
-        >>> round(kd_loss(student, teacher, label).item(), 4)
+        >>> round(kd_loss(student, teacher, label=label).item(), 4)
         0.1308
-        >>> loss = kd_loss(student, teacher, torch.ones(1, 1, 2).long(),
+        >>> loss = kd_loss(student, teacher, label=torch.ones(1, 1, 2).long(),
         ...                adjust=dict(type='LabelSmoothing', correct=1.0))
         >>> round(loss.item(), 4)
         0.6931
@@ -158,8 +167,7 @@ def kd_loss(student: Tensor,
     check_choice('activation', activation, ACTIVATIONS)
     check_positive('temperature', temperature)
     check_integer_or_none('ignore_index', ignore_index)
-    adjust = build_adjust(adjust)
-    dynamic = build_dynamic_temperature(dynamic_temperature, temperature)
+    adjust, dynamic = _build_options(adjust, dynamic_temperature, temperature)
     if activation == 'sigmoid' and isinstance(dynamic, CWSM):
         raise ValueError(
             'dynamic_temperature must be of type FLSW with '
@@ -170,7 +178,7 @@ def kd_loss(student: Tensor,
         if label is not None and ignore_index is not None:
             valid = resize_label(label, student) != ignore_index
         if weight is not None:
-            check_weight(weight, student)
+            normalise_weight(weight, student)
             seen = weight[:, 0] > 0
             valid = seen if valid is None else valid & seen
         if dynamic is not None:
@@ -188,7 +196,24 @@ def kd_loss(student: Tensor,
             divergence = teacher.exp() * (teacher - student)
         loss = temperature**2 * divergence.sum(dim=1, keepdim=True)
         share = None if valid is None else valid[:, None]
-        return mean_over(loss, share if weight is None else share * weight)
+        return mean_over(
+            loss, share if weight is None else share * weight, sync_ranks)
+
+
+def _build_options(adjust, dynamic_temperature, temperature):
+    adjust = build_option('adjust', adjust, ADJUSTMENTS)
+    dynamic = build_option(
+        'dynamic_temperature', dynamic_temperature, DYNAMIC_TEMPERATURES)
+    if dynamic is not None:
+        dynamic.check_temperature(temperature)
+    return adjust, dynamic
+
+
+def check_ignore_index(value: int | str | None) -> None:
+    """Check an ``ignore_index`` of a loss."""
+    if value is not None and value != 'head' and not is_integer(value):
+        raise ValueError("ignore_index must be 'head', None or an integer, "
+                         f'but got {value!r}')
 
 
 def _binary_divergence(student, teacher, label, adjust):
@@ -203,22 +228,18 @@ def _binary_divergence(student, teacher, label, adjust):
             + no.exp() * (no - F.logsigmoid(-student)))
 
 
-class KDLoss(nn.Module):
+class KDLoss(DistillationLoss):
     """Soft labels of the teacher at every pixel: :func:`kd_loss`.
 
     Args:
         temperature (float): divides both logits. Defaults to 1.0.
-        ignore_index (int, optional): label of the pixels that take no part.
-            None: every pixel takes part. Defaults to 255.
-        adjust (dict, optional): ``dict(type='ProbabilityShift')`` or
-            ``dict(type='LabelSmoothing', correct=0.9)``. Defaults to None.
-        dynamic_temperature (dict, optional): ``dict(type='FLSW', beta=1.0,
-            gamma=1.0, minimum=1.0, mean='batch')`` or ``dict(type='CWSM',
-            beta=1.0, minimum=1.0, mean='batch')``, with a minimum not above
-            ``temperature``. Defaults to None.
-        activation (str, optional): 'softmax' or 'sigmoid'. None: as the head
-            of the student has it, where a hook knows; else 'softmax'.
-            Defaults to None.
+        ignore_index (int | str, optional): label of the pixels that take no
+            part. None: every pixel takes part. 'head': the one of the
+            student's head, or 255 without a run. Defaults to 'head'.
+        adjust, dynamic_temperature (dict, optional): see :func:`kd_loss`.
+            Default to None.
+        activation (str, optional): 'softmax' or 'sigmoid'. None: the one of
+            the student's head, or 'softmax' without a run. Defaults to None.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -230,37 +251,36 @@ class KDLoss(nn.Module):
         0.0
     """
     channels = 'classes'
+    takes_weight = True
 
     def __init__(self,
                  temperature: float = 1.0,
-                 ignore_index: int | None = 255,
+                 ignore_index: int | str | None = 'head',
                  adjust: Adjustment | None = None,
                  dynamic_temperature: DynamicTemperature | None = None,
                  activation: str | None = None):
         super().__init__()
         check_positive('temperature', temperature)
-        check_integer_or_none('ignore_index', ignore_index)
+        check_ignore_index(ignore_index)
         self.temperature = temperature
         self.ignore_index = ignore_index
-        self.adjust = build_adjust(adjust)
-        self.dynamic_temperature = build_dynamic_temperature(
-            dynamic_temperature, temperature)
+        self.adjust, self.dynamic_temperature = _build_options(
+            adjust, dynamic_temperature, temperature)
         if activation is not None:
             check_choice('activation', activation, ACTIVATIONS)
         self.activation = activation
-
-    @property
-    def needs_label(self) -> bool:
-        """Whether labels make a difference."""
-        return self.ignore_index is not None or self.adjust is not None
+        self.needs_label = ignore_index is not None or adjust is not None
 
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,
+                *,
                 label: Tensor | None = None,
                 weight: Tensor | None = None) -> Tensor:
         """See :func:`kd_loss`."""
-        return kd_loss(student, teacher, label, self.temperature,
-                       self.ignore_index, self.adjust,
-                       self.dynamic_temperature,
-                       self.activation or 'softmax', weight)
+        return kd_loss(
+            student, teacher, label=label, weight=weight,
+            temperature=self.temperature, ignore_index=self.ignored_label,
+            adjust=self.adjust, dynamic_temperature=self.dynamic_temperature,
+            activation=self.activation or 'softmax',
+            sync_ranks=self.sync_ranks)

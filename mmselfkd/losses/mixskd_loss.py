@@ -1,25 +1,16 @@
 """Agreement of mixed images with mixed outputs (MixSKD)."""
-from numbers import Integral
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..models.feature_discriminator import FeatureDiscriminator
-from ._common import (
-    autocast_off,
-    check_integer_or_none,
-    check_maps,
-    check_positive,
-    full_precision,
-)
-from .kd_loss import kd_loss
+from ..checks import check_choice, check_integer, check_positive
+from ._maps import autocast_off, check_maps, full_precision
+from .base import AdversarialLoss, DistillationLoss
+from .kd_loss import ACTIVATIONS, check_ignore_index, kd_loss
 
 
-def mixskd_feature_loss(student: Tensor,
-                        teacher: Tensor,
-                        label: Tensor | None = None) -> Tensor:
+def mixskd_feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Mean squared difference of two feature maps that both learn.
 
     .. math::
@@ -41,7 +32,6 @@ def mixskd_feature_loss(student: Tensor,
     Args:
         student (Tensor): interpolated features of the plain images.
         teacher (Tensor): features of the mixed images; not detached.
-        label (Tensor, optional): not used.
 
     Shape:
         - student, teacher: (N, C, H, W).
@@ -72,9 +62,12 @@ def mixskd_feature_loss(student: Tensor,
 
 def mixskd_logit_loss(student: Tensor,
                       teacher: Tensor,
+                      *,
                       label: Tensor | None = None,
                       temperature: float = 3.0,
-                      ignore_index: int | None = 255) -> Tensor:
+                      ignore_index: int | None = 255,
+                      activation: str = 'softmax',
+                      sync_ranks: bool = False) -> Tensor:
     r"""Soft labels of two predictions for each other.
 
     .. math::
@@ -104,6 +97,9 @@ def mixskd_logit_loss(student: Tensor,
         temperature (float): divides both logits. Defaults to 3.0.
         ignore_index (int, optional): label of the pixels that take no part.
             None: every pixel takes part. Defaults to 255.
+        activation (str): 'softmax' or 'sigmoid'. Defaults to 'softmax'.
+        sync_ranks (bool): see :func:`~mmselfkd.losses.kd_loss`. Defaults to
+            False.
 
     Shape:
         - student, teacher: (N, K, H, W).
@@ -126,14 +122,18 @@ def mixskd_logit_loss(student: Tensor,
         >>> import torch
         >>> student = torch.zeros(1, 2, 1, 1)
         >>> teacher = torch.tensor([0.75, 0.25]).log().view(1, 2, 1, 1)
-        >>> round(mixskd_logit_loss(student, teacher, None, 1.0).item(), 4)
+        >>> loss = mixskd_logit_loss(student, teacher, temperature=1.0)
+        >>> round(loss.item(), 4)
         0.2747
     """
-    return (kd_loss(student, teacher, label, temperature, ignore_index)
-            + kd_loss(teacher, student, label, temperature, ignore_index))
+    options = dict(
+        label=label, temperature=temperature, ignore_index=ignore_index,
+        activation=activation, sync_ranks=sync_ranks)
+    return (kd_loss(student, teacher, **options)
+            + kd_loss(teacher, student, **options))
 
 
-class MixSKDFeatureLoss(nn.Module):
+class MixSKDFeatureLoss(DistillationLoss):
     """Features that learn from each other: :func:`mixskd_feature_loss`.
 
     Example:
@@ -144,21 +144,21 @@ class MixSKDFeatureLoss(nn.Module):
     """
     channels = 'any'
 
-    def forward(self,
-                student: Tensor,
-                teacher: Tensor,
-                label: Tensor | None = None) -> Tensor:
-        """See :func:`mixskd_feature_loss`; the label is not used."""
-        return mixskd_feature_loss(student, teacher, label)
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """See :func:`mixskd_feature_loss`."""
+        return mixskd_feature_loss(student, teacher)
 
 
-class MixSKDLogitLoss(nn.Module):
+class MixSKDLogitLoss(DistillationLoss):
     """Logits that learn from each other: :func:`mixskd_logit_loss`.
 
     Args:
         temperature (float): divides both logits. Defaults to 3.0.
-        ignore_index (int, optional): label of the pixels that take no part.
-            None: every pixel takes part. Defaults to 255.
+        ignore_index (int | str, optional): label of the pixels that take no
+            part. None: every pixel takes part. 'head': the one of the
+            student's head, or 255 without a run. Defaults to 'head'.
+        activation (str, optional): 'softmax' or 'sigmoid'. None: the one of
+            the student's head, or 'softmax' without a run. Defaults to None.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -170,27 +170,84 @@ class MixSKDLogitLoss(nn.Module):
         0.0
     """
     channels = 'classes'
-    needs_label = True
 
     def __init__(self,
                  temperature: float = 3.0,
-                 ignore_index: int | None = 255):
+                 ignore_index: int | str | None = 'head',
+                 activation: str | None = None):
         super().__init__()
         check_positive('temperature', temperature)
-        check_integer_or_none('ignore_index', ignore_index)
+        check_ignore_index(ignore_index)
+        if activation is not None:
+            check_choice('activation', activation, ACTIVATIONS)
         self.temperature = temperature
         self.ignore_index = ignore_index
+        self.activation = activation
+        self.needs_label = ignore_index is not None
 
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,
+                *,
                 label: Tensor | None = None) -> Tensor:
         """See :func:`mixskd_logit_loss`."""
-        return mixskd_logit_loss(student, teacher, label, self.temperature,
-                                 self.ignore_index)
+        return mixskd_logit_loss(
+            student, teacher, label=label, temperature=self.temperature,
+            ignore_index=self.ignored_label,
+            activation=self.activation or 'softmax',
+            sync_ranks=self.sync_ranks)
 
 
-class MixSKDAdversarialLoss(nn.Module):
+class FeatureDiscriminator(nn.Module):
+    """Tell two kinds of feature maps apart by their global averages.
+
+    The mean over all positions, a linear layer, ReLU and a linear layer of
+    two outputs, one logit for each kind.
+
+    Differs from the official code: that one holds it where no optimizer
+    finds it, so it never learns.
+
+    Args:
+        channels (int): channels of the features.
+        hidden (int): width between the two layers. Defaults to 128.
+
+    Shape:
+        - features: (N, channels, H, W).
+        - Output: (N, 2).
+
+    Raises:
+        ValueError: if an argument is out of range or shapes do not agree.
+
+    Reference:
+        MixSKD: Self-Knowledge Distillation from Mixup for Image Recognition,
+        ECCV 2022, arXiv:2208.05768, winycg/Self-KD-Lib (ede3062).
+
+    Example:
+        >>> import torch
+        >>> discriminator = FeatureDiscriminator(16)
+        >>> discriminator(torch.rand(4, 16, 8, 5)).shape
+        torch.Size([4, 2])
+    """
+
+    def __init__(self, channels: int, hidden: int = 128):
+        super().__init__()
+        for name, value in (('channels', channels), ('hidden', hidden)):
+            if value < 1:
+                raise ValueError(
+                    f'{name} must be 1 or more, but got {value!r}')
+        self.channels = channels
+        self.layers = nn.Sequential(
+            nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, 2))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Two logits for every map, shape (N, 2)."""
+        if features.ndim != 4 or features.shape[1] != self.channels:
+            raise ValueError(f'features must have shape (N, {self.channels}, '
+                             f'H, W), but got {tuple(features.shape)}')
+        return self.layers(features.mean((2, 3)))
+
+
+class MixSKDAdversarialLoss(AdversarialLoss):
     r"""Adversarial loss that makes two kinds of features hard to tell apart.
 
     .. math::
@@ -211,7 +268,7 @@ class MixSKDAdversarialLoss(nn.Module):
     network in training, so, unlike in the other losses, the teacher is not
     detached: both get a gradient.
 
-    The discriminator (:class:`~mmselfkd.models.FeatureDiscriminator`) is
+    The discriminator (:class:`FeatureDiscriminator`) is
     created at the first call, or by :meth:`build`, on the device of the
     maps; before, ``discriminator`` is None. Creating it takes numbers from
     torch's global generator. All arithmetic is in the precision of the
@@ -265,34 +322,22 @@ class MixSKDAdversarialLoss(nn.Module):
     channels = 'any'
 
     def __init__(self, hidden: int = 128, optimizer: dict | None = None):
-        super().__init__()
-        if (not isinstance(hidden, Integral) or isinstance(hidden, bool)
-                or hidden < 1):
-            raise ValueError(
-                f'hidden must be an integer of 1 or more, but got {hidden!r}')
+        check_integer('hidden', hidden, minimum=1)
         if optimizer is None:
             optimizer = dict(
                 type='SGD', lr=0.01, momentum=0.9, weight_decay=1e-4)
+        super().__init__(optimizer)
         self.hidden = hidden
-        self.optimizer_cfg = optimizer
-        self.register_module('discriminator', None)
 
-    def build(self, channels: int, image_channels: int = 3) -> None:
-        """Create the discriminator, anew if there was one.
+    def build(self, student: Tensor, teacher: Tensor,
+              image: Tensor | None = None) -> None:
+        """Make the discriminator, anew if there was one."""
+        self.discriminator = FeatureDiscriminator(
+            student.shape[1], self.hidden).to(student.device)
 
-        Args:
-            channels (int): channels of the features.
-            image_channels (int): not used; the features are judged alone.
-                Defaults to 3.
-        """
-        self.discriminator = FeatureDiscriminator(channels, self.hidden)
-
-    def forward(self,
-                student: Tensor,
-                teacher: Tensor,
-                label: Tensor | None = None) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The network's term, with the reversed gradient."""
-        self._build_for(student, teacher)
+        self._prepare(student, teacher)
         fixed = {
             name: parameter.detach()
             for name, parameter in self.discriminator.named_parameters()
@@ -303,9 +348,11 @@ class MixSKDAdversarialLoss(nn.Module):
     def discriminator_loss(self,
                            student: Tensor,
                            teacher: Tensor,
-                           image: Tensor | None = None) -> Tensor:
-        """The discriminator's term, on detached maps without the image."""
-        self._build_for(student, teacher)
+                           *,
+                           image: Tensor | None = None,
+                           generator: torch.Generator | None = None) -> Tensor:
+        """The discriminator's term; it sees no image and draws nothing."""
+        self._prepare(student, teacher)
         return self._value(student.detach(), teacher.detach(), {})
 
     def _value(self, student, teacher, parameters):
@@ -322,8 +369,7 @@ class MixSKDAdversarialLoss(nn.Module):
                     scores, target)
         return loss
 
-    def _build_for(self, student, teacher):
+    def _prepare(self, student, teacher):
         check_maps(student, teacher)
         if self.discriminator is None:
-            self.build(student.shape[1])
-            self.discriminator.to(student.device)
+            self.build(student, teacher)

@@ -1,27 +1,28 @@
 """Normalised feature distillation."""
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from ._common import (
+from ..checks import check_choice, check_positive
+from ._maps import (
     autocast_off,
-    check_choice,
     check_maps,
-    check_positive,
-    check_weight,
     full_precision,
     masked_mean,
+    normalise_weight,
     weighted_mean,
 )
+from .base import DistillationLoss
 
 DIMS = {'hw': (2, 3), 'nhw': (0, 2, 3), 'c': (1, ), 'chw': (1, 2, 3)}
 
 
 def nfd_loss(student: Tensor,
              teacher: Tensor,
+             *,
+             weight: Tensor | None = None,
              dims: str = 'hw',
-             eps: float = 1e-5,
-             weight: Tensor | None = None) -> Tensor:
+             eps: float = 1e-5) -> Tensor:
     r"""Mean squared difference of standardised features.
 
     .. math::
@@ -50,12 +51,12 @@ def nfd_loss(student: Tensor,
         student (Tensor): features of the student, after an adapter where its
             channels differ from the teacher's.
         teacher (Tensor): features of the teacher; detached here.
-        dims (str): axes of the statistics: 'hw', 'nhw', 'c' or 'chw'.
-            Defaults to 'hw'.
-        eps (float): added to the variance. Defaults to 1e-5.
         weight (Tensor, optional): of the positions, 0 or more; what weighs
             0, such as padding, takes no part. None: all weigh the same.
             Defaults to None.
+        dims (str): axes of the statistics: 'hw', 'nhw', 'c' or 'chw'.
+            Defaults to 'hw'.
+        eps (float): added to the variance. Defaults to 1e-5.
 
     Shape:
         - student, teacher: (N, C, H, W).
@@ -82,7 +83,7 @@ def nfd_loss(student: Tensor,
     _check_arguments(dims, eps)
     with autocast_off(student):
         student, teacher = full_precision(student, teacher)
-        weight = check_weight(weight, student)
+        weight = normalise_weight(weight, student)
         if weight is None:
             return F.mse_loss(_standardise(student, DIMS[dims], eps),
                               _standardise(teacher, DIMS[dims], eps))
@@ -115,7 +116,7 @@ def _standardise_where(mask, maps, axes, eps):
     return maps / (masked_mean(maps.square(), axes, mask) + eps).sqrt()
 
 
-class NFDLoss(nn.Module):
+class NFDLoss(DistillationLoss):
     """Difference of standardised features: :func:`nfd_loss`.
 
     Args:
@@ -133,22 +134,20 @@ class NFDLoss(nn.Module):
         True
     """
     channels = 'adapt'
+    takes_weight = True
 
     def __init__(self, dims: str = 'hw', eps: float = 1e-5):
         super().__init__()
         _check_arguments(dims, eps)
         self.dims = dims
         self.eps = eps
-
-    @property
-    def needs_positions(self) -> bool:
-        """Whether a map of one position says nothing."""
-        return self.dims == 'hw'
+        self.needs_positions = dims == 'hw'
 
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,
-                label: Tensor | None = None,
+                *,
                 weight: Tensor | None = None) -> Tensor:
-        """See :func:`nfd_loss`; the label is not used."""
-        return nfd_loss(student, teacher, self.dims, self.eps, weight)
+        """See :func:`nfd_loss`."""
+        return nfd_loss(
+            student, teacher, weight=weight, dims=self.dims, eps=self.eps)

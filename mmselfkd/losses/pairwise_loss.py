@@ -2,17 +2,12 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ._common import (
-    autocast_off,
-    check_choice,
-    check_integer_or_none,
-    check_maps,
-    check_weight,
-    full_precision,
-)
+from ..checks import check_choice, check_integer_or_none
+from ._maps import autocast_off, check_maps, full_precision, normalise_weight
+from .base import DistillationLoss
 
 POOL_MODES = ('avg', 'max')
 MANY = 64  # channels from which on products in float64 are worth avoiding
@@ -22,10 +17,11 @@ CHUNK = 2**17  # numbers at a time on their way through float64
 
 def pairwise_loss(student: Tensor,
                   teacher: Tensor,
+                  *,
+                  weight: Tensor | None = None,
                   pool: int | None = 2,
                   pool_mode: str = 'avg',
-                  connection_range: int | None = None,
-                  weight: Tensor | None = None) -> Tensor:
+                  connection_range: int | None = None) -> Tensor:
     r"""Squared difference of the cosine similarities of all node pairs.
 
     .. math::
@@ -82,15 +78,15 @@ def pairwise_loss(student: Tensor,
     Args:
         student (Tensor): features of the student.
         teacher (Tensor): features of the teacher; detached here.
+        weight (Tensor, optional): of the positions, 0 or more; what weighs
+            0, such as padding, takes no part. None: all weigh the same.
+            Defaults to None.
         pool (int, optional): side of a patch in pixels; a patch cut off by
             the border counts its pixels inside the map. 1 or None: every
             pixel is a node. Defaults to 2.
         pool_mode (str): 'avg' or 'max' over a patch. Defaults to 'avg'.
         connection_range (int, optional): largest distance of a connected
             pair, in nodes. None: all are connected. Defaults to None.
-        weight (Tensor, optional): of the positions, 0 or more; what weighs
-            0, such as padding, takes no part. None: all weigh the same.
-            Defaults to None.
 
     Shape:
         - student: (N, C_s, H, W).
@@ -122,7 +118,7 @@ def pairwise_loss(student: Tensor,
     _check_arguments(pool, pool_mode, connection_range)
     with autocast_off(student):
         student, teacher = full_precision(student, teacher)
-        weight = check_weight(weight, student)
+        weight = normalise_weight(weight, student)
         if weight is not None:
             student, teacher = (_without(x, weight == 0, pool, pool_mode)
                                 for x in (student, teacher))
@@ -329,7 +325,7 @@ def _local(s, t, reach, with_slope):
     return value, slope
 
 
-class PairwiseLoss(nn.Module):
+class PairwiseLoss(DistillationLoss):
     """Similarities of all node pairs of a map: :func:`pairwise_loss`.
 
     Args:
@@ -349,6 +345,7 @@ class PairwiseLoss(nn.Module):
         True
     """
     channels = 'any'
+    takes_weight = True
     needs_positions = True
 
     def __init__(self,
@@ -364,8 +361,9 @@ class PairwiseLoss(nn.Module):
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,
-                label: Tensor | None = None,
+                *,
                 weight: Tensor | None = None) -> Tensor:
-        """See :func:`pairwise_loss`; the label is not used."""
-        return pairwise_loss(student, teacher, self.pool, self.pool_mode,
-                             self.connection_range, weight)
+        """See :func:`pairwise_loss`."""
+        return pairwise_loss(
+            student, teacher, weight=weight, pool=self.pool,
+            pool_mode=self.pool_mode, connection_range=self.connection_range)

@@ -1,21 +1,24 @@
 """Distillation between levels and channels of one network."""
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from collections.abc import Sequence
 
-from ._common import (
+import torch.nn.functional as F
+from torch import Tensor
+
+from ._maps import (
     autocast_off,
     check_maps,
-    check_weight,
     full_precision,
     masked_mean,
+    normalise_weight,
     weighted_mean,
 )
+from .base import DistillationLoss, shapes
 
 
 def tfd_inter_loss(student: Tensor,
                    teacher: Tensor,
-                   label: Tensor | None = None,
+                   *,
                    weight: Tensor | None = None) -> Tensor:
     r"""Mean squared difference of a shallow map and the start of a deeper one.
 
@@ -49,7 +52,6 @@ def tfd_inter_loss(student: Tensor,
     Args:
         student (Tensor): features of the shallow level.
         teacher (Tensor): features of the deeper level; detached here.
-        label (Tensor, optional): not used. Defaults to None.
         weight (Tensor, optional): of the positions, 0 or more; what weighs
             0, such as padding, takes no part. None: all weigh the same.
             Defaults to None.
@@ -85,14 +87,15 @@ def tfd_inter_loss(student: Tensor,
         student, teacher = full_precision(student, teacher)
         channels = min(student.shape[1], teacher.shape[1])
         student, size = student[:, :channels], teacher.shape[2:]
-        weight = check_weight(weight, student)
+        weight = normalise_weight(weight, student)
         if weight is not None:
             mask = weight > 0
             share = F.adaptive_avg_pool2d(mask.to(student), size)
             student = F.adaptive_avg_pool2d(
                 student.masked_fill(~mask, 0), size)
             student = student / share.where(share > 0, 1)
-            weight = check_weight(F.adaptive_avg_pool2d(weight, size), teacher)
+            weight = normalise_weight(
+                F.adaptive_avg_pool2d(weight, size), teacher)
         else:
             student = F.adaptive_avg_pool2d(student, size)
         return weighted_mean(
@@ -101,7 +104,7 @@ def tfd_inter_loss(student: Tensor,
 
 def tfd_intra_loss(student: Tensor,
                    teacher: Tensor,
-                   label: Tensor | None = None,
+                   *,
                    weight: Tensor | None = None) -> Tensor:
     r"""Mean squared difference of the redundant and the salient channels.
 
@@ -138,7 +141,6 @@ def tfd_intra_loss(student: Tensor,
         student (Tensor): features whose redundant half learns.
         teacher (Tensor): features whose salient half teaches and which give
             the order; detached here.
-        label (Tensor, optional): not used. Defaults to None.
         weight (Tensor, optional): of the positions, 0 or more; what weighs
             0, such as padding, takes no part. None: all weigh the same.
             Defaults to None.
@@ -169,7 +171,7 @@ def tfd_intra_loss(student: Tensor,
     check_maps(student, teacher)
     with autocast_off(student):
         student, teacher = full_precision(student, teacher)
-        weight = check_weight(weight, student)
+        weight = normalise_weight(weight, student)
         mask = None if weight is None else weight > 0
         seen = teacher if mask is None else teacher.masked_fill(~mask, 0)
         norm = seen.norm(dim=(2, 3), keepdim=True).clamp(min=1e-12)
@@ -184,7 +186,7 @@ def tfd_intra_loss(student: Tensor,
         return weighted_mean(difference.square(), weight)
 
 
-class TFDInterLoss(nn.Module):
+class TFDInterLoss(DistillationLoss):
     """Deeper levels teach shallower ones: :func:`tfd_inter_loss`.
 
     ``sizes = 'any'``: the maps come in their own sizes, without a resize.
@@ -196,48 +198,40 @@ class TFDInterLoss(nn.Module):
         torch.Size([])
     """
     channels = 'any'
+    takes_weight = True
     sizes = 'any'
 
-    @staticmethod
-    def pairs(student: list[Tensor],
-              teacher: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """Every level with every deeper one.
-
-        Args:
-            student (list[Tensor]): levels of the student, shallow first.
-            teacher (list[Tensor]): the same levels of the teacher.
-
-        Returns:
-            list[tuple[Tensor, Tensor]]: the pairs (student[a], teacher[b])
-            with a < b: (0, 1), (0, 2), ..., (1, 2), ...
+    def pair_levels(
+            self, student: Sequence[Tensor],
+            teacher: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Every level of the student with every deeper one of the teacher.
 
         Raises:
-            ValueError: if there are fewer than two levels.
+            ValueError: There are fewer than two levels.
 
         Example:
-            >>> TFDInterLoss.pairs(['s1', 's2', 's3'], ['t1', 't2', 't3'])
+            >>> TFDInterLoss().pair_levels(
+            ...     ['s1', 's2', 's3'], ['t1', 't2', 't3'])
             [('s1', 't2'), ('s1', 't3'), ('s2', 't3')]
         """
         if min(len(student), len(teacher)) < 2:
-            shapes = ' and '.join(
-                f'{name} {[tuple(level.shape) for level in levels]}'
-                for name, levels in (('student', student),
-                                     ('teacher', teacher)))
-            raise ValueError('a deeper level teaches a shallower one: two '
-                             f'levels or more are needed, but got {shapes}')
+            raise ValueError(
+                'a deeper level teaches a shallower one: two levels or more '
+                f'are needed, but got student {shapes(student)} and teacher '
+                f'{shapes(teacher)}')
         return [(shallow, deep) for a, shallow in enumerate(student)
                 for deep in teacher[a + 1:]]
 
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,
-                label: Tensor | None = None,
+                *,
                 weight: Tensor | None = None) -> Tensor:
-        """See :func:`tfd_inter_loss`; the label is not used."""
-        return tfd_inter_loss(student, teacher, label, weight)
+        """See :func:`tfd_inter_loss`."""
+        return tfd_inter_loss(student, teacher, weight=weight)
 
 
-class TFDIntraLoss(nn.Module):
+class TFDIntraLoss(DistillationLoss):
     """Salient channels teach redundant ones: :func:`tfd_intra_loss`.
 
     Example:
@@ -247,11 +241,12 @@ class TFDIntraLoss(nn.Module):
         torch.Size([])
     """
     channels = 'any'
+    takes_weight = True
 
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,
-                label: Tensor | None = None,
+                *,
                 weight: Tensor | None = None) -> Tensor:
-        """See :func:`tfd_intra_loss`; the label is not used."""
-        return tfd_intra_loss(student, teacher, label, weight)
+        """See :func:`tfd_intra_loss`."""
+        return tfd_intra_loss(student, teacher, weight=weight)

@@ -99,7 +99,7 @@ class BiFPN(BaseModule):
                  num_convs: int = 1,
                  weighted: bool = True,
                  last: str = 'bottom_up',
-                 norm_cfg: dict | None = dict(type='BN'),
+                 norm_cfg: dict | None = dict(type='BN'),  # noqa: B006
                  init_cfg: dict | list | None = None):
         super().__init__(init_cfg)
         if isinstance(in_channels, int) or len(in_channels) < 2:

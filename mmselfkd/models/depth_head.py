@@ -91,9 +91,9 @@ class DepthHead(BaseDecodeHead):
                  min_depth: float = 1e-3,
                  max_depth: float = 10.,
                  dropout_ratio: float = 0.,
-                 loss_decode: dict | Sequence[dict] = dict(
+                 loss_decode: dict | Sequence[dict] = dict(  # noqa: B006
                      type='mmseg.SiLogLoss'),
-                 init_cfg: dict | list | None = dict(
+                 init_cfg: dict | list | None = dict(  # noqa: B006
                      type='Normal', std=0.01,
                      override=dict(name='conv_depth')),
                  **kwargs) -> None:

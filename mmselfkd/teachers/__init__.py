@@ -1,12 +1,16 @@
 """Who teaches: one class per file."""
 from .ema import EMATeacher
+from .execution import Execution
 from .frozen import FrozenTeacher
 from .mix import MixTeacher
-from .own import OwnTeacher
+from .model_teacher import ModelTeacher
 from .self_teacher import SelfTeacher
 from .snapshot import SnapshotTeacher
+from .student_as_teacher import StudentAsTeacher
+from .teacher import BatchContext, Teacher, TeacherOutput
 
 __all__ = [
-    'EMATeacher', 'FrozenTeacher', 'MixTeacher', 'OwnTeacher', 'SelfTeacher',
-    'SnapshotTeacher'
+    'BatchContext', 'EMATeacher', 'Execution', 'FrozenTeacher', 'MixTeacher',
+    'ModelTeacher', 'SelfTeacher', 'SnapshotTeacher', 'StudentAsTeacher',
+    'Teacher', 'TeacherOutput'
 ]

@@ -1,13 +1,15 @@
 """The average of the student's own weights as its teacher."""
+from contextlib import ExitStack
 from typing import Any
 
 from mmengine.model import ExponentialMovingAverage
 from torch import nn
 
+from ..checks import check_integer
 from ..errors import ConfigError
 from ..registry import TEACHERS
-from .model_teacher import ModelTeacher
-from .teacher import Step
+from .model_teacher import ModelTeacher, keep_finite
+from .teacher import BatchContext
 
 
 @TEACHERS.register_module()
@@ -44,7 +46,7 @@ class EMATeacher(ModelTeacher):
                  begin: int = 0,
                  interval: int = 1,
                  key: str = 'teacher') -> None:
-        super().__init__(key)
+        super().__init__(key=key)
         if not isinstance(momentum, (int, float)) or not 0 < momentum <= 0.5:
             hint = ''
             if isinstance(momentum, float) and 0.5 < momentum < 1:
@@ -53,16 +55,16 @@ class EMATeacher(ModelTeacher):
             raise ConfigError(
                 f'{key}.momentum = {momentum!r}: the share of the new '
                 f'weights, above 0 and at most 0.5{hint}')
-        check_count(key, 'begin', begin, 0)
-        check_count(key, 'interval', interval, 1)
+        check_integer(f'{key}.begin', begin, 0)
+        check_integer(f'{key}.interval', interval, 1)
         self.momentum, self.begin, self.interval = momentum, begin, interval
         self.is_ready = False
 
-    def fit(self, step: Step) -> None:
+    def fit(self, context: BatchContext, resources: ExitStack) -> None:
         self._average = ExponentialMovingAverage(
-            step.student, momentum=self.momentum, interval=self.interval)
+            context.student, momentum=self.momentum, interval=self.interval)
         self.model = self._average.module
-        super().fit(step)
+        super().fit(context, resources)
 
     def start(self, student: nn.Module) -> None:
         if self.begin == 0 and not self.is_ready:
@@ -77,7 +79,7 @@ class EMATeacher(ModelTeacher):
         before = [buffer.clone() for buffer in self.model.buffers()]
         # the first update copies the weights
         self._average.update_parameters(student)
-        self._keep_finite(before)
+        keep_finite(self.model, before)
         self.is_ready = True
 
     def state_dict(self) -> dict[str, Any]:
@@ -92,11 +94,3 @@ class EMATeacher(ModelTeacher):
         return (f'moving average of the student, momentum {self.momentum:g},'
                 f' from iteration {self.begin} on, every {self.interval}; '
                 f'{self.num_parameters:,} parameters')
-
-
-def check_count(key: str, name: str, value: Any, minimum: int) -> None:
-    """Raise ConfigError unless ``value`` is an integer from ``minimum``."""
-    if (isinstance(value, bool) or not isinstance(value, int)
-            or value < minimum):
-        raise ConfigError(f'{key}.{name} = {value!r}: an integer of '
-                          f'{minimum} or more is needed')

@@ -1,38 +1,39 @@
 """A pretrained model of any OpenMMLab project that only teaches."""
-import contextlib
-import dataclasses
-import inspect
 import os.path as osp
-from collections.abc import Iterable
-from typing import Any
+import re
+from collections.abc import Sequence
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 from mmengine.registry import MODELS as MMENGINE_MODELS
-from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import import_modules_from_strings, scandir
 from torch import nn
 
 from .. import randomness
+from ..checkpoint_files import load_checkpoint_file
 from ..errors import ConfigError, nearest
+from ..hosts import host_of
 from ..registry import TEACHERS
-from ..taps import Tap
-from .execution import SideStream, compile_part, untapped_parts
+from .execution import Execution
+from .inputs import with_overrides
 from .model_teacher import ModelTeacher
-from .teacher import Lesson, Step
 
-UNUSED = 'auxiliary_head'  # exists for the teacher's own training only
-PRECISIONS = dict(fp16=torch.float16, bf16=torch.bfloat16)
+# What files hold beside weights: statistics of the preprocessor, averages of
+# mmdet 2, counters of profilers, constants that a model makes by itself.
+HARMLESS = re.compile(
+    r'^data_preprocessor\.|^ema_|(^|\.)loss_\w+\.|(^|\.)total_(ops|params)$'
+    r'|\.(integral\.project|relative_position_index|attn_mask)$')
+DISTILLERS = ('teacher.', 'student.', 'architecture.', 'distiller.')
 
 
 @TEACHERS.register_module()
 class FrozenTeacher(ModelTeacher):
-    """A pretrained model, without its auxiliary head.
+    """A pretrained model of a config and a checkpoint.
 
-    It is given the batch that the student's preprocessor made. Where mean,
-    std or channel order differ from the teacher's own, one affine map turns
-    the one into the other.
+    What only its own training needs, such as an auxiliary head, is left out.
+    It is given the batch that the student's preprocessor made, brought to
+    its own normalisation, order of channels, padding and size.
 
     Args:
         config (str | dict | Config): A path, a name such as
@@ -40,149 +41,55 @@ class FrozenTeacher(ModelTeacher):
             or a config (or only its ``model``) as dict or Config.
         checkpoint (str): A path or URL; ``'random'`` for a teacher that is
             untrained on purpose.
-        precision (str, optional): ``'fp16'`` or ``'bf16'``: the forward pass
-            runs under autocast in that type. None: as the run does, float32
-            unless the student's is under autocast. Defaults to None.
-        channels_last (bool): Whether the forward pass keeps the channels of
-            a position side by side in memory. Defaults to False.
-        compile (bool | dict): Whether the parts of the model without a tap
-            inside are compiled, in the rehearsal on a batch of full size;
-            a dict has the arguments of ``torch.compile``. Defaults to False.
-        side_stream (bool): Whether the forward pass runs in a queue of its
-            own, beside the student's. Needs a GPU, and memory for the
-            activations of both at a time. Defaults to False.
+        trust_checkpoint (bool): Whether the file may hold pickled objects,
+            which can run any code when they are read. Defaults to False:
+            weights and what mmengine itself saves.
+        channels (list[int], optional): The channels of the student's input
+            that the teacher sees. None: all.
+        input_size (tuple[int, int], optional): The only size that the
+            teacher takes; inputs are resized to it. None: as the model says.
+        precision, channels_last, compile, side_stream: How the forward pass
+            runs; see :class:`~mmselfkd.teachers.Execution`.
         key (str): Where this stands in the user's config, for the errors.
 
     Raises:
         ConfigError: The config or the checkpoint cannot be read, weights are
             missing, unexpected or of another shape, or an option is unknown
-            or cannot be had: nothing to compile, no compiler, no GPU, or
-            RoIs of the student, for which a side stream would wait.
+            or cannot be had.
     """
 
     def __init__(self,
                  config: str | dict | Config,
                  checkpoint: str | None = None,
+                 trust_checkpoint: bool = False,
+                 channels: Sequence[int] | None = None,
+                 input_size: Sequence[int] | None = None,
                  precision: str | None = None,
                  channels_last: bool = False,
                  compile: bool | dict = False,
                  side_stream: bool = False,
                  key: str = 'teacher') -> None:
-        super().__init__(key)
-        if precision is not None and precision not in tuple(PRECISIONS):
-            raise ConfigError(f'{key}.precision = {precision!r}: None or the '
-                              'name of a type is needed' +
-                              nearest(precision, PRECISIONS))
-        for name, value in (('channels_last', channels_last),
-                            ('side_stream', side_stream)):
-            if not isinstance(value, bool):
-                raise ConfigError(
-                    f'{key}.{name} = {value!r}: True or False is needed')
-        self.checkpoint = checkpoint
-        self.precision = precision
-        self.channels_last = channels_last
-        self.compile = _compile_options(compile, f'{key}.compile')
-        self.side_stream = side_stream
-        self._stream: SideStream | None = None
-        self._affine = None
+        execution = Execution(
+            precision, channels_last, compile, side_stream, key)
         cfg = load_config(config, key)
         with randomness.preserved():
-            self.model = _build_model(cfg, key)
-        self.name = config if isinstance(config, str) else type(
-            self.model).__name__
-        self.model._modules.pop(UNUSED, None)
+            model = _build_model(cfg, key)
+        super().__init__(model, channels=channels, execution=execution,
+                         key=key)
+        if input_size is not None:
+            self.input_format = with_overrides(
+                host_of(model).input_format(model), size=tuple(input_size))
+        self.checkpoint, self.trust = checkpoint, trust_checkpoint
+        self._name = config if isinstance(config, str) else type(
+            model).__name__
+        self._unused = host_of(model).remove_unused(model)
         if checkpoint == 'random':
-            randomness.tame(self.model)
+            randomness.bound_parameters(model)
         else:
             self._load_weights()
-        self.model.requires_grad_(False).eval()
-        if channels_last:
-            self.model.to(memory_format=torch.channels_last)
 
-    def fit(self, step: Step) -> None:
-        self._affine = _normalisation_change(
-            getattr(step.student, 'data_preprocessor', None),
-            getattr(self.model, 'data_preprocessor', None),
-            step.inputs.device)
-        super().fit(step)
-        if self.side_stream:
-            self._stream = self._side_stream(step.inputs.device)
-
-    def rehearse(self, step: Step) -> Lesson:
-        lesson = super().rehearse(step)
-        if self.compile is not None:
-            self._compile(step)
-        return lesson
-
-    def teach(self, step: Step, sources: Iterable[str] | None) -> Lesson:
-        if self._stream is None:
-            return super().teach(step, sources)
-        with self._stream.beside():
-            lesson = super().teach(step, sources)
-        return dataclasses.replace(lesson, join=self._stream.join)
-
-    def inputs_of(self, step: Step) -> torch.Tensor:
-        """The student's batch in normalisation and layout of this model."""
-        inputs = step.inputs
-        if self._affine is not None:
-            swap, scale, shift = self._affine
-            inputs = inputs[:, [2, 1, 0]] if swap else inputs
-            inputs = inputs * scale + shift
-            image = step.areas.image()
-            if image is not None:
-                inputs = inputs.where(image, getattr(
-                    self.model.data_preprocessor, 'pad_value', 0))
-        if self.channels_last:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        return inputs
-
-    def describe(self) -> str:
-        options = f', {self.precision}' if self.precision else ''
-        options += ', channels last' if self.channels_last else ''
-        options += ', compiled' if self.compile is not None else ''
-        options += ', on a side stream' if self.side_stream else ''
-        return (f'{self.name}, checkpoint {self.checkpoint}, '
-                f'{self.num_parameters:,} parameters, not trained{options}')
-
-    def _forward(self, step: Step, taps: dict[str, Tap]) -> None:
-        with contextlib.nullcontext() if self.precision is None else (
-                torch.autocast(step.inputs.device.type,
-                               PRECISIONS[self.precision])):
-            super()._forward(step, taps)
-
-    def _side_stream(self, device: torch.device) -> SideStream:
-        where = f'{self.key}.side_stream = True'
-        if device.type == 'cpu':
-            raise ConfigError(f'{where}: needs a GPU, the student is on a CPU')
-        if self.student_sources:
-            raise ConfigError(
-                f'{where}: this teacher needs {self.student_sources[0]!r} of '
-                "the student's forward pass and cannot run beside it")
-        return SideStream(device)
-
-    def _compile(self, step: Step) -> None:
-        """Compile, and run once on a batch of the size of the run's."""
-        where = f'{self.key}.compile = {self.compile!r}'
-        parts = untapped_parts(
-            self.model,
-            [m for tap in self.taps.values() for m in tap.place.modules])
-        if not parts:
-            raise ConfigError(f'{where}: no part of the teacher is without a '
-                              'tap inside')
-        print_log(f'{self.key}: compiling what runs of {", ".join(parts)}; '
-                  'this may take minutes', 'current')
-        order = [i % len(step.inputs)
-                 for i in range(step.batch_size or len(step.inputs))]
-        batch = dataclasses.replace(
-            step, inputs=step.inputs[order],
-            samples=step.samples and [step.samples[i] for i in order])
-        try:
-            for name, part in parts.items():
-                compile_part(part, f'{self.key}.{name}', self.compile)
-            self.teach(batch, None).join()
-        except Exception as error:  # of a compiler: whatever it may raise
-            raise ConfigError(
-                f'{where}: {type(error).__name__}: {error}') from error
+    def name(self) -> str:
+        return f'{self._name}, checkpoint {self.checkpoint}'
 
     def _load_weights(self) -> None:
         where = f'{self.key}.checkpoint = {self.checkpoint!r}'
@@ -193,24 +100,25 @@ class FrozenTeacher(ModelTeacher):
             raise ConfigError(f'{where}: no such file' +
                               _neighbours(self.checkpoint, '.pth'))
         try:
-            loaded = CheckpointLoader.load_checkpoint(
-                self.checkpoint, map_location='cpu')
-        except Exception as error:  # whatever a broken file makes torch raise
-            raise ConfigError(f'{where}: cannot be read: {error}') from error
-        if not isinstance(loaded, dict):
-            raise ConfigError(f'{where}: holds a {type(loaded).__name__}, '
-                              'not a checkpoint')
+            loaded = load_checkpoint_file(self.checkpoint, self.trust)
+        except ValueError as error:
+            raise ConfigError(f'{where}: {error}') from error
         state = loaded.get('state_dict', loaded)
         if not isinstance(state, dict) or not all(
                 isinstance(name, str) and isinstance(value, torch.Tensor)
                 for name, value in state.items()):
             raise ConfigError(f'{where}: holds no weights')
-        state = {
-            name.removeprefix('module.'): value
-            for name, value in state.items()
-            if not name.removeprefix('module.').startswith(UNUSED)
-        }
+        state = {name.removeprefix('module.'): value
+                 for name, value in state.items()}
         own = self.model.state_dict()
+        extra = [name for name in state if name not in own
+                 and (name.startswith(self._unused) or HARMLESS.search(name))]
+        if any(not name.startswith(self._unused) for name in extra):
+            print_log(f'{where}: {len(extra)} entries that the model does not '
+                      f'use are left out ({", ".join(extra[:3])}, ...)',
+                      'current')
+        state = {name: value for name, value in state.items()
+                 if name not in extra}
         fitting = {n: weight for n, weight in state.items()
                    if n not in own or own[n].shape == weight.shape}
         try:  # not before the host has renamed what older weights hold
@@ -228,6 +136,11 @@ class FrozenTeacher(ModelTeacher):
                 if n in state and state[n].shape != own[n].shape
             ]
         }
+        if any(name.startswith(DISTILLERS) for name in unexpected):
+            raise ConfigError(
+                f'{where}: holds the weights of a distiller, with names such '
+                f'as {unexpected[0]!r}; tools/convert_checkpoint.py makes a '
+                'stock checkpoint of it')
         if any(problems.values()):
             raise ConfigError(
                 f'{where} does not fit {self.key}.config: ' + '; '.join(
@@ -238,21 +151,6 @@ class FrozenTeacher(ModelTeacher):
             self.classes = tuple(loaded['meta']['dataset_meta']['classes'])
         except (KeyError, TypeError):  # not said, or not as mmengine does
             self.classes = None
-
-
-def _compile_options(value: Any, where: str) -> dict[str, Any] | None:
-    """The arguments of ``torch.compile``; None for no compiling."""
-    if isinstance(value, bool):
-        return {} if value else None
-    if not isinstance(value, dict):
-        raise ConfigError(f'{where} = {value!r}: True, False or a dict of the '
-                          'arguments of torch.compile is needed')
-    allowed = set(inspect.signature(torch.compile).parameters) - {'model'}
-    for name in value:
-        if name not in allowed:
-            raise ConfigError(f'{where}.{name} = {value[name]!r}: no argument '
-                              'of torch.compile' + nearest(name, allowed))
-    return dict(value)
 
 
 def load_config(config: str | dict | Config, key: str) -> ConfigDict:
@@ -302,29 +200,3 @@ def _neighbours(path: str, suffix: str) -> str:
         return f'; the folder {folder!r} does not exist either'
     return nearest(
         osp.basename(path), scandir(folder, suffix=suffix))
-
-
-def _normalisation_change(theirs: Any, ours: Any, device: torch.device):
-    """``(swap, scale, shift)`` from the student's input to the teacher's."""
-
-    def read(preprocessor):
-        swap = any(  # the second name is upstream mmseg's
-            getattr(preprocessor, name, False)
-            for name in ('_channel_conversion', 'channel_conversion'))
-        if not getattr(preprocessor, '_enable_normalize', False):
-            return swap, torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
-        return (swap, preprocessor.mean.cpu().float(),
-                preprocessor.std.cpu().float())
-
-    if ours is None or theirs is None:
-        return None
-    swap_s, mean_s, std_s = read(theirs)
-    swap_t, mean_t, std_t = read(ours)
-    swap = swap_s != swap_t
-    if swap:  # the student's statistics in the teacher's channel order
-        mean_s, std_s = mean_s.flip(0), std_s.flip(0)
-    if not swap and torch.equal(mean_s, mean_t) and torch.equal(std_s, std_t):
-        return None
-    # there once and for all: a copy in each step would wait for the GPU
-    return swap, *(x.to(device) for x in (
-        std_s / std_t, (mean_s - mean_t) / std_t))

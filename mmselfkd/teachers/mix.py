@@ -1,5 +1,6 @@
 """The student on mixed images, and an aggregating head: MixSKD."""
 from collections.abc import Iterable
+from contextlib import ExitStack
 
 import numpy as np
 import torch
@@ -9,9 +10,9 @@ from mmengine.dist import get_rank
 from torch import nn
 
 from ..errors import ConfigError
-from ..heads import segmentation_head
+from ..hosts import Place, Reading
 from ..registry import TEACHERS
-from .teacher import Lesson, Step, Teacher
+from .teacher import BatchContext, Teacher, TeacherOutput
 
 SOURCES = ('interpolated.features', 'mixed.features',
            'interpolated.branches', 'mixed.branches',
@@ -118,33 +119,43 @@ class MixTeacher(Teacher):
             raise ConfigError(f'{key} = {source!r}: MixTeacher gives '
                               f'{", ".join(SOURCES)}')
 
-    def fit(self, step: Step) -> None:
-        if step.batch_size == 1:
+    def fit(self, context: BatchContext, resources: ExitStack) -> None:
+        if context.batch_size == 1:
             raise ConfigError(
                 'train_dataloader.batch_size = 1: MixTeacher mixes the images'
                 ' of a batch; two or more on each device are needed')
-        stages = step.seen[self.source]
+        stages = context.levels[self.source]
         if len(stages) < 2:
             raise ConfigError(
                 f'{self.key}.source = {self.source!r}: gives one level; '
                 'two stages or more are needed')
-        head = segmentation_head(step.student, self.key)
-        features, = step.seen['features']
-        logits, = step.seen['logits']
+        self._task = context.host.pixel_loss(context.student, self.key)
+        self._scores = context.host.place(
+            context.student, 'logits', self.key).reading
+        features, = context.levels['features']
+        logits, = context.levels['logits']
         self.module = MixNetwork(
             [x.shape[1] for x in stages[:-1]], features.shape[1],
-            logits.shape[1], head.norm_cfg or dict(type='BN'))
-        self.module.to(step.inputs.device)
+            logits.shape[1], self._task.norm_cfg or dict(type='BN'))
+        self.module.to(context.inputs.device)
 
-    def teach(self, step: Step, sources: Iterable[str] | None) -> Lesson:
-        share, order = self._draw(step)
-        head = segmentation_head(step.student, self.key)
+    def place(self, source: str) -> Place | None:
+        reading: Reading | None = None
+        if not source.endswith('.features'):
+            reading = self._scores
+        return Place([], reading=reading)
 
-        def mix(x):
+    def teach(self, context: BatchContext,
+              sources: Iterable[str] | None) -> TeacherOutput:
+        share, order = self._draw(context)
+        ignore_index = self._task.ignore_index
+
+        def mix(x: torch.Tensor) -> torch.Tensor:
             return share * x + (1 - share) * x[order]
 
-        plain = self._view(step.seen)
-        mixed = self._view(step.again(mix(step.inputs), self.student_sources))
+        plain = self._view(context.levels)
+        mixed = self._view(context.run_student(
+            mix(context.inputs), self.student_sources))
         levels = {}
         for name in ('features', 'branches', 'logits'):
             levels[f'interpolated.{name}'] = [mix(x) for x in plain[name]]
@@ -153,22 +164,23 @@ class MixTeacher(Teacher):
             levels[f'{name}.aggregated'] = [
                 self.module.aggregated(levels[f'{name}.features'])]
 
-        label = torch.stack([s.gt_sem_seg.data[0] for s in step.samples])
-        ignored = (label == head.ignore_index) | (
-            label[order] == head.ignore_index)
-        first, second = (x.masked_fill(ignored, head.ignore_index)
+        label = torch.stack([context.host.class_map(sample)
+                             for sample in context.samples])
+        ignored = (label == ignore_index) | (label[order] == ignore_index)
+        first, second = (x.masked_fill(ignored, ignore_index)
                          for x in (label, label[order]))
+
         both = [(first, share), (second, 1 - share)]
+        value = self._task.value
         losses = dict(
             loss_branches=sum(
-                _task(head, x, [(label, 1.)]) for x in plain['branches']),
+                value(x, [(label, 1.)]) for x in plain['branches']),
             loss_mixed=sum(
-                _task(head, x, both)
-                for x in mixed['branches'] + mixed['logits']),
+                value(x, both) for x in mixed['branches'] + mixed['logits']),
             loss_aggregated=sum(
-                _task(head, levels[f'{name}.aggregated'][0], both)
+                value(levels[f'{name}.aggregated'][0], both)
                 for name in ('interpolated', 'mixed')))
-        return Lesson(levels, losses, first)
+        return TeacherOutput(levels, losses, first)
 
     def describe(self) -> str:
         count = sum(p.numel() for p in self.module.parameters())
@@ -181,30 +193,12 @@ class MixTeacher(Teacher):
                                       seen['features'][0])
         return dict(features=aligned, branches=scores, logits=seen['logits'])
 
-    def _draw(self, step: Step) -> tuple[float, torch.Tensor]:
+    def _draw(self, context: BatchContext) -> tuple[float, torch.Tensor]:
         """lambda, and for every image another one: a random cycle."""
-        rng = np.random.default_rng([step.seed, get_rank(), step.iteration])
+        rng = np.random.default_rng(
+            [context.seed, get_rank(), context.iteration])
         share = float(rng.beta(self.alpha, self.alpha))
-        cycle = rng.permutation(len(step.inputs))
+        cycle = rng.permutation(len(context.inputs))
         order = np.empty_like(cycle)
         order[cycle] = np.roll(cycle, 1)
-        return share, torch.from_numpy(order).to(step.inputs.device)
-
-
-def _task(head: nn.Module, logits: torch.Tensor,
-          labels: list[tuple[torch.Tensor, float]]) -> torch.Tensor:
-    """The losses of an mmseg head for logits and weighted label maps."""
-    logits = F.interpolate(
-        logits, size=labels[0][0].shape[1:], mode='bilinear',
-        align_corners=head.align_corners)
-    losses = head.loss_decode
-    if not isinstance(losses, nn.ModuleList):
-        losses = [losses]
-    total = 0.
-    for label, share in labels:
-        weight = None if head.sampler is None else head.sampler.sample(
-            logits, label[:, None])
-        total += share * sum(
-            loss(logits, label, weight=weight, ignore_index=head.ignore_index)
-            for loss in losses)
-    return total
+        return share, torch.from_numpy(order).to(context.inputs.device)

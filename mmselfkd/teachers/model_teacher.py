@@ -1,35 +1,79 @@
 """A whole model that teaches by a forward pass of its own."""
-from collections.abc import Iterable
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..heads import rois_for
+from ..errors import ConfigError
+from ..hosts import InputFormat, Place, host_of
+from ..sources import Levels
 from ..taps import Tap
-from .teacher import Lesson, Step, Teacher
-
-
-class _Enough(Exception):
-    """Every tap has what it wants: the rest of the forward is not needed."""
+from .execution import Execution
+from .forward import TappedForward
+from .inputs import InputAdapter
+from .teacher import BatchContext, Teacher, TeacherOutput
 
 
 class ModelTeacher(Teacher):
-    """Runs ``model`` in eval mode, without gradient and without labels.
+    """Runs a model in eval mode, without gradient and without labels.
 
     The model is no submodule of the student: not in its checkpoint, its
-    optimizer, its EMA copy or DDP. It runs ``mode='tensor'``, or, for a source
-    in an RoI head, that head on the student's RoIs, and stops at the deepest
-    tap. A subclass sets :attr:`model`, at the latest in
-    :meth:`fit`.
+    optimizer, its EMA copy or DDP. It is made of parts that a subclass may
+    choose: the model, what it expects of its input, how it is called and how
+    the pass runs. It ends at the deepest tap.
+
+    A teacher of your own, of any ``nn.Module``, is a subclass that builds
+    the model and hands it over; see ``examples/own_teacher.py``.
+
+    Args:
+        model (nn.Module, optional): None: a subclass sets it in :meth:`fit`.
+        input_format (InputFormat, optional): What the model expects. None:
+            as its data preprocessor says.
+        channels (Sequence[int], optional): The student's input channels that
+            the model sees. None: all.
+        execution (Execution, optional): How the pass runs. None: plainly.
+        key (str): Where this stands in the user's config, for the errors.
     """
 
     model: nn.Module
 
-    def __init__(self, key: str) -> None:
+    def __init__(self,
+                 model: nn.Module | None = None,
+                 input_format: InputFormat | None = None,
+                 channels: Sequence[int] | None = None,
+                 execution: Execution | None = None,
+                 key: str = 'teacher') -> None:
         super().__init__(key)
-        self.taps: dict[str, Tap] = {}
+        if model is not None:
+            self.model = model
+        self.input_format, self.channels = input_format, channels
+        self.execution = execution or Execution()
         self._requests: dict[str, str] = {}
+        self._taps: dict[str, Tap] = {}
+
+    # -- for a subclass to change ---------------------------------------------
+
+    def calls(self) -> Sequence[Any]:
+        """Ways to run the model, each ``call(inputs, samples)``.
+
+        The first that reaches every tap is taken.
+        """
+        host = host_of(self.model)
+        return [
+            lambda inputs, samples: host.run(self.model, inputs, samples),
+            lambda inputs, samples: host.run_to_predict(
+                self.model, inputs, samples)
+        ]
+
+    def name(self) -> str:
+        """What the model is, for the log."""
+        return type(self.model).__name__
+
+    # -- what a run calls -----------------------------------------------------
 
     @property
     def num_parameters(self) -> int:
@@ -37,95 +81,116 @@ class ModelTeacher(Teacher):
 
     def request(self, source: str, key: str, student: nn.Module) -> None:
         self._requests.setdefault(source, key)
-        for name in rois_for(student, source):
+        for name in host_of(student).regions_for(student, source):
             if name not in self.student_sources:
                 self.student_sources.append(name)
 
-    def fit(self, step: Step) -> None:
+    def fit(self, context: BatchContext, resources: ExitStack) -> None:
         """Tap the model, and move it to the student's device."""
-        self.model.to(step.inputs.device)
-        self.model.requires_grad_(False).eval()
-        for source, key in self._requests.items():
-            self.taps[source] = Tap(self.model, source, key)
-            self.taps[source].on_run = self._stop_when_enough
+        device = context.inputs.device
+        self.model.to(device).requires_grad_(False).eval()
+        self._host = host_of(self.model)
+        self._inputs = InputAdapter(
+            context.host.input_format(context.student),
+            self.input_format or self._host.input_format(self.model),
+            context.inputs, _input_channels(self.model), self.channels,
+            self.key)
+        self.execution.prepare(
+            self.model, device,
+            self.student_sources[0] if self.student_sources else None)
+        self._taps = {
+            source: Tap(self.model, source, key, resources)
+            for source, key in self._requests.items()
+        }
+        self._size = tuple(context.inputs.shape[2:])
+        self._context: BatchContext | None = None
+        self._forward = TappedForward(self._taps, *(
+            [self._run_on_regions] if self.student_sources else
+            self.calls()))
 
-    def rehearse(self, step: Step) -> Lesson:
-        """A first, full run: learn which taps fire how often.
+    def place(self, source: str) -> Place | None:
+        return self._taps[source].place
 
-        Taps whose tensors are changed in place afterwards (a ReLU) start to
-        keep a copy.
-        """
-        self._forward(step, self.taps)
-        for tap in self.taps.values():
-            tap.expected_runs = len(tap.runs)
-        lesson = Lesson({s: tap.take() for s, tap in self.taps.items()})
-        for tap in self.taps.values():
-            tap.clone = tap.changed
-        return lesson
+    def rehearse(self, context: BatchContext) -> TeacherOutput:
+        """A first, full run, which learns which taps fire how often."""
+        output = self._run(context, self._forward.rehearse)
+        if self.execution.compile is not None:
+            self._compile(context)
+        return output
 
-    def teach(self, step: Step, sources: Iterable[str] | None) -> Lesson:
+    def teach(self, context: BatchContext,
+              sources: Iterable[str] | None) -> TeacherOutput:
         """Run as deep as the deepest of the taps asked for."""
-        taps = {s: self.taps[s] for s in sources or self.taps}
-        self._forward(step, taps)
-        return Lesson({source: tap.take() for source, tap in taps.items()})
+        return self._run(context, functools.partial(self._forward, sources))
 
-    def remove(self) -> None:
-        for tap in self.taps.values():
-            tap.remove()
-        self.taps = {}
-
-    def inputs_of(self, step: Step) -> torch.Tensor:
-        """The batch as this model wants it."""
-        return step.inputs
+    def describe(self) -> str:
+        return (f'{self.name()}, {self.num_parameters:,} parameters, not '
+                f'trained{self._inputs.describe(self._size)}'
+                f'{self.execution.describe()}')
 
     @torch.no_grad()
-    def _forward(self, step: Step, taps: dict[str, Tap]) -> None:
-        samples: Any = step.samples
-        if samples is not None:  # no ground truth
-            samples = [type(s)(metainfo=s.metainfo) for s in samples]
-        inputs = self.inputs_of(step)
-        for tap in taps.values():
-            tap.open()
+    def _run(self, context: BatchContext,
+             run: Callable[[torch.Tensor, Any], dict[str, Levels]]
+             ) -> TeacherOutput:
+        size = tuple(context.inputs.shape[2:])
+        with self.execution.running(context.inputs.device):
+            inputs = self.execution.lay_out(
+                self._inputs(context.inputs, context.layout))
+            samples = context.host.without_labels(context.samples)
+            self._context = context
+            try:
+                levels = run(inputs, samples)
+            finally:
+                self._context = None
+            levels = {
+                source: [self._inputs.cut(level, size)
+                         if self._taps[source].place.is_map else level
+                         for level in found]
+                for source, found in levels.items()
+            }
+        return TeacherOutput(levels, join=self.execution.join)
+
+    def _run_on_regions(self, inputs: torch.Tensor, samples: Any) -> None:
+        assert self._context is not None
+        self._host.run_on_regions(
+            self.model, inputs, self._context.levels, list(self._taps))
+
+    def _compile(self, context: BatchContext) -> None:
+        """Compile, and run once on a batch of the size of the run's."""
+        self.execution.compile_parts(
+            self.model,
+            [m for tap in self._taps.values() for m in tap.place.modules])
+        order = [i % len(context.inputs) for i in range(
+            context.batch_size or len(context.inputs))]
+        batch = dataclasses.replace(
+            context, inputs=context.inputs[order],
+            samples=context.samples and [context.samples[i] for i in order])
         try:
-            if self.student_sources:
-                self._run_on_rois(inputs, step)
-            else:
-                self.model(inputs, samples, mode='tensor')
-        except _Enough:
-            pass
-        finally:
-            for tap in taps.values():
-                tap.close()
+            self.teach(batch, None).join()
+        except Exception as error:  # of a compiler: whatever it may raise
+            raise ConfigError(
+                f'{self.key}.compile: {type(error).__name__}: {error}'
+            ) from error
 
-    def _run_on_rois(self, inputs: torch.Tensor, step: Step) -> None:
-        """A two-stage detector on the RoIs of the student.
 
-        Its own proposals would be others: what it says of them could not be
-        compared.
-        """
-        levels = self.model.extract_feat(inputs)
-        head = self.model.roi_head
-        if any(source.startswith('rpn_head') for source in self.taps):
-            self.model.rpn_head(levels)
-        for name, run in (('rois', head._bbox_forward),
-                          ('mask_rois', getattr(head, '_mask_forward', None))):
-            is_cascade = isinstance(head.bbox_head, nn.ModuleList)
-            for stage, rois in enumerate(step.seen.get(name, ())):
-                run(*(stage, ) if is_cascade else (), levels, rois)
+def _input_channels(model: nn.Module) -> int | None:
+    """Those of the first convolution, which is the one on the image."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            return module.in_channels
+    return None
 
-    def _keep_finite(self, before: list[torch.Tensor]) -> None:
-        """Put a buffer back where that of the student is not finite.
 
-        One bad batch leaves its mark in the running statistics of BN for
-        good. The student trains on those of its batch; this model does not.
+def keep_finite(model: nn.Module, before: list[torch.Tensor]) -> None:
+    """Put a buffer of ``model`` back where it is not finite.
 
-        Args:
-            before (list[Tensor]): The buffers as they were.
-        """
-        for buffer, old in zip(self.model.buffers(), before):
-            buffer.copy_(torch.where(buffer.isfinite(), buffer, old))
+    One bad batch leaves its mark in the running statistics of BN for good.
+    The student trains on those of its batch; a teacher that follows it
+    evaluates with them.
 
-    def _stop_when_enough(self) -> None:
-        if all(tap.is_satisfied for tap in self.taps.values()
-               if tap.is_open):
-            raise _Enough
+    Args:
+        model (nn.Module): A teacher's.
+        before (list[Tensor]): Its buffers as they were.
+    """
+    for buffer, old in zip(model.buffers(), before):
+        buffer.copy_(torch.where(buffer.isfinite(), buffer, old))

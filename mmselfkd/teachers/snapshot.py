@@ -1,14 +1,14 @@
 """An earlier state of the student as its teacher."""
 import copy
+from contextlib import ExitStack
 from typing import Any
 
 from torch import nn
 
-from ..errors import ConfigError
+from ..checks import check_bool, check_integer
 from ..registry import TEACHERS
-from .ema import check_count
-from .model_teacher import ModelTeacher
-from .teacher import Step
+from .model_teacher import ModelTeacher, keep_finite
+from .teacher import BatchContext
 
 
 @TEACHERS.register_module()
@@ -24,7 +24,7 @@ class SnapshotTeacher(ModelTeacher):
         key (str): Where this stands in the user's config, for the errors.
 
     Raises:
-        ConfigError: A value is out of range.
+        ValueError: A value is out of range.
 
     Reference: with one snapshot, Revisiting Knowledge Distillation via
     Label Smoothing Regularization, CVPR 2020, arXiv 1909.11723; with
@@ -35,17 +35,15 @@ class SnapshotTeacher(ModelTeacher):
                  interval: int,
                  by_epoch: bool = False,
                  key: str = 'teacher') -> None:
-        super().__init__(key)
-        check_count(key, 'interval', interval, 1)
-        if not isinstance(by_epoch, bool):
-            raise ConfigError(f'{key}.by_epoch = {by_epoch!r}: True or False '
-                              'is needed')
+        super().__init__(key=key)
+        check_integer(f'{key}.interval', interval, 1)
+        check_bool(f'{key}.by_epoch', by_epoch)
         self.interval, self.by_epoch = interval, by_epoch
         self.is_ready = False
 
-    def fit(self, step: Step) -> None:
-        self.model = copy.deepcopy(step.student)
-        super().fit(step)
+    def fit(self, context: BatchContext, resources: ExitStack) -> None:
+        self.model = copy.deepcopy(context.student)
+        super().fit(context, resources)
 
     def follow(self, student: nn.Module, iterations: int,
                epoch_length: int) -> None:
@@ -55,7 +53,7 @@ class SnapshotTeacher(ModelTeacher):
             state = student.state_dict()
             self.model.load_state_dict(
                 {name: state[name] for name in self.model.state_dict()})
-            self._keep_finite(before)
+            keep_finite(self.model, before)
             self.is_ready = True
 
     def state_dict(self) -> dict[str, Any]:

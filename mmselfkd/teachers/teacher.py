@@ -1,7 +1,8 @@
-"""What every teacher is to the hook."""
+"""What every teacher is to a run."""
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -9,23 +10,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..areas import Areas
 from ..errors import ConfigError
-
-Levels = list[torch.Tensor]
+from ..hosts import Host, Place, host_of
+from ..layout import BatchLayout
+from ..sources import Levels
 
 
 @dataclass
-class Step:
+class BatchContext:
     """What a teacher may look at in one iteration.
 
     Attributes:
         student (nn.Module): The unwrapped student.
-        inputs (Tensor): Its preprocessed batch (N, 3, H, W).
+        inputs (Tensor): Its preprocessed batch (N, C, H, W).
         samples (list | None): The data samples of the batch.
-        seen (dict[str, list[Tensor]]): The student's levels by source.
-        again (Callable): ``again(inputs, sources)`` runs the student on
-            other inputs and gives the levels of ``sources``.
+        levels (dict[str, list[Tensor]]): The student's levels by source.
+        run_student (Callable): ``run_student(inputs, sources)`` runs the
+            student on other inputs and gives the levels of ``sources``.
         iteration (int): Iterations done so far.
         seed (int): Of the run.
         batch_size (int | None): Images of a full batch, where one is known.
@@ -33,20 +34,27 @@ class Step:
     student: nn.Module
     inputs: torch.Tensor
     samples: Any
-    seen: dict[str, Levels]
-    again: Callable[[torch.Tensor, Iterable[str]], dict[str, Levels]]
+    levels: dict[str, Levels] = field(default_factory=dict)
+    run_student: Callable[[torch.Tensor, Iterable[str]],
+                          dict[str, Levels]] | None = None
     iteration: int = 0
     seed: int = 0
     batch_size: int | None = None
 
     @cached_property
-    def areas(self) -> Areas:
+    def host(self) -> Host:
+        """What knows the student's head and data samples."""
+        return host_of(self.student)
+
+    @cached_property
+    def layout(self) -> BatchLayout:
         """What of the batch is image, and what is an object."""
-        return Areas(self.inputs, self.samples)
+        return BatchLayout(self.inputs, self.samples, self.host,
+                           self.host.ignore_index(self.student))
 
 
 @dataclass
-class Lesson:
+class TeacherOutput:
     """What a teacher gives in one iteration.
 
     Attributes:
@@ -54,8 +62,8 @@ class Lesson:
         losses (dict[str, Tensor]): What trains the teacher itself.
         label (Tensor | None): The class maps (N, H, W) that go with the
             levels, where they are not those of the batch.
-        join (Callable): Must be called before anything of it is read; by
-            then it may still be in the making.
+        join (Callable): Must be called before anything of it is read; until
+            then a side stream may still be working on it.
     """
     levels: dict[str, Levels]
     losses: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -64,17 +72,17 @@ class Lesson:
 
 
 class Teacher(ABC):
-    """The calls of the hook, in their order.
+    """What a run calls, in this order.
 
     ``request`` for every source, ``fit`` and ``rehearse`` before training;
     ``start`` when the student has its weights; in each iteration ``teach``
-    and, after the optimizer's step, ``follow``; ``remove`` at the end.
+    and, after the optimizer's step, ``follow``.
 
     Attributes:
         key (str): Where the teacher stands in the config, for the errors.
         student_sources (list[str]): What it looks at in the student.
         module (nn.Module | None): What is trained along with the student;
-            the hook puts it into the student, the optimizer and DDP, and
+            the run puts it into the student, the optimizer and DDP, and
             keeps it out of the saved student.
         is_ready (bool): Whether it teaches yet; until then the losses that
             look at it are 0.
@@ -85,7 +93,7 @@ class Teacher(ABC):
     is_ready = True
     classes: tuple | None = None
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str = 'teacher') -> None:
         self.key = key
         self.student_sources: list[str] = []
 
@@ -93,22 +101,30 @@ class Teacher(ABC):
     def request(self, source: str, key: str, student: nn.Module) -> None:
         """A loss, at ``key`` of the config, looks at ``source``."""
 
-    def fit(self, step: Step) -> None:
-        """Fit to the student, as one rehearsed step shows it."""
+    def fit(self, context: BatchContext,  # noqa: B027  optional
+            resources: ExitStack) -> None:
+        """Fit to the student, as one rehearsed batch shows it.
 
-    def rehearse(self, step: Step) -> Lesson:
-        """A first lesson, which leaves no trace.
+        What is attached to a model registers its removal in ``resources``.
+        """
+
+    def place(self, source: str) -> Place | None:
+        """Where ``source`` looks; None where nothing is known of it."""
+        return None
+
+    def rehearse(self, context: BatchContext) -> TeacherOutput:
+        """A first output, which leaves no trace.
 
         Raises:
             ConfigError: A parameter of ``module`` gets no gradient, on which
                 DDP would wait in vain.
         """
         if self.module is None:
-            return self.teach(step, None)
+            return self.teach(context, None)
         before = copy.deepcopy(self.module.state_dict())
         with torch.enable_grad():
-            lesson = self.teach(step, None)
-            sum(lesson.losses.values()).backward()
+            output = self.teach(context, None)
+            torch.stack(list(output.losses.values())).sum().backward()
         idle = [name for name, p in self.module.named_parameters()
                 if p.grad is None]
         self.module.zero_grad(set_to_none=True)
@@ -119,27 +135,25 @@ class Teacher(ABC):
                 f'{len(idle)} of its parameters ({", ".join(idle[:3])}, ...);'
                 " let its head use all levels, or its neck end with the way "
                 "down (neck=dict(type='BiFPN', last='top_down'))")
-        return lesson
+        return output
 
-    def start(self, student: nn.Module) -> None:
+    def start(self, student: nn.Module) -> None:  # noqa: B027  optional
         """The student has its weights, training begins."""
 
     @abstractmethod
-    def teach(self, step: Step, sources: Iterable[str] | None) -> Lesson:
-        """The lesson of this iteration; ``sources=None`` means all."""
+    def teach(self, context: BatchContext,
+              sources: Iterable[str] | None) -> TeacherOutput:
+        """The output of this iteration; ``sources=None`` means all."""
 
-    def follow(self, student: nn.Module, iterations: int,
-               epoch_length: int) -> None:
+    def follow(self, student: nn.Module,  # noqa: B027  optional
+               iterations: int, epoch_length: int) -> None:
         """The student has made a step, ``iterations`` in all."""
-
-    def remove(self) -> None:
-        """Leave no torch hook anywhere."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beyond ``module``."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
         """The inverse of :meth:`state_dict`, before :meth:`start`."""
 
     @abstractmethod

@@ -12,12 +12,13 @@ from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.utils import apply_to
-from torch import nn
 
-ENTRY = 'mmselfkd'  # of the checkpoint; and the submodule of the student
+from ..distillation import ENTRY, DistillationRun
+from .setup import unwrapped
+
+# ENTRY names the entry of the checkpoint as well
 PREFIX = f'{ENTRY}.'
 EMA_PREFIX = f'module.{PREFIX}'
 
@@ -30,23 +31,22 @@ class StateHook(Hook):
     itself from its own, early ``after_load_checkpoint``.
 
     Args:
-        adversaries (dict[str, Adversary]): By the name of their term.
-        teachers (dict[str, Teacher]): By their name.
+        run (DistillationRun): Whose discriminators and teachers are saved.
     """
 
     priority = 'LOWEST'
 
-    def __init__(self, adversaries: dict[str, Any],
-                 teachers: dict[str, Any]) -> None:
-        self.adversaries = adversaries
-        self.teachers = {name: teacher for name, teacher in teachers.items()
-                         if teacher.state_dict()}
+    def __init__(self, run: DistillationRun) -> None:
+        self.discriminators: dict[str, Any] = run.discriminators
+        self.teachers = {
+            name: teacher for name, teacher in run.teachers.items()
+            if teacher.state_dict()}
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         entry = dict(
             modules=_pop(checkpoint['state_dict'], PREFIX),
             ema=_pop(checkpoint.get('ema_state_dict', {}), EMA_PREFIX),
-            adversaries=_states(self.adversaries),
+            discriminators=_states(self.discriminators),
             teachers=_states(self.teachers))
         if 'optimizer' in checkpoint:
             entry['optimizer'] = _each(
@@ -74,7 +74,7 @@ class StateHook(Hook):
             _each(runner, checkpoint, _join_optimizer, extras)
         now = [n.removeprefix(PREFIX) for n in own]
         before = list(saved)
-        for kind, ours in (('adversaries', self.adversaries),
+        for kind, ours in (('discriminators', self.discriminators),
                            ('teachers', self.teachers)):
             states = entry.get(kind, {})
             kept += [name for name in ours.keys() & states.keys()
@@ -115,11 +115,6 @@ def _states(parts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model itself, without DDP."""
-    return model.module if is_model_wrapper(model) else model
-
-
 def _pop(state: dict, prefix: str) -> 'OrderedDict[str, Any]':
     metadata = getattr(state, '_metadata', {})
     for name in [n for n in metadata if f'{n}.'.startswith(prefix)]:
@@ -142,7 +137,8 @@ def _fill(state: dict, own: dict, saved: dict, prefix: str) -> list[str]:
     return kept
 
 
-def _each(runner, checkpoint: dict, work: Callable, extras: dict = {}) -> dict:
+def _each(runner, checkpoint: dict, work: Callable,
+          extras: dict | None = None) -> dict:
     """Apply ``work`` to the state of the one optimizer or of each of them."""
     names = {
         id(p): n for n, p in unwrapped(runner.model).named_parameters()}
@@ -154,7 +150,7 @@ def _each(runner, checkpoint: dict, work: Callable, extras: dict = {}) -> dict:
             'optimizer']
         order = [[names.get(id(p), '') for p in group['params']]
                  for group in one.optimizer.param_groups]
-        result[name] = work(state, order, extras.get(name, {}), one)
+        result[name] = work(state, order, (extras or {}).get(name, {}), one)
     return result
 
 

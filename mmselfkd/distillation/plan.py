@@ -8,8 +8,8 @@ from torch import nn
 
 from ..errors import ConfigError, nearest
 from ..registry import SCHEDULES, build_part
-from ..sources import owned_sources
-from ..terms import Term
+from ..sources import STUDENT, owned_sources
+from .loss_config import LossConfig
 
 TeacherConfigs = dict[str, tuple[str, dict]]
 
@@ -21,14 +21,14 @@ class Plan:
     Attributes:
         key (str): Of the hook, for the errors.
         teachers (dict): Name -> (config key, config) of each teacher.
-        terms (list[Term]): One for each entry of ``losses``.
+        losses (list[LossConfig]): One for each entry of ``losses``.
         inherit (list[tuple]): Config key, teacher and module of each module
             that the student starts with.
         task_schedule (Callable | None): Scales the student's own losses.
     """
     key: str
     teachers: TeacherConfigs
-    terms: list[Term]
+    losses: list[LossConfig]
     inherit: list[tuple[str, str, str]]
     task_schedule: Any
 
@@ -40,8 +40,21 @@ class Plan:
         """
         _resolve(self.task_schedule, f'{self.key}.task_schedule', iterations,
                  epochs)
-        for term in self.terms:
-            _resolve(term.schedule, f'{term.key}.schedule', iterations, epochs)
+        for loss in self.losses:
+            _resolve(loss.schedule, f'{loss.key}.schedule', iterations, epochs)
+
+    @property
+    def used(self) -> list[LossConfig]:
+        """The losses whose weight is not always 0."""
+        return [loss for loss in self.losses if loss.loss_weight > 0]
+
+    @property
+    def used_teachers(self) -> TeacherConfigs:
+        """The teachers that a used loss or ``inherit`` looks at."""
+        names = {name for loss in self.used for name in loss.teachers}
+        names.update(name for _, name, _ in self.inherit)
+        return {name: cfg for name, cfg in self.teachers.items()
+                if name in names}
 
 
 def make_plan(key: str, teacher: Any, preset: dict[str, dict], losses: Any,
@@ -53,19 +66,20 @@ def make_plan(key: str, teacher: Any, preset: dict[str, dict], losses: Any,
     """
     teachers = _named_teachers(teacher, f'{key}.teacher')
     names = list(teachers)
-    terms = [Term(name, cfg, f'{key}.losses.{name}', names) for name, cfg in
-             _merged(preset, losses, f'{key}.losses').items()]
+    entries = [
+        LossConfig(name, cfg, f'{key}.losses.{name}', names) for name, cfg in
+        _merged(preset, losses, f'{key}.losses').items()]
     inherit = [] if inherit is None else [
         (f'{key}.inherit', *source) for source in owned_sources(
             inherit, names[0], f'{key}.inherit', names)]
-    used = {owner for term in terms for owner in term.teachers}
+    used = {owner for entry in entries for owner in entry.teachers}
     used.update(owner for _, owner, _ in inherit)
     for owner, (where, cfg) in teachers.items():
         if owner not in used:
             raise ConfigError(
                 f'{where} = {cfg!r}: no loss looks at this teacher; name it '
                 f"in a source ('{owner}:...') or leave it out")
-    return Plan(key, teachers, terms, inherit, None if task_schedule is None
+    return Plan(key, teachers, entries, inherit, None if task_schedule is None
                 else build_part(task_schedule, SCHEDULES,
                                 f'{key}.task_schedule'))
 
@@ -77,7 +91,7 @@ def joined(plans: Sequence[Plan]) -> Plan:
         ConfigError: Two losses of one name, or two task schedules.
     """
     first, *others = plans
-    whole = Plan(first.key, dict(first.teachers), list(first.terms),
+    whole = Plan(first.key, dict(first.teachers), list(first.losses),
                  list(first.inherit), first.task_schedule)
     for plan in others:
         names = {}  # of its teachers, in the whole
@@ -87,14 +101,14 @@ def joined(plans: Sequence[Plan]) -> Plan:
                  if _plain(its) == _plain(cfg)), None) or _free(
                      name, whole.teachers)
             whole.teachers.setdefault(names[name], (where, cfg))
-        taken = {term.name: term.key for term in whole.terms}
-        for term in plan.terms:
-            if term.name in taken:
+        taken = {loss.name: loss.key for loss in whole.losses}
+        for loss in plan.losses:
+            if loss.name in taken:
                 raise ConfigError(
-                    f'{term.key}: another hook of this run has '
-                    f'{taken[term.name]}, and both would be logged as '
-                    f'distill.{term.name}; rename one of them')
-            whole.terms.append(term.of_teachers(names))
+                    f'{loss.key}: another hook of this run has '
+                    f'{taken[loss.name]}, and both would be logged as '
+                    f'distill.{loss.name}; rename one of them')
+            whole.losses.append(loss.with_teachers(names))
         whole.inherit += [(where, names[owner], module)
                           for where, owner, module in plan.inherit]
         if whole.task_schedule is None:
@@ -146,10 +160,11 @@ def _named_teachers(teacher: Any, key: str) -> TeacherConfigs:
         return {'teacher': (key, named)}
     for name in named:
         if (not isinstance(name, str) or not name.isidentifier()
-                or 'loss' in name or hasattr(nn.ModuleDict(), name)):
+                or 'loss' in name or name == STUDENT
+                or hasattr(nn.ModuleDict(), name)):
             raise ConfigError(f'{key}.{name}: a teacher is named by letters, '
-                              "digits and _, without 'loss' and not like a "
-                              'method of a module')
+                              "digits and _, without 'loss', and neither "
+                              "'student' nor like a method of a module")
     return {name: (f'{key}.{name}', cfg) for name, cfg in named.items()}
 
 

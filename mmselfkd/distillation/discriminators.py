@@ -1,4 +1,4 @@
-"""The second player of an adversarial loss: its optimizer and its turn."""
+"""Trains the discriminator of an adversarial loss."""
 import inspect
 import math
 from numbers import Real
@@ -10,14 +10,14 @@ from mmengine.registry import OPTIMIZERS
 from torch import nn
 
 from ..errors import ConfigError
-from ..terms import Term
+from .loss_term import LossTerm
 
 # A guard, not a part of the method: the usual norm is below 1, but the
 # gradient penalty can run away within a few steps and take the student along.
 MAX_GRADIENT = 10.0
 
 
-class Adversary:
+class DiscriminatorTrainer:
     """Trains the discriminator of a term after each iteration.
 
     Also where the student accumulates gradients: it makes a step for every
@@ -29,12 +29,12 @@ class Adversary:
     student's schedule in proportion.
 
     Args:
-        term (Term): A fitted term: a loss with a built ``discriminator`` for
-            each level.
+        term (LossTerm): With a loss and a built ``discriminator`` for each
+            pair of levels.
     """
 
-    def __init__(self, term: Term) -> None:
-        self.losses = term.judges
+    def __init__(self, term: LossTerm) -> None:
+        self.losses = term.level_losses
         for tensor in self.losses.state_dict().values():
             broadcast(tensor, src=0)
         cfg = term.loss.optimizer_cfg

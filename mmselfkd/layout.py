@@ -1,31 +1,38 @@
-"""What of a batch is image, and what of an image is an object."""
+"""Which positions of a batch are image, which are objects."""
 from typing import Any
 
 import torch
 
 from .errors import ConfigError
+from .hosts import Host
 
-IGNORED = 255  # label of padding
 BACKGROUND = -1  # label of what lies in no box
 NO_BOXES = ('train_dataloader: the data have no boxes (gt_instances), which '
             '`foreground` of a loss needs')
 
 
-class Areas:
+class BatchLayout:
     """Weights and labels of the positions of a batch's maps.
 
     Args:
-        inputs (Tensor): The preprocessed batch (N, 3, H, W), padded at the
+        inputs (Tensor): The preprocessed batch (N, C, H, W), padded at the
             right and at the bottom.
-        samples (list | None): Its data samples; ``img_shape`` says how much
-            of the input is image, ``gt_instances`` where the objects are.
+        samples (list | None): Its data samples.
+        host (Host): Knows how to read these.
+        ignore_index (int | None): The label of the padding of a class map
+            made of boxes. None: background.
     """
 
-    def __init__(self, inputs: torch.Tensor, samples: Any) -> None:
+    def __init__(self, inputs: torch.Tensor, samples: Any, host: Host,
+                 ignore_index: int | None = None) -> None:
         self.device = inputs.device
         self.size = tuple(inputs.shape[2:])
         self.samples = samples or []
-        self.shapes = [self._shape(sample) for sample in self.samples]
+        self.host = host
+        self.padding_label = (
+            BACKGROUND if ignore_index is None else ignore_index)
+        self.shapes = [host.image_size(sample, self.size)
+                       for sample in self.samples]
         self.is_padded = any(shape != self.size for shape in self.shapes)
         self._weights: dict[tuple, torch.Tensor] = {}
 
@@ -78,21 +85,15 @@ class Areas:
         """The class maps (N, H, W), None where the data have none.
 
         Of a detection batch: the class of the smallest box that covers a
-        pixel, :data:`BACKGROUND`, or :data:`IGNORED` in the padding.
+        pixel, :data:`BACKGROUND`, or in the padding ``ignore_index``.
         """
         if not self.samples:
             return None
-        if all('gt_instances' in sample for sample in self.samples):
+        if all(self.host.boxes(s) is not None for s in self.samples):
             return torch.stack([
                 self._label_of_image(i) for i in range(len(self.samples))])
-        if all('gt_sem_seg' in sample for sample in self.samples):
-            return torch.stack(
-                [s.gt_sem_seg.data.squeeze(0) for s in self.samples])
-        return None
-
-    def _shape(self, sample: Any) -> tuple[int, int]:
-        height, width = sample.metainfo.get('img_shape', self.size)[:2]
-        return min(height, self.size[0]), min(width, self.size[1])
+        maps = [self.host.class_map(sample) for sample in self.samples]
+        return None if any(m is None for m in maps) else torch.stack(maps)
 
     def _valid(self, size: tuple[int, int]) -> torch.Tensor:
         """1 where a cell reaches into its image, else 0 (N, 1, H, W)."""
@@ -107,7 +108,7 @@ class Areas:
 
     def _of_image(self, index: int, valid: torch.Tensor,
                   foreground: float) -> torch.Tensor:
-        size, boxes = valid.shape, self._boxes(index)
+        size, (boxes, _) = valid.shape, self._boxes(index)
         # one more position where the smallest boxes hold none
         y, x = (torch.arange(cells, device=self.device) for cells in size)
         scale = boxes.new_tensor([
@@ -126,22 +127,23 @@ class Areas:
         return (foreground * objects.sum(0) / max(len(boxes), 1)
                 + (1 - foreground) * outside / outside.sum().clamp(min=1))
 
-    def _boxes(self, index: int) -> torch.Tensor:
-        if 'gt_instances' not in self.samples[index]:
+    def _boxes(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        found = self.host.boxes(self.samples[index])
+        if found is None:
             raise ConfigError(NO_BOXES)
-        boxes = self.samples[index].gt_instances.bboxes
-        return getattr(boxes, 'tensor', boxes).float().reshape(-1, 4)
+        return found
 
     def _label_of_image(self, index: int) -> torch.Tensor:
         label = torch.full(
-            self.size, IGNORED, dtype=torch.long, device=self.device)
+            self.size, self.padding_label, dtype=torch.long,
+            device=self.device)
         height, width = self.shapes[index]
         label[:height, :width] = BACKGROUND
-        boxes = self._boxes(index)
+        boxes, classes = self._boxes(index)
         areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
         order = areas.argsort(descending=True).tolist()
         corners: list[list] = boxes.round().long().clamp(min=0).tolist()
-        classes = self.samples[index].gt_instances.labels.tolist()
+        classes = classes.tolist()
         for i in order:
             left, top, right, bottom = corners[i]
             label[top:min(bottom, height), left:min(right, width)] = classes[i]

@@ -4,14 +4,15 @@ from collections.abc import Iterable
 from torch import nn
 
 from ..registry import TEACHERS
-from .teacher import Lesson, Step, Teacher
+from .teacher import BatchContext, Teacher, TeacherOutput
 
 
 @TEACHERS.register_module()
-class OwnTeacher(Teacher):
-    """Nobody else: one place of the student teaches another, for nothing.
+class StudentAsTeacher(Teacher):
+    """One place of the student teaches another, in the same forward pass.
 
-    The losses detach what teaches, so gradient flows only into what learns.
+    It costs no parameter and no pass of its own. The losses detach the
+    teacher's side, so gradient flows only into the student's side.
 
     Args:
         key (str): Where this stands in the user's config, for the errors.
@@ -24,9 +25,11 @@ class OwnTeacher(Teacher):
         if source not in self.student_sources:
             self.student_sources.append(source)
 
-    def teach(self, step: Step, sources: Iterable[str] | None) -> Lesson:
-        return Lesson({s: step.seen[s]
-                       for s in sources or self.student_sources})
+    def teach(self, context: BatchContext,
+              sources: Iterable[str] | None) -> TeacherOutput:
+        return TeacherOutput({
+            source: context.levels[source]
+            for source in sources or self.student_sources})
 
     def describe(self) -> str:
         return 'the student itself, by its own forward pass'

@@ -1,42 +1,6 @@
-"""What the losses share: checks, label resize and arithmetic precision."""
-from numbers import Integral, Real
-
+"""What the losses do with maps: precision, weighted means, label size."""
 import torch
 import torch.nn.functional as F
-
-# beyond these a number, its square or its inverse is 0 or inf in float32
-LEAST, MOST = 1e-12, 1e12
-
-
-def check_positive(name, value, least=LEAST):
-    """Raise ValueError unless ``value`` is a number above 0 in range."""
-    if not is_number(value) or not least <= value <= MOST:
-        raise ValueError(f'{name} must be a finite number above 0, from '
-                         f'{least:g} to {MOST:g}, but got {value!r}')
-
-
-def check_not_negative(name, value):
-    """Raise ValueError unless ``value`` is a number from 0 on in range."""
-    if not is_number(value) or not 0 <= value <= MOST:
-        raise ValueError(f'{name} must be a finite number of 0 or more, at '
-                         f'most {MOST:g}, but got {value!r}')
-
-
-def check_integer_or_none(name, value, minimum=None):
-    """Raise ValueError unless ``value`` is None or an allowed integer."""
-    is_integer = isinstance(value, Integral) and not isinstance(value, bool)
-    if value is None or is_integer and (minimum is None or value >= minimum):
-        return
-    limit = '' if minimum is None else f' of {minimum} or more'
-    raise ValueError(
-        f'{name} must be None or an integer{limit}, but got {value!r}')
-
-
-def check_choice(name, value, choices):
-    """Raise ValueError unless ``value`` is one of the ``choices``."""
-    if value not in choices:
-        allowed = ', '.join(repr(choice) for choice in choices)
-        raise ValueError(f'{name} must be one of {allowed}, but got {value!r}')
 
 
 def check_maps(student, teacher, same_channels=True, same_size=True):
@@ -79,37 +43,37 @@ def full_precision(student, teacher):
     return student.to(dtype), teacher.detach().to(dtype)
 
 
-def mean_over(values, weight=None):
-    """Weighted mean of the values, over all ranks of a distributed run.
+def mean_over(values, weight=None, sync_ranks=False):
+    """Weighted mean of the values.
 
-    DDP averages the gradients of the ranks, so a rank divides by the mean
-    total weight of a rank: then a value of some weight counts the same on
-    every rank. Ranks must call this alike, with weights or without.
+    DDP averages the gradients of the ranks. With ``sync_ranks`` a rank
+    therefore divides by the mean total weight of all ranks: then a value of
+    some weight counts the same on every rank.
 
     Args:
         values (Tensor): any shape.
         weight (Tensor, optional): weights of the same shape, 0 or more; or a
             mask. None: all weigh the same.
+        sync_ranks (bool): whether the mean is over all ranks. Each of them
+            has to call this then, with weights or without.
 
     Returns:
         Tensor: scalar, exactly 0 where no weight is above 0.
     """
-    is_distributed = (torch.distributed.is_available()
-                      and torch.distributed.is_initialized())
     if weight is None:
-        if not is_distributed:
+        if not sync_ranks:
             return values.mean()
         weight = torch.ones_like(values)
     weight = weight.to(values)
     total = weight.sum()
-    if is_distributed:
+    if sync_ranks:
         torch.distributed.all_reduce(total)
         total = total / torch.distributed.get_world_size()
     values = values.masked_fill(weight == 0, 0) * weight
     return values.sum() / total.where(total > 0, 1)
 
 
-def check_weight(weight, maps):
+def normalise_weight(weight, maps):
     """The weights of positions in the type of the maps, each image's sum 1.
 
     Args:
@@ -172,8 +136,3 @@ def resize_label(label, logits):
     # interpolate takes no int64; float32 holds every label below 2**24
     maps = F.interpolate(maps.float(), size=logits.shape[2:], mode='nearest')
     return maps[:, 0].long()
-
-
-def is_number(value):
-    """Whether ``value`` is a real number and no flag."""
-    return isinstance(value, Real) and not isinstance(value, bool)

@@ -10,9 +10,9 @@ class InputNorm(nn.Module):
     """Standardise every channel by the statistics of the whole batch.
 
     Mean and biased variance are taken over (n, h, w), always of the batch at
-    hand: there are no running buffers. In a distributed run they are those
-    of all processes together (equal shapes in each), and the exchange can be
-    differentiated twice; every process has to make the same calls.
+    hand: there are no running buffers. With ``sync_ranks`` they are those of
+    all ranks together (equal shapes in each), and the exchange can be
+    differentiated twice; every rank has to make the same calls then.
 
     Args:
         channels (int): number of channels.
@@ -34,21 +34,19 @@ class InputNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(1, channels, 1, 1))
         self.eps = eps
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, sync_ranks: bool = False) -> Tensor:
         """Standardised ``x``, scaled and shifted."""
-        x = x - _batch_mean(x)
-        x = x / (_batch_mean(x.square()) + self.eps).sqrt()
+        x = x - _batch_mean(x, sync_ranks)
+        x = x / (_batch_mean(x.square(), sync_ranks) + self.eps).sqrt()
         return x * self.weight + self.bias
 
 
-def _batch_mean(x):
-    """Mean over (n, h, w) of all processes, of shape (1, C, 1, 1)."""
+def _batch_mean(x, sync_ranks):
+    """Mean over (n, h, w), of all ranks if wanted, (1, C, 1, 1)."""
     mean = x.mean((0, 2, 3), keepdim=True)
-    if distributed.is_available() and distributed.is_initialized():
-        processes = distributed.get_world_size()
-        if processes > 1:
-            from torch.distributed.nn.functional import all_reduce
-            mean = all_reduce(mean) / processes
+    if sync_ranks:
+        from torch.distributed.nn.functional import all_reduce
+        mean = all_reduce(mean) / distributed.get_world_size()
     return mean
 
 
@@ -182,6 +180,7 @@ class Discriminator(nn.Module):
                 f'{image_channels!r}')
         self.num_classes = num_classes
         self.image_channels = image_channels
+        self.sync_ranks = False  # the loss sets it
         channels = num_classes + image_channels
         self.norm = InputNorm(channels)
         self.blocks = nn.Sequential(
@@ -198,7 +197,7 @@ class Discriminator(nn.Module):
                              f'H, W), but got {tuple(logits.shape)}')
         if self.image_channels:
             logits = torch.cat([self._resized(image, logits), logits], dim=1)
-        x = self.blocks(self.norm(logits))
+        x = self.blocks(self.norm(logits, self.sync_ranks))
         # an even kernel: one zero before and two after keep the size
         return self.score(F.pad(x, (1, 2, 1, 2))).mean((1, 2, 3))
 

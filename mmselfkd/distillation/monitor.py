@@ -10,6 +10,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+# the share of pixels with the same top class; the similarity of features
+AGREEMENTS = ('distill.agreement', 'distill.cka')
 WINDOW = 20  # iterations: of the averages in the last table, and until a
 #              value that does not move is called constant
 
@@ -83,7 +85,7 @@ class Monitor:
         self.first: dict[str, list[float]] = {name: [] for name in names}
         self.last = {name: deque(maxlen=WINDOW) for name in names}
         self.active = dict.fromkeys(names, 0)
-        self.agreement: list[float] = []
+        self.agreement: dict[str, list[float]] = {}
         self._warned = set()
 
     def update(self, outputs: dict[str, Any], weights: dict[str, float],
@@ -102,10 +104,12 @@ class Monitor:
                 self.first[name].append(value)
             self.last[name].append(value)
             self._check(name, value, task, iteration)
-        if 'distill/agreement' in outputs:
-            self.agreement.append(_number(outputs['distill/agreement']))
+        for key in AGREEMENTS:
+            if key in outputs:
+                self.agreement.setdefault(key, []).append(
+                    _number(outputs[key]))
 
-    def idle(self, name: str, alive: Sequence[bool]) -> None:
+    def check_gradients(self, name: str, alive: Sequence[bool]) -> None:
         """Warn where levels of a term's student side carry no gradient."""
         if all(alive):
             return
@@ -148,10 +152,9 @@ class Monitor:
         rows = [(f'distill.{name}', self.active[name],
                  mean(self.first[name]), mean(self.last[name]))
                 for name in self.active]
-        if self.agreement:
-            rows.append(('distill/agreement', len(self.agreement),
-                         f'{self.agreement[0]:.4g}',
-                         f'{self.agreement[-1]:.4g}'))
+        for key, values in self.agreement.items():
+            rows.append((key, len(values), f'{values[0]:.4g}',
+                         f'{values[-1]:.4g}'))
         return render('Distillation, from first to last',
                       ('logged as', 'values', f'first {WINDOW}',
                        f'last {WINDOW}'), rows)

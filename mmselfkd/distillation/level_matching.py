@@ -1,0 +1,376 @@
+"""What makes the levels of a student and a teacher comparable."""
+import inspect
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ..errors import ConfigError
+from ..hosts import Place, Reading
+from ..layout import BatchLayout
+from ..sources import Levels
+from .loss_config import LossConfig
+from .plain_loss import PlainLoss
+
+Pairs = list[tuple[torch.Tensor, torch.Tensor]]
+FEATURES = Place([])  # of a source of which nothing is known
+
+
+class LevelMatcher:
+    """Pairs of levels, brought to one size and, where asked, one width.
+
+    Built from one rehearsed batch, which it checks; then called in each
+    iteration.
+
+    Args:
+        config (LossConfig): Whose levels they are. What its loss leaves to
+            the student's head (``activation``, ``groups``) is filled in.
+        student (list[Tensor]): The student's levels (N, C, H, W).
+        teacher (list[Tensor]): The teacher's levels.
+        ours (Sequence[Place]): Where the student's levels come from.
+        theirs (Sequence[Place]): Where the teacher's come from.
+        fixed_strides (bool): Whether several levels must come in the same
+            strides: a detector assigns objects to them by size.
+
+    Attributes:
+        adapters (nn.ModuleList): What is trained along, one a pair; empty
+            where nothing is adapted.
+        is_map (bool): Whether the levels are maps of the image.
+
+    Raises:
+        ConfigError: Levels, dimensions, sizes or classes that do not agree,
+            or an option that these levels cannot have.
+    """
+
+    def __init__(self, config: LossConfig, student: Levels, teacher: Levels,
+                 ours: Sequence[Place] = (), theirs: Sequence[Place] = (),
+                 fixed_strides: bool = False) -> None:
+        self.config, self.loss = config, config.loss
+        self.adapters = nn.ModuleList()
+        self._where = f'{config.key}.source'
+        for level in [*student, *teacher]:
+            if level.dim() != 4:
+                raise ConfigError(f'{self._where}: maps (N, C, H, W) are '
+                                  f'needed, got {_shapes([level])}')
+        self.place = self._one_place(ours)
+        self._their_place = self._one_place(theirs)
+        self.is_map = all(place.is_map for place in ours)
+        pairs = self.pairs(student, teacher)
+        if self.loss.sizes == 'equal' and not self.place.queries:
+            self._check_sizes(pairs)
+            if fixed_strides and len(pairs) > 1:
+                self._check_strides(pairs)
+        self._check_channels(pairs)
+        if not self.is_map:
+            self._check_regions(pairs)
+
+    # -- in each iteration ----------------------------------------------------
+
+    def pairs(self, student: Levels, teacher: Levels) -> Pairs:
+        """Which level of the teacher each level of the student looks at."""
+        try:
+            return self.loss.pair_levels(student, teacher)
+        except ValueError as error:
+            raise ConfigError(f'{self._where}: {error}') from error
+
+    def __call__(self, student: Levels, teacher: Levels,
+                 layout: BatchLayout) -> Pairs:
+        """The pairs of levels as the loss sees them."""
+        pairs = self.pairs(student, teacher)
+        if self.loss.sizes == 'any':
+            return pairs
+        if self.place.queries:
+            is_sigmoid = self._activation() == 'sigmoid'
+            pairs = [(s, match_queries(s, t, is_sigmoid)) for s, t in pairs]
+        adapters = self.adapters or [nn.Identity()] * len(pairs)
+        pairs = [(adapt(s), resize_like(t, s))
+                 for adapt, (s, t) in zip(adapters, pairs)]
+        if not self.loss.takes_weight and self.is_map and layout.is_padded:
+            pairs = [(s * layout.weight(s.shape[2:]),
+                      t * layout.weight(t.shape[2:])) for s, t in pairs]
+        anchors = self._anchors(pairs[0][0])
+        if anchors > 1:
+            pairs = [(split_anchors(s, anchors), split_anchors(t, anchors))
+                     for s, t in pairs]
+        return pairs
+
+    def _anchors(self, level: torch.Tensor) -> int:
+        """How many class maps of each image a loss on class scores sees."""
+        if self.loss.channels != 'classes' or self.loss.is_adversarial:
+            return 1
+        reading = self._reading(self.place)
+        if reading is None or reading.kind != 'classes':
+            return 1
+        return reading.groups(level.shape[1])
+
+    # -- checks of a rehearsed batch ------------------------------------------
+
+    def _one_place(self, places: Sequence[Place]) -> Place:
+        """The place that stands for all, which must be read alike."""
+        if not places:
+            return FEATURES
+        readings = {place.reading for place in places}
+        if len(readings) > 1 and self.loss.channels == 'classes':
+            raise ConfigError(
+                f'{self._where}: {self.config.loss_name} compares class '
+                'scores, but these sources are of several kinds: '
+                f'{", ".join(map(_kind, readings))}')
+        return places[0]
+
+    def _reading(self, place: Place) -> Reading | None:
+        """How to read the channels, as the user says or the head."""
+        config, reading = self.config, place.reading
+        if config.classes is not None:
+            activation = None if reading is None else reading.activation
+            return Reading('classes', activation, config.classes)
+        return reading
+
+    def _activation(self) -> str | None:
+        """Of class scores: as the user says, else as the head does."""
+        reading = self._reading(self.place)
+        return self.loss.activation or (reading and reading.activation)
+
+    def _check_sizes(self, pairs: Pairs) -> None:
+        """Tokens (L, 1) and a map (H, W) cannot be resized to each other."""
+        for s, t in pairs:
+            sizes = s.shape[2:], t.shape[2:]
+            tall, wide = (a / b for a, b in zip(*sizes))
+            is_tokens = any(height > 1 and width == 1
+                            for height, width in sizes) and (
+                                not self.place.is_map
+                                or not self._their_place.is_map)
+            if max(tall, wide) > 2.5 * min(tall, wide) or (
+                    is_tokens and sizes[0] != sizes[1]):
+                raise ConfigError(
+                    f'{self._where}: {tuple(s.shape)} of the student and '
+                    f'{tuple(t.shape)} of the teacher are not maps of the '
+                    'same image: tokens whose grid is not known, or RoIs, '
+                    'against something else; name sources of one kind, such '
+                    'as backbone[1] in both')
+
+    def _check_strides(self, pairs: Pairs) -> None:
+        for s, t in pairs:
+            if any(max(a, b) > 1.5 * min(a, b) + 1
+                   for a, b in zip(s.shape[2:], t.shape[2:])):
+                raise ConfigError(
+                    f'{self._where}: the levels have other strides in '
+                    'student and teacher: sizes '
+                    f'{[tuple(x.shape[2:]) for x, _ in pairs]} and '
+                    f'{[tuple(x.shape[2:]) for _, x in pairs]}; pick those '
+                    "that agree with [i], such as source=dict("
+                    "student='neck[0]', teacher='neck[1]')")
+
+    def _check_channels(self, pairs: Pairs) -> None:
+        kind = self.loss.channels
+        if kind == 'adapt':
+            self._check_own_loss(pairs)
+            self.adapters = build_adapters(pairs)
+        elif kind == 'classes':
+            self._check_classes(pairs)
+        elif kind == 'equal':
+            for s, t in pairs:
+                if s.shape[1] != t.shape[1]:
+                    raise ConfigError(
+                        f'{self._where}: {self.config.loss_name} compares '
+                        f'values channel by channel, but the student has '
+                        f'{s.shape[1]} and the teacher {t.shape[1]}')
+
+    def _check_own_loss(self, pairs: Pairs) -> None:
+        """No adapter between class scores for a loss that did not ask."""
+        reading = self._reading(self.place)
+        if (isinstance(self.loss, PlainLoss)
+                and not self.loss.declares_channels and reading is not None
+                and any(s.shape[1] != t.shape[1] for s, t in pairs)):
+            raise ConfigError(
+                f'{self.config.key}: {self.config.loss_name} does not say '
+                'what the channels of its maps must be, and those of '
+                f'{_kind(reading)} differ ({_shapes(s for s, _ in pairs)} '
+                f'and {_shapes(t for _, t in pairs)}); give the class an '
+                "attribute channels = 'classes' (no adapter), 'adapt' (a 1x1 "
+                "convolution on the student's side) or 'any'")
+
+    def _check_classes(self, pairs: Pairs) -> None:
+        ours = self._reading(self.place)
+        theirs = self._reading(self._their_place) or ours
+        loss = self.loss
+        if not loss.is_adversarial:
+            if self._activation() is None:
+                self._refuse_unknown()
+            if ours is not None and ours.kind == 'values':
+                self._refuse_values(pairs)
+            if ours is not None and ours.kind == 'distributions':
+                self._fill_groups(ours, pairs)
+        self._check_counts(ours, theirs, pairs)
+        if loss.activation is None:
+            self._check_activations(ours, theirs)
+            loss.activation = self._activation()
+
+    def _check_counts(self, ours: Reading | None, theirs: Reading | None,
+                      pairs: Pairs) -> None:
+        for s, t in pairs:
+            if _parts(ours, s.shape[1]) != _parts(theirs, t.shape[1]):
+                raise ConfigError(
+                    f'{self.config.key}: {self.config.loss_name} compares '
+                    'class scores, but the student has '
+                    f'{_count(ours, s.shape[1])} and the teacher '
+                    f'{_count(theirs, t.shape[1])}; use a teacher of the same '
+                    'classes and anchors or a loss on features, such as '
+                    "source='features'")
+
+    def _check_activations(self, ours: Reading | None,
+                           theirs: Reading | None) -> None:
+        if (ours is not None and theirs is not None
+                and None not in (ours.activation, theirs.activation)
+                and ours.activation != theirs.activation):
+            raise ConfigError(
+                f'{self.config.key}: the class scores of the student are '
+                f'read by a {ours.activation}, those of the teacher by a '
+                f'{theirs.activation}; use a loss on features, or say '
+                f'activation={ours.activation!r} to read both alike')
+
+    def _refuse_unknown(self) -> None:
+        raise ConfigError(
+            f'{self.config.key}: {self.config.loss_name} compares class '
+            'scores, and how those of '
+            f'{_paths(self.config.student_sources)} are read is not known; '
+            "say activation='softmax' or activation='sigmoid' (and, with "
+            'several anchors at a position, classes=<channels of one '
+            "anchor>), use source='logits', or register the head by "
+            'mmselfkd.hosts.register_head')
+
+    def _refuse_values(self, pairs: Pairs) -> None:
+        raise ConfigError(
+            f'{self.config.key}: {self.config.loss_name} compares class '
+            f'scores, but {_paths(self.config.student_sources)} gives values '
+            f'({_shapes(s for s, _ in pairs)}), such as box offsets or '
+            "depth; use a loss for values, type='ValueLoss', or one on "
+            "features, such as NFDLoss with source='features'")
+
+    def _fill_groups(self, reading: Reading, pairs: Pairs) -> None:
+        """Box sides are distributions of their own."""
+        if not _takes(self.loss, 'groups'):
+            raise ConfigError(
+                f'{self.config.key}: {self.config.loss_name} compares the '
+                f'scores of classes, but {_paths(self.config.student_sources)}'
+                ' gives distributions of box sides; use KDLoss')
+        self.loss.groups = reading.groups(pairs[0][0].shape[1])
+
+    def _check_regions(self, pairs: Pairs) -> None:
+        """RoIs and queries have no place in the image."""
+        loss, key = self.loss, self.config.key
+        for option, is_used in (
+                ('foreground', self.config.foreground is not None),
+                ('adjust', getattr(loss, 'adjust', None) is not None),
+                ('type', loss.is_adversarial)):
+            if is_used:
+                raise ConfigError(
+                    f'{key}.{option}: needs maps of the image, but the '
+                    'source gives RoIs or queries '
+                    f"({_shapes(s for s, _ in pairs)}); use 'neck' or the "
+                    "class scores of a dense head")
+        has_positions = any(s.shape[2] * s.shape[3] > 1 for s, _ in pairs)
+        if not has_positions and loss.needs_positions:
+            raise ConfigError(
+                f'{key}: {self.config.loss_name} compares positions, '
+                'but the source gives one vector for each RoI '
+                f"({_shapes(s for s, _ in pairs)}); use 'neck' or KDLoss")
+
+
+def build_adapters(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]
+                   ) -> nn.ModuleList:
+    """One module a level: a 1x1 convolution where the channels differ.
+
+    Args:
+        pairs (Sequence[tuple]): Levels of the student (N, C_s, H, W) and of
+            the teacher (N, C_t, H', W').
+
+    Returns:
+        nn.ModuleList: ``Conv2d(C_s, C_t, 1)`` or ``Identity`` per level.
+    """
+    return nn.ModuleList(
+        nn.Identity() if s.shape[1] == t.shape[1] else nn.Conv2d(
+            s.shape[1], t.shape[1], kernel_size=1, device=s.device)
+        for s, t in pairs)
+
+
+def resize_like(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+    """The teacher's map at the student's size, bilinear where they differ."""
+    size = student.shape[2:]
+    if teacher.shape[2:] == size:
+        return teacher
+    return F.interpolate(
+        teacher, size=size, mode='bilinear', align_corners=False)
+
+
+def split_anchors(scores: torch.Tensor, anchors: int) -> torch.Tensor:
+    """Class scores of every anchor as maps of their own.
+
+    Args:
+        scores (Tensor): (N, anchors * K, H, W), anchor by anchor.
+        anchors (int): How many there are at a position.
+
+    Returns:
+        Tensor: (N * anchors, K, H, W).
+    """
+    return scores.unflatten(1, (anchors, -1)).flatten(0, 1)
+
+
+@torch.no_grad()
+def match_queries(student: torch.Tensor, teacher: torch.Tensor,
+                  is_sigmoid: bool) -> torch.Tensor:
+    """The teacher's queries in the order of the student's.
+
+    Queries have no order that two detectors share. Each of the student is
+    given another one of the teacher so that the squared distances of their
+    class probabilities sum to the least (Hungarian method, image by image).
+
+    Args:
+        student (Tensor): Class logits (N, K, Q, 1).
+        teacher (Tensor): Class logits (N, K, Q', 1), Q' >= Q.
+        is_sigmoid (bool): How logits become probabilities.
+
+    Returns:
+        Tensor: The teacher's logits (N, K, Q, 1).
+    """
+    from scipy.optimize import linear_sum_assignment  # mmdet brings it
+
+    s, t = (x.squeeze(3).transpose(1, 2).float() for x in (student, teacher))
+    s, t = (x.sigmoid() if is_sigmoid else x.softmax(2) for x in (s, t))
+    costs = torch.cdist(s, t).square().nan_to_num().cpu().numpy()
+    order = [linear_sum_assignment(cost)[1] for cost in costs]
+    return torch.stack([
+        x[:, torch.from_numpy(i).to(x.device)]
+        for x, i in zip(teacher, order)])
+
+
+def _takes(loss: nn.Module, argument: str) -> bool:
+    return argument in inspect.signature(type(loss)).parameters
+
+
+def _parts(reading: Reading | None, channels: int) -> tuple[int, int]:
+    groups = 1 if reading is None else reading.groups(channels)
+    return groups, channels // groups
+
+
+def _count(reading: Reading | None, channels: int) -> str:
+    groups, size = _parts(reading, channels)
+    if reading is not None and reading.kind == 'distributions':
+        return f'{groups} sides of {size} bins'
+    anchors = '' if groups == 1 else f' for each of {groups} anchors'
+    return f'{size} classes{anchors}'
+
+
+def _kind(reading: Reading | None) -> str:
+    return 'features' if reading is None else dict(
+        classes='class scores', distributions='box distributions',
+        values='values')[reading.kind]
+
+
+def _paths(sources: Iterable[Any]) -> str:
+    return ', '.join(repr(source.path) for source in sources)
+
+
+def _shapes(levels: Iterable[torch.Tensor]) -> str:
+    return ', '.join(str(tuple(level.shape)) for level in levels)

@@ -1,0 +1,102 @@
+"""One entry of ``losses`` as the user wrote it: what it asks for."""
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from ..checks import check_integer_or_none, check_not_negative
+from ..errors import ConfigError, config_errors
+from ..losses.base import DistillationLoss
+from ..registry import MODELS, SCHEDULES, build_part
+from ..schedules import factor_at
+from ..sources import STUDENT, Source, parse_source
+from .plain_loss import as_distillation_loss
+
+# what an entry may have beside the arguments of its loss
+OPTIONS = ('source', 'loss_weight', 'schedule', 'foreground', 'classes')
+
+
+class LossConfig:
+    """``loss_weight * schedule(t) * loss`` of what ``source`` names.
+
+    Args:
+        name (str): The key in ``losses``; logged as ``distill.<name>``.
+        cfg (dict): :data:`OPTIONS`, ``type`` and the arguments of the loss.
+        key (str): Where ``cfg`` stands in the config, for the errors.
+        teachers (Sequence[str]): Names of the teachers there are.
+
+    Attributes:
+        loss (DistillationLoss): The loss.
+        student_sources, teacher_sources (list[Source]): What it compares.
+        foreground (float | None): Share of the objects in an image's weight.
+        classes (int | None): Channels of one anchor of class scores, where
+            the user says so.
+
+    Raises:
+        ConfigError: Anything in ``cfg`` that cannot work, whatever the
+            models are.
+    """
+
+    def __init__(self, name: str, cfg: Any, key: str,
+                 teachers: Sequence[str]) -> None:
+        self.name, self.key = name, key
+        if not isinstance(name, str) or 'loss' not in name:
+            raise ConfigError(
+                f'{key}: mmengine adds up the entries whose key contains '
+                f"'loss'; rename it to {f'loss_{name}'!r}")
+        if not name.isidentifier():
+            raise ConfigError(f'{key}: a key is letters, digits and _')
+        if not isinstance(cfg, dict):
+            raise ConfigError(f'{key} = {cfg!r}: a dict is needed')
+        cfg = dict(cfg)
+        if 'source' not in cfg:
+            raise ConfigError(f"{key}.source is missing: for example 'logits',"
+                              " 'features' or 'backbone[3]'")
+        source = cfg.pop('source')
+        self.loss_weight = cfg.pop('loss_weight', 1.0)
+        self.foreground = cfg.pop('foreground', None)
+        self.classes = cfg.pop('classes', None)
+        with config_errors():
+            check_not_negative(f'{key}.loss_weight', self.loss_weight)
+            check_integer_or_none(f'{key}.classes', self.classes, 1)
+            if self.foreground is not None:  # the share of the objects
+                check_not_negative(
+                    f'{key}.foreground', self.foreground, most=1)
+        schedule = cfg.pop('schedule', None)
+        self.schedule = None if schedule is None else build_part(
+            schedule, SCHEDULES, f'{key}.schedule')
+        self.loss: DistillationLoss = as_distillation_loss(
+            build_part(cfg, MODELS, key, also=OPTIONS))
+        if self.foreground is not None and not self.loss.takes_weight:
+            raise ConfigError(
+                f'{key}.foreground = {self.foreground!r}: '
+                f'{self.loss_name} takes no weight of positions')
+        self.student_sources, self.teacher_sources = parse_source(
+            source, f'{key}.source', teachers)
+
+    @property
+    def loss_name(self) -> str:
+        """The class of the loss, for messages."""
+        return type(getattr(self.loss, 'module', self.loss)).__name__
+
+    @property
+    def sources(self) -> list[Source]:
+        """All that it looks at."""
+        return self.student_sources + self.teacher_sources
+
+    @property
+    def teachers(self) -> list[str]:
+        """The names of the teachers that it looks at."""
+        return [source.owner for source in self.sources
+                if source.owner != STUDENT]
+
+    def with_teachers(self, names: dict[str, str]) -> 'LossConfig':
+        """The same where the teachers have other names."""
+        other = copy.copy(self)
+        other.student_sources, other.teacher_sources = (
+            [Source(names.get(owner, owner), path) for owner, path in sources]
+            for sources in (self.student_sources, self.teacher_sources))
+        return other
+
+    def weight_at(self, iteration: int, epoch: int) -> float:
+        """The weight in this iteration; at 0 the loss costs nothing."""
+        return self.loss_weight * factor_at(self.schedule, iteration, epoch)

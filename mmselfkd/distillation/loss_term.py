@@ -1,0 +1,104 @@
+"""The value of one entry of ``losses`` in an iteration."""
+import copy
+
+import torch
+from torch import nn
+
+from ..errors import ConfigError
+from ..layout import BatchLayout
+from .level_matching import LevelMatcher, Pairs
+from .loss_config import LossConfig
+
+
+class LossTerm:
+    """A loss on its matched levels.
+
+    Args:
+        config (LossConfig): What the user asks for.
+        matcher (LevelMatcher): Fitted to one rehearsed batch.
+        pairs (list[tuple]): The matched levels of that batch.
+        image (Tensor): Its input (N, C, H, W).
+
+    Attributes:
+        level_losses (nn.ModuleList): A copy of the loss for each pair of
+            levels where it has parameters or buffers; else empty.
+        trained (nn.ModuleDict): What is trained along with the student:
+            adapters and the losses' own parameters. Discriminators have a
+            turn of their own and are not among them.
+
+    Raises:
+        ConfigError: The loss would be constant, or cannot be computed.
+    """
+
+    def __init__(self, config: LossConfig, matcher: LevelMatcher,
+                 pairs: Pairs, image: torch.Tensor) -> None:
+        self.config, self.matcher = config, matcher
+        self.name, self.key, self.loss = config.name, config.key, config.loss
+        one_each = []
+        for s, t in pairs:
+            loss = copy.deepcopy(self.loss)
+            try:
+                loss.check(s, t)
+                loss.build(s, t, image)
+            except ValueError as error:
+                raise ConfigError(f'{self.key}: {error}') from error
+            one_each.append(loss)
+        has_state = any(loss.state_dict() for loss in one_each)
+        self.level_losses = nn.ModuleList(
+            one_each if has_state or self.loss.is_adversarial else [])
+        self.level_losses.to(image.device)
+        self.trained = nn.ModuleDict()
+        if list(self.adapters.parameters()):
+            self.trained['adapters'] = self.adapters
+        if has_state and not self.loss.is_adversarial:
+            self.trained['losses'] = self.level_losses
+
+    @property
+    def adapters(self) -> nn.ModuleList:
+        """The convolutions in front of the loss."""
+        return self.matcher.adapters
+
+    def value(self, pairs: Pairs, label: torch.Tensor | None,
+              image: torch.Tensor, layout: BatchLayout) -> torch.Tensor:
+        """The unweighted loss over the pairs of levels."""
+        losses = self.level_losses or [self.loss] * len(pairs)
+        total = torch.zeros((), device=image.device)
+        for loss, (s, t) in zip(losses, pairs):
+            if not s.numel():  # no RoI at all: one that says nothing, since
+                total = total + s.sum()  # the ranks must call a loss alike
+                s = t = s.new_zeros((1, *s.shape[1:]))
+            total = total + loss(s, t, **self._options(
+                s, label, image, layout))
+        if self.loss.level_reduction == 'mean':
+            total = total / len(pairs)
+        return total
+
+    def _options(self, level: torch.Tensor, label: torch.Tensor | None,
+                 image: torch.Tensor, layout: BatchLayout
+                 ) -> dict[str, torch.Tensor | None]:
+        """What the loss asks for beside the two maps."""
+        anchors = len(level) // len(image) if self.matcher.is_map else 1
+        options = {}
+        if self.loss.needs_label:
+            options['label'] = _repeated(label, anchors)
+        if self.loss.needs_image:
+            options['image'] = image
+        if self.loss.takes_weight and self.matcher.is_map:
+            options['weight'] = _repeated(layout.weight(
+                level.shape[2:], self.config.foreground), anchors)
+        return options
+
+    def zero(self, device: torch.device) -> torch.Tensor:
+        """An exact 0 that reaches what is trained, so that DDP misses none."""
+        zero = torch.zeros((), device=device)
+        for parameter in self.trained.parameters():
+            zero = zero + parameter.sum() * 0
+        return zero
+
+
+def _repeated(maps: torch.Tensor | None,
+              anchors: int) -> torch.Tensor | None:
+    """Each image's map once for each of its anchors."""
+    if maps is None or anchors == 1:
+        return maps
+    return maps.repeat_interleave(anchors, 0)

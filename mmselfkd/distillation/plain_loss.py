@@ -1,0 +1,69 @@
+"""A user's own module as a loss, whatever of the contract it declares."""
+import inspect
+
+import torch
+from torch import nn
+
+from ..losses.base import DistillationLoss
+
+OPTIONAL = ('label', 'weight', 'image')  # arguments a forward may have
+DECLARABLE = ('channels', 'sizes', 'needs_positions', 'level_reduction')
+
+
+class PlainLoss(DistillationLoss):
+    """Calls ``module.forward(student, teacher)`` with what else it takes.
+
+    Attributes:
+        declares_channels (bool): Whether the module says what the channels
+            of its maps must be.
+
+    Args:
+        module (nn.Module): Not a :class:`DistillationLoss`.
+
+    Raises:
+        TypeError: Its forward cannot be called with two maps.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        signature = inspect.signature(module.forward)
+        try:
+            signature.bind(None, None)
+        except TypeError as error:
+            raise TypeError(
+                f'{type(module).__name__}.forward{signature} cannot be called '
+                f'with the two maps (student, teacher): {error}') from error
+        takes_any = any(p.kind is p.VAR_KEYWORD
+                        for p in signature.parameters.values())
+        self._accepted = [name for name in OPTIONAL
+                          if takes_any or name in signature.parameters]
+        self.takes_weight = 'weight' in self._accepted
+        self.needs_label = 'label' in self._accepted
+        self.needs_image = 'image' in self._accepted
+        for name in DECLARABLE:
+            if hasattr(module, name):
+                setattr(self, name, getattr(module, name))
+        self.declares_channels = hasattr(module, 'channels')
+
+    def forward(self, student: torch.Tensor, teacher: torch.Tensor,
+                **options: torch.Tensor | None) -> torch.Tensor:
+        """What the module gives.
+
+        Raises:
+            TypeError: It gives something else than one number.
+        """
+        value = self.module(student, teacher, **{
+            name: options.get(name) for name in self._accepted})
+        if not isinstance(value, torch.Tensor) or value.numel() != 1:
+            what = (f'a tensor of shape {tuple(value.shape)}' if isinstance(
+                value, torch.Tensor) else f'a {type(value).__name__}')
+            raise TypeError(f'{type(self.module).__name__} returned {what}; a '
+                            'scalar tensor is needed')
+        return value.reshape(())
+
+
+def as_distillation_loss(module: nn.Module) -> DistillationLoss:
+    """``module`` itself, or what makes a plain one fit the contract."""
+    return module if isinstance(module, DistillationLoss) else PlainLoss(
+        module)

@@ -1,0 +1,240 @@
+"""One forward pass before training, which shows what fits and what does not.
+
+Heads differ between training and inference, and detectors need boxes, so a
+real batch passes through a copy of the student in ``mode='loss'``, as in
+training. What it shows without touching the student: which taps fire and how
+often, channels and sizes, which tensors are changed in place behind a tap,
+and that each teacher and each loss can be computed.
+"""
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import randomness
+from ..errors import ConfigError
+from ..hosts import Place, host_of
+from ..sources import STUDENT, Levels, Source, gather
+from ..taps import Tap
+from ..teachers import BatchContext, Teacher, TeacherOutput
+from .level_matching import FEATURES, LevelMatcher
+from .loss_config import LossConfig
+from .loss_term import LossTerm
+
+
+@dataclass
+class Rehearsal:
+    """What a rehearsal shows.
+
+    Attributes:
+        terms (list[LossTerm]): One for each loss in use.
+        rows (list[tuple]): A row for each of them for the table at the start.
+        changed (list[str]): The student's sources whose tensors are changed
+            in place behind the tap.
+        own_losses (list[str]): Keys of what trains the teachers themselves.
+    """
+    terms: list[LossTerm] = field(default_factory=list)
+    rows: list[tuple] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    own_losses: list[str] = field(default_factory=list)
+
+
+@torch.no_grad()
+def rehearse(student: nn.Module, twin: nn.Module,
+             configs: Sequence[LossConfig], teachers: dict[str, Teacher],
+             inputs: torch.Tensor, samples: Any, resources: ExitStack,
+             **of_the_run: Any) -> Rehearsal:
+    """Fit teachers and losses to the levels that they will see.
+
+    The student and the random generators stay as they are.
+
+    Args:
+        student (nn.Module): The unwrapped model.
+        twin (nn.Module): A copy of it, which runs.
+        configs (list[LossConfig]): The losses in use.
+        teachers (dict): Name -> teacher.
+        inputs (Tensor): A preprocessed batch (N, C, H, W).
+        samples (list): Its data samples.
+        resources (ExitStack): Takes what is attached to the teachers off.
+        of_the_run: ``seed`` and ``batch_size`` of the context.
+
+    Raises:
+        ConfigError: A tap, a level, a shape or a class that does not fit.
+    """
+    result = Rehearsal()
+    if not configs:
+        return result
+    for config in configs:
+        for owner, path in config.sources:
+            if owner != STUDENT:
+                teachers[owner].request(
+                    path, f'{config.key}.source', student)
+    with randomness.preserved(), ExitStack() as temporary:
+        taps = tap_student(twin, configs, teachers, temporary)
+        levels = _run_twin(twin, taps, inputs, samples)
+        context = BatchContext(
+            student, inputs, samples, levels,
+            lambda other, sources: run_tapped(
+                twin, taps, sources, other, samples), **of_the_run)
+        result.changed = [path for path, tap in taps.items() if tap.changed]
+        outputs = {}
+        for name, teacher in teachers.items():
+            outputs[name] = _first_output(teacher, context, resources)
+            result.own_losses += [
+                f'{name}.{key}' for key in outputs[name].losses]
+        found = all_levels(context, outputs)
+        for config in configs:
+            _fill_in(config, student)
+            ours = gather(config.student_sources, found)
+            theirs = gather(config.teacher_sources, found)
+            matcher = LevelMatcher(
+                config, ours, theirs,
+                _places(config.student_sources, taps, teachers),
+                _places(config.teacher_sources, taps, teachers),
+                context.host.has_fixed_strides(student))
+            pairs = matcher(ours, theirs, context.layout)
+            term = LossTerm(config, matcher, pairs, inputs)
+            try:
+                term.value(pairs, label_for(term, context, outputs), inputs,
+                           context.layout)
+            except (ValueError, TypeError) as error:
+                raise ConfigError(f'{config.key}: {error}') from error
+            result.terms.append(term)
+            result.rows.append(_row(term, ours, theirs))
+    return result
+
+
+def tap_student(model: nn.Module, configs: Iterable[LossConfig],
+                teachers: dict[str, Teacher],
+                resources: ExitStack) -> dict[str, Tap]:
+    """A tap for whatever losses and teachers look at, by the source."""
+    wanted = [(path, f'{config.key}.source') for config in configs
+              for owner, path in config.sources if owner == STUDENT]
+    wanted += [(path, f'{teacher.key}.source')
+               for teacher in teachers.values()
+               for path in teacher.student_sources]
+    taps: dict[str, Tap] = {}
+    for path, key in wanted:
+        if path not in taps:
+            taps[path] = Tap(model, path, key, resources)
+    return taps
+
+
+def run_tapped(model: nn.Module, taps: dict[str, Tap],
+               sources: Iterable[str], inputs: torch.Tensor,
+               samples: Any) -> dict[str, Levels]:
+    """The levels of a student for other inputs, with gradient.
+
+    A model that cannot run ``mode='tensor'`` to its end takes the way of
+    inference; what fails behind the taps is of no interest.
+    """
+    host, sources = host_of(model), list(sources)
+    samples = host.without_labels(samples)
+    failed: Exception | None = None
+    for call in (host.run, host.run_to_predict):
+        try:
+            _record(taps, sources, lambda call=call: call(
+                model, inputs, samples))
+        except Exception as error:
+            if not all(taps[source].runs for source in sources):
+                failed = failed or error
+                continue
+        return {source: taps[source].take(inputs.shape)
+                for source in sources}
+    assert failed is not None
+    raise failed
+
+
+def all_levels(context: BatchContext, outputs: dict[str, TeacherOutput]
+               ) -> dict[Source, Levels]:
+    """The levels of student and teachers by their source."""
+    levels = {Source(STUDENT, path): found
+              for path, found in context.levels.items()}
+    for name, output in outputs.items():
+        for path, found in output.levels.items():
+            levels[Source(name, path)] = found
+    return levels
+
+
+def label_for(term: LossTerm, context: BatchContext,
+              outputs: dict[str, TeacherOutput]) -> torch.Tensor | None:
+    """The class maps that go with the levels of ``term``, if it asks."""
+    if not term.loss.needs_label or not term.matcher.is_map:
+        return None
+    for owner in term.config.teachers:
+        label = outputs[owner].label
+        if label is not None:
+            return label
+    return context.layout.label()
+
+
+def _record(taps: dict[str, Tap], sources: Iterable[str], run: Any) -> None:
+    for source in sources:
+        taps[source].open()
+    try:
+        run()
+    finally:
+        for source in sources:
+            taps[source].close()
+
+
+def _run_twin(twin: nn.Module, taps: dict[str, Tap], inputs: torch.Tensor,
+              samples: Any) -> dict[str, Levels]:
+    try:
+        _record(taps, list(taps),
+                lambda: twin(inputs, samples, mode='loss'))
+    except Exception as error:  # the student's own, without distillation
+        raise ConfigError(
+            f'model: the student itself, a {type(twin).__name__}, fails in '
+            "its own forward pass (mode='loss') on a batch of two training "
+            f'samples: {type(error).__name__}: {error}') from error
+    return {path: tap.take(inputs.shape) for path, tap in taps.items()}
+
+
+def _first_output(teacher: Teacher, context: BatchContext,
+                  resources: ExitStack) -> TeacherOutput:
+    try:
+        teacher.fit(context, resources)
+        output = teacher.rehearse(context)
+        output.join()
+        return output
+    except ConfigError:
+        raise
+    except Exception as error:  # its model may fail on anything
+        raise ConfigError(
+            f'{teacher.key}: cannot run on the batch of the student: '
+            f'{type(error).__name__}: {error}') from error
+
+
+def _fill_in(config: LossConfig, student: nn.Module) -> None:
+    """What a loss leaves to the student's head."""
+    if getattr(config.loss, 'ignore_index', None) == 'head':
+        config.loss.ignore_index = host_of(student).ignore_index(student)
+
+
+def _places(sources: Iterable[Source], taps: dict[str, Tap],
+            teachers: dict[str, Teacher]) -> list[Place]:
+    """Where the levels come from."""
+    return [taps[path].place if owner == STUDENT else
+            teachers[owner].place(path) or FEATURES
+            for owner, path in sources]
+
+
+def _row(term: LossTerm, student: Levels, teacher: Levels) -> tuple:
+    """What the first table says of one loss."""
+
+    def show(sources: Iterable[Source], levels: Levels) -> str:
+        shapes = ' '.join('x'.join(map(str, x.shape[1:])) for x in levels)
+        return f'{", ".join(source.path for source in sources)}: {shapes}'
+
+    adapters = [f'{m.in_channels}->{m.out_channels}' for m in term.adapters
+                if isinstance(m, nn.Conv2d)]
+    config = term.config
+    schedule = type(config.schedule).__name__ if config.schedule else ''
+    return (f'distill.{term.name}', config.loss_name,
+            show(config.student_sources, student),
+            show(config.teacher_sources, teacher),
+            ' '.join(adapters) or '-', f'{config.loss_weight:g} {schedule}')

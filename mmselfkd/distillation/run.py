@@ -1,0 +1,356 @@
+"""Everything that is there for one distillation run, and no longer."""
+import copy
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from mmengine.logging import MMLogger
+from torch import nn
+
+from ..errors import ConfigError, nearest
+from ..registry import TEACHERS, build_part
+from ..schedules import factor_at
+from ..sources import STUDENT, gather
+from ..teachers import (
+    BatchContext,
+    FrozenTeacher,
+    ModelTeacher,
+    Teacher,
+    TeacherOutput,
+)
+from .discriminators import DiscriminatorTrainer
+from .level_matching import resize_like
+from .loss_term import LossTerm
+from .monitor import Monitor, class_agreement, linear_cka, render
+from .plan import Plan
+from .rehearsal import all_levels, label_for, rehearse, run_tapped, tap_student
+
+ENTRY = 'mmselfkd'  # the submodule of the student with what is trained along
+AGREEMENT_INTERVAL = 10  # iterations between two agreement measurements
+
+
+class DistillationRun:
+    """Teachers, taps, losses, discriminators and monitor of one run.
+
+    It needs no Runner: a student is a module that is called with
+    ``(inputs, samples, mode='loss')`` and returns a dict of losses. In a run
+    the calls are :meth:`attach`, :meth:`start`, in each iteration
+    :meth:`begin_iteration`, the student's own forward pass, which then has
+    the distillation losses in its dict, the optimizer's step and
+    :meth:`end_iteration`; at the end :meth:`close`, which leaves the student
+    without a trace. What is attached anywhere registers its removal in
+    ``resources`` where it is attached.
+
+    Args:
+        student (nn.Module): The unwrapped model.
+        plan (Plan): What is asked for, resolved to the length of the run.
+        inputs (Tensor): A preprocessed training batch (N, C, H, W).
+        samples (list): Its data samples.
+        twin (nn.Module, optional): A copy of the student, with weights as
+            the run will start from. None: one is made.
+        seed (int): Of the run.
+        batch_size (int, optional): Images of a full batch.
+        distributed (bool): Whether several ranks train together.
+
+    Raises:
+        ConfigError: Whatever in the plan cannot work for this student.
+    """
+
+    def __init__(self, student: nn.Module, plan: Plan, inputs: torch.Tensor,
+                 samples: Any, twin: nn.Module | None = None, seed: int = 0,
+                 batch_size: int | None = None,
+                 distributed: bool = False) -> None:
+        self.student, self.plan, self.seed = student, plan, seed
+        self.resources = ExitStack()
+        self.terms: list[LossTerm] = []
+        self.weights: dict[str, float] = {}
+        self._task_factor, self._iteration = 1.0, 0
+        self._measure_agreement = False
+        self._context: BatchContext | None = None
+        self._outputs: dict[str, TeacherOutput] = {}
+        try:
+            self.teachers: dict[str, Teacher] = {
+                name: build_part(
+                    dict(type='FrozenTeacher', key=where) | dict(cfg),
+                    TEACHERS, where)
+                for name, (where, cfg) in plan.used_teachers.items()
+            }
+            for config in plan.used:
+                config.loss.sync_ranks = distributed
+            if twin is None:
+                twin = copy.deepcopy(student).train()
+            self.rehearsal = rehearse(
+                student, twin, plan.used, self.teachers, inputs, samples,
+                self.resources, seed=seed, batch_size=batch_size)
+            self.terms = self.rehearsal.terms
+            self.discriminators = {
+                term.name: DiscriminatorTrainer(term)
+                for term in self.terms if term.loss.is_adversarial
+            }
+            self._inherited = [
+                (name, *inherited(student, self.teachers[name], module, key))
+                for key, name, module in plan.inherit
+            ]
+        except BaseException:
+            self.close()
+            raise
+        self.monitor = Monitor(
+            [term.name for term in self.terms] + self.rehearsal.own_losses)
+
+    # -- before training ------------------------------------------------------
+
+    def trained_modules(self) -> nn.ModuleDict:
+        """What is trained along, by the name of its loss or teacher."""
+        modules = nn.ModuleDict({
+            term.name: term.trained for term in self.terms if term.trained})
+        modules.update({
+            name: teacher.module for name, teacher in self.teachers.items()
+            if teacher.module is not None})
+        return modules
+
+    def attach(self) -> nn.ModuleDict:
+        """Put what is trained along into the student, if there is any."""
+        modules = self.trained_modules()
+        if modules:
+            self.student.add_module(ENTRY, modules)
+            self.resources.callback(self.student._modules.pop, ENTRY, None)
+        return modules
+
+    def start(self, is_resumed: bool = False) -> None:
+        """The student has its weights: tap it."""
+        if not is_resumed:
+            self._inherit()
+        for teacher in self.teachers.values():
+            teacher.start(self.student)
+        self._taps = tap_student(
+            self.student, self.plan.used, self.teachers, self.resources)
+        for path in self.rehearsal.changed:
+            self._taps[path].clone = True
+        for handle in (
+                self.student.register_forward_pre_hook(
+                    self._before_forward, with_kwargs=True),
+                self.student.register_forward_hook(
+                    self._after_forward, with_kwargs=True)):
+            self.resources.callback(handle.remove)
+
+    def close(self) -> None:
+        """Leave the student without a trace."""
+        self.resources.close()
+        self._context, self._outputs = None, {}
+
+    # -- in each iteration ----------------------------------------------------
+
+    def begin_iteration(self, iteration: int, epoch: int = 0) -> None:
+        """Weights and schedules of this iteration."""
+        self._iteration = iteration
+        self.weights = {
+            term.name: term.config.weight_at(iteration, epoch) if all(
+                self.teachers[name].is_ready
+                for name in term.config.teachers) else 0.
+            for term in self.terms
+        }
+        self._task_factor = factor_at(
+            self.plan.task_schedule, iteration, epoch)
+        self._measure_agreement = iteration % AGREEMENT_INTERVAL == 0
+
+    def end_iteration(self, outputs: dict[str, Any] | None = None,
+                      lr_factor: float = 1.0,
+                      epoch_length: int = 1) -> None:
+        """The turn of what follows the student's step.
+
+        Args:
+            outputs (dict, optional): What was logged in this iteration.
+            lr_factor (float): The student's learning rate as a share of its
+                initial one.
+            epoch_length (int): Iterations of an epoch.
+        """
+        for discriminator in self.discriminators.values():
+            discriminator.step(lr_factor)
+        for teacher in self.teachers.values():
+            teacher.follow(self.student, self._iteration + 1, epoch_length)
+        own = dict.fromkeys(self.rehearsal.own_losses, 1.)
+        self.monitor.update(
+            outputs or {}, self.weights | own, self._iteration)
+
+    def _before_forward(self, student: nn.Module, args: tuple,
+                        kwargs: dict) -> None:
+        if kwargs.get('mode') != 'loss' or not student.training:
+            return
+        inputs, samples = _batch(args, kwargs)
+        self._context = BatchContext(
+            student, inputs, samples,
+            run_student=lambda other, sources: run_tapped(
+                student, self._taps, sources, other, samples),
+            iteration=self._iteration, seed=self.seed)
+        # before there are activations of the student: a lower peak of memory
+        self._outputs = self._ask(self._context, early=True)
+        for path in self._wanted_of(STUDENT):
+            self._taps[path].open()
+
+    def _after_forward(self, student: nn.Module, args: tuple, kwargs: dict,
+                       losses: dict[str, Any]) -> dict[str, Any] | None:
+        if kwargs.get('mode') != 'loss' or not student.training:
+            return None
+        context, outputs = self._context, self._outputs
+        self._context, self._outputs = None, {}
+        assert context is not None
+        for path in self._wanted_of(STUDENT):
+            self._taps[path].close()
+            context.levels[path] = self._taps[path].take(
+                context.inputs.shape)
+        losses = dict(losses)
+        if self._task_factor != 1:
+            for name in losses:
+                if 'loss' in name:
+                    losses[name] = _scaled(losses[name], self._task_factor)
+        outputs |= self._ask(context, early=False)
+        for output in outputs.values():
+            output.join()
+        losses.update(self._losses(context, outputs))
+        return losses
+
+    def _ask(self, context: BatchContext,
+             early: bool) -> dict[str, TeacherOutput]:
+        """The teachers that need nothing of the student's forward pass
+        (early), or the others."""
+        outputs = {}
+        for name, teacher in self.teachers.items():
+            wanted = self._wanted_of(name)
+            if early != bool(teacher.student_sources) and (
+                    wanted or teacher.module is not None):
+                outputs[name] = teacher.teach(context, wanted)
+        return outputs
+
+    def _losses(self, context: BatchContext,
+                outputs: dict[str, TeacherOutput]) -> dict[str, torch.Tensor]:
+        """The entries for the loss dict of this forward pass."""
+        levels = all_levels(context, outputs)
+        losses: dict[str, torch.Tensor] = {}
+        compared: dict[LossTerm, tuple[torch.Tensor, torch.Tensor]] = {}
+        for term in self.terms:
+            weight = self.weights[term.name]
+            if weight == 0:
+                losses[f'distill.{term.name}'] = term.zero(
+                    context.inputs.device)
+                continue
+            ours = gather(term.config.student_sources, levels)
+            self.monitor.check_gradients(
+                term.name, [level.requires_grad for level in ours])
+            pairs = term.matcher(
+                ours, gather(term.config.teacher_sources, levels),
+                context.layout)
+            label = label_for(term, context, outputs)
+            losses[f'distill.{term.name}'] = weight * term.value(
+                pairs, label, context.inputs, context.layout)
+            if pairs[0][0].numel():  # there may be no RoI
+                compared[term] = pairs[0]
+            if term.loss.is_adversarial:
+                self.discriminators[term.name].see(pairs, context.inputs)
+        for name, output in outputs.items():
+            for key, value in output.losses.items():
+                losses[f'distill.{name}.{key}'] = value
+        if compared and self._measure_agreement:
+            losses.update(_agreement(compared))
+        return losses
+
+    def _wanted_of(self, owner: str) -> set[str]:
+        """The sources of a teacher, or of the student, in this iteration."""
+        wanted = {
+            path for term in self.terms if self.weights.get(term.name)
+            for name, path in term.config.sources if name == owner
+        }
+        if owner == STUDENT:
+            for name, teacher in self.teachers.items():
+                if teacher.module is not None or self._wanted_of(name):
+                    wanted.update(teacher.student_sources)
+        return wanted
+
+    # -- for the log ----------------------------------------------------------
+
+    def describe(self) -> Iterator[str]:
+        """What the log says at the start."""
+        yield render('Distillation', (
+            'logged as', 'loss', 'student taps', 'teacher taps', 'adapters',
+            'loss_weight'), self.rehearsal.rows)
+        for name, teacher in self.teachers.items():
+            yield f'{name}: {teacher.describe()}'
+        adapters = _count(term.trained for term in self.terms)
+        own = _count(t.module for t in self.teachers.values() if t.module)
+        others = _count(d.losses for d in self.discriminators.values())
+        yield (f'extra trained parameters: {adapters:,} in adapters and '
+               f'losses, {own:,} in teachers, {others:,} in discriminators; '
+               'none of them in the saved student')
+
+    def _inherit(self) -> None:
+        """What ``inherit`` names, from the teachers into the student."""
+        for name, taken, left in self._inherited:
+            teacher = self.teachers[name]
+            assert isinstance(teacher, ModelTeacher)
+            state, own = teacher.model.state_dict(), self.student.state_dict()
+            for key in taken:
+                own[key].copy_(state[key])
+            MMLogger.get_current_instance().info(
+                f'inherited from {name}: {len(taken)} weights '
+                f'({", ".join(taken[:3])}, ...); {len(left)} of another shape '
+                'or name keep their own start')
+
+
+def inherited(student: nn.Module, teacher: Teacher, module: str,
+              key: str) -> tuple[list[str], list[str]]:
+    """The weights of ``module`` that teacher and student have in common.
+
+    Returns:
+        tuple: Names of the weights of equal name and shape, and names of the
+        student's others.
+
+    Raises:
+        ConfigError: One of them has no such module, nothing agrees, or the
+            teacher is no pretrained model.
+    """
+    where = f'{key} = {module!r}'
+    if not isinstance(teacher, FrozenTeacher):
+        raise ConfigError(f'{where}: a pretrained teacher (config=..., '
+                          'checkpoint=...) is needed to inherit from')
+    for name, model in (('student', student), ('teacher', teacher.model)):
+        names = dict(model.named_modules())
+        if module not in names:
+            raise ConfigError(f'{where}: the {name} has no such module' +
+                              nearest(module, names))
+    own, state = student.state_dict(), teacher.model.state_dict()
+    names = [name for name in own if name.startswith(f'{module}.')]
+    taken = [name for name in names
+             if name in state and state[name].shape == own[name].shape]
+    if not any(own[name].dim() for name in taken):  # counters do not count
+        raise ConfigError(f'{where}: no weight has the same name and shape in '
+                          'student and teacher')
+    return taken, [name for name in names if name not in taken]
+
+
+def _count(modules: Iterable[nn.Module]) -> int:
+    return sum(p.numel() for module in modules for p in module.parameters())
+
+
+def _batch(args: tuple, kwargs: dict) -> tuple[torch.Tensor, Any]:
+    values = dict(zip(('inputs', 'data_samples'), args), **kwargs)
+    return values['inputs'], values.get('data_samples')
+
+
+def _scaled(loss: Any, factor: float) -> Any:
+    if isinstance(loss, (list, tuple)):
+        return [item * factor for item in loss]
+    return loss * factor
+
+
+
+@torch.no_grad()
+def _agreement(
+        compared: dict[LossTerm, tuple[torch.Tensor, torch.Tensor]]
+) -> dict[str, torch.Tensor]:
+    """Of class scores where there are any, else of the first features."""
+    for term, (student, teacher) in compared.items():
+        if term.loss.channels == 'classes' and student.shape[1] > 1:
+            return {'distill.agreement': class_agreement(student, teacher)}
+    student, teacher = next(iter(compared.values()))
+    return {'distill.cka': linear_cka(
+        student, resize_like(teacher, student))}

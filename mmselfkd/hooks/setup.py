@@ -1,0 +1,130 @@
+"""From a Runner to a distillation run, before the first iteration."""
+import copy
+import gc
+from typing import Any
+
+import torch
+from mmengine.dist import get_world_size
+from mmengine.hooks import EMAHook, Hook, RuntimeInfoHook
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapperDict
+from torch import nn
+
+from .. import randomness
+from ..distillation import ENTRY, DistillationRun, Plan
+from ..errors import ConfigError
+from ..hosts import host_of
+
+
+def set_up_run(runner: Any, hook: Hook, plan: Plan) -> DistillationRun:
+    """A run for the Runner's student, with what it trains in the optimizer.
+
+    Args:
+        runner (Runner): Its ``before_run`` stage is under way.
+        hook (Hook): Must stand before every EMAHook.
+        plan (Plan): What all distillation hooks ask for.
+
+    Raises:
+        ConfigError: Something of it cannot work.
+    """
+    student = unwrapped(runner.model)
+    with randomness.preserved():
+        twin = _copy_as_started(student)
+        inputs, samples = _two_samples(runner, twin)
+        run = DistillationRun(
+            student, plan, inputs, samples, twin, seed=runner.seed,
+            batch_size=runner.train_dataloader.batch_size,
+            distributed=get_world_size() > 1)
+    try:
+        modules = run.attach()
+        if modules:
+            _rebuild_optimizer(runner, student, modules, hook)
+    except BaseException:
+        run.close()
+        raise
+    return run
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself, without DDP."""
+    return model.module if is_model_wrapper(model) else model
+
+
+def length(runner: Any) -> tuple[int, int]:
+    """Iterations and epochs of the run; a started epoch counts."""
+    epochs = -(-runner.max_iters // len(runner.train_dataloader))
+    return runner.max_iters, epochs
+
+
+def optim_wrappers(runner: Any) -> list[Any]:
+    """The optimizer wrappers of the run, one or several."""
+    wrapper = runner.optim_wrapper
+    return list(wrapper.values()) if isinstance(
+        wrapper, OptimWrapperDict) else [wrapper]
+
+
+def _copy_as_started(student: nn.Module) -> nn.Module:
+    """A copy with weights as the run will start from.
+
+    Before ``before_run`` no weight is initialised: RoIs of proposals that are
+    noise would fail where those of the run do not.
+    """
+    twin = copy.deepcopy(student).train()
+    randomness.bound_parameters(twin)
+    return twin
+
+
+def _two_samples(runner: Any,
+                 student: nn.Module) -> tuple[torch.Tensor, Any]:
+    """A batch of two training samples, preprocessed for the student."""
+    for hook in runner.hooks:  # heads ask the message hub for the time
+        if isinstance(hook, RuntimeInfoHook):
+            hook.before_train(runner)
+    loader = runner.train_dataloader
+    dataset = loader.dataset
+    items = [dataset[i % len(dataset)] for i in range(2)]
+    data = student.data_preprocessor(loader.collate_fn(items), True)
+    return host_of(student).unpack(data)
+
+
+def _rebuild_optimizer(runner: Any, student: nn.Module,
+                       modules: nn.ModuleDict, hook: Hook) -> None:
+    """Build wrapper, optimizer and schedulers anew, with ``modules`` in.
+
+    They are part of the student by now, so parameter-wise options, AMP,
+    accumulation, clipping, EMA and DDP apply to them as to any other.
+
+    Raises:
+        ConfigError: The optimizer cannot be built anew or leaves a parameter
+            out, or EMAHook has copied the model already.
+    """
+    if runner.cfg.get('optim_wrapper') is None:
+        raise ConfigError(
+            'optim_wrapper: what is trained along needs an optimizer that is '
+            'built anew; make the runner by Runner.from_cfg(cfg)')
+    if any(isinstance(other, EMAHook)
+           for other in runner.hooks[:runner.hooks.index(hook)]):
+        raise ConfigError(f'{type(hook).__name__}.priority: must come '
+                          'before EMAHook, which copies the model')
+    if is_model_wrapper(runner.model):
+        runner.model = student
+        gc.collect()  # the old wrapper's gradient hooks go with it
+        runner.model = runner.wrap_model(
+            copy.deepcopy(runner.cfg.get('model_wrapper_cfg')), student)
+    runner.optim_wrapper = runner.build_optim_wrapper(
+        copy.deepcopy(runner.cfg.optim_wrapper))
+    runner.param_schedulers = copy.deepcopy(runner.cfg.get('param_scheduler'))
+    runner.scale_lr(runner.optim_wrapper, runner.auto_scale_lr)
+    if runner.param_schedulers is not None:
+        runner.param_schedulers = runner.build_param_scheduler(
+            runner.param_schedulers)
+    optimized = {
+        id(p) for wrapper in optim_wrappers(runner)
+        for group in wrapper.optimizer.param_groups for p in group['params']
+    }
+    for name, parameter in modules.named_parameters():
+        if id(parameter) not in optimized:
+            raise ConfigError(
+                'optim_wrapper.constructor = '
+                f'{runner.cfg.optim_wrapper.get("constructor")!r}: '
+                f'leaves {ENTRY}.{name} without an optimizer')

@@ -1,0 +1,114 @@
+"""Which module of a head gives what: one line a head."""
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from .places import Place, Reading, attribute, watched_modules
+
+Where = str | Callable[[nn.Module], Place | None] | None
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """What a head looks like.
+
+    Attributes:
+        classes (str | Callable): The attribute that gives class scores, such
+            as ``'conv_seg'`` or ``'branch.0.conv'``; or a function from the
+            head to a :class:`Place`.
+        boxes (str | Callable): The same for box outputs.
+        features (str | Callable): The attribute whose input is what the head
+            classifies, where that is not what enters ``classes``; or a
+            function to a :class:`Place`.
+        activation (str | None): ``'softmax'`` or ``'sigmoid'``; None: as the
+            losses of the head say.
+        size (str | None): The attribute with the channels of one anchor.
+        bins (str | None): The attribute with the largest bin of a head whose
+            boxes are distributions.
+    """
+    classes: Where = None
+    boxes: Where = None
+    features: Where = None
+    activation: str | None = None
+    size: str = 'cls_out_channels'
+    bins: str | None = None
+
+    def place(self, head: nn.Module,
+              kind: Literal['classes', 'boxes', 'features']) -> Place | None:
+        """Where ``head`` gives its class scores, boxes or features."""
+        where = getattr(self, kind)
+        if where is None:
+            return None
+        if callable(where):
+            return where(head)
+        module = attribute(head, where)
+        if not isinstance(module, nn.Module):
+            return None
+        if kind == 'features':
+            return Place(watched_modules(module), argument=0)
+        return Place(watched_modules(module), reading=self.reading(
+            head, kind))
+
+    def reading(self, head: nn.Module, kind: str) -> Reading:
+        """How the channels are to be read."""
+        if kind == 'classes':
+            return Reading('classes', self.activation or activation_of(head),
+                           getattr(head, self.size, None))
+        if self.bins is not None:
+            return Reading('distributions', 'softmax',
+                           getattr(head, self.bins) + 1)
+        return Reading('values')
+
+
+_SPECS: dict[str, HeadSpec] = {}
+
+
+def register_head(name: str, *, classes: Where = None, boxes: Where = None,
+                  features: Where = None, activation: str | None = None,
+                  size: str = 'cls_out_channels',
+                  bins: str | None = None) -> None:
+    """Say what the heads of class ``name`` and its subclasses look like.
+
+    Example::
+
+        register_head('MyHead', classes='my_cls', boxes='my_reg')
+
+    Args:
+        name (str): Name of the class.
+        classes, boxes, features, activation, size, bins: See
+            :class:`HeadSpec`.
+    """
+    _SPECS[name] = HeadSpec(classes, boxes, features, activation, size, bins)
+
+
+def find_head_spec(head: nn.Module) -> HeadSpec | None:
+    """What is registered for the class of ``head`` or the nearest base."""
+    for cls in type(head).__mro__:
+        if cls.__name__ in _SPECS:
+            return _SPECS[cls.__name__]
+    return None
+
+
+def activation_of(head: nn.Module) -> str:
+    """``'sigmoid'`` or ``'softmax'``, as the losses of ``head`` have it.
+
+    Of a list of losses the cross entropy or focal loss decides: an overlap
+    loss beside it, such as Dice, may take another activation by default.
+    """
+    if hasattr(head, 'use_sigmoid_cls'):
+        return 'sigmoid' if head.use_sigmoid_cls else 'softmax'
+    losses = []
+    for name in ('loss_cls', 'loss_decode', 'loss_mask'):
+        loss = getattr(head, name, None)
+        losses += list(loss) if isinstance(loss, nn.ModuleList) else [loss]
+    point = [loss for loss in losses if loss is not None and not any(
+        word in type(loss).__name__ for word in OVERLAP)]
+    is_sigmoid = any(
+        getattr(loss, 'use_sigmoid', False) or getattr(
+            loss, 'use_mask', False) for loss in point or losses)
+    return 'sigmoid' if is_sigmoid else 'softmax'
+
+
+OVERLAP = ('Dice', 'Tversky', 'Lovasz', 'Hausdorff', 'Boundary')

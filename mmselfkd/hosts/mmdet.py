@@ -1,0 +1,249 @@
+"""mmdetection: detectors and instance segmentors."""
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import ConfigError
+from .building import build_neck
+from .heads import activation_of, find_head_spec, register_head
+from .host import Host, Refinement
+from .places import Place, Reading, attribute, watched_modules
+
+HEADS = ('bbox_head', 'roi_head.bbox_head', 'roi_head.mask_head',
+         'mask_head', 'panoptic_head', 'rpn_head')
+REGIONS = dict(rois='bbox', mask_rois='mask')  # source: which extractor
+
+
+class MMDetHost(Host):
+    """A model with a ``bbox_head``, ``roi_head`` or ``mask_head``.
+
+    - ``logits``: what the class layer of the head gives: one level for each
+      level of the neck; in an RoI head the scores of the RoIs that the
+      student samples, by the last stage; in a DETR those of the queries of
+      the last decoder layer;
+    - ``features`` and ``pyramid``: the levels of the neck;
+    - ``boxes``: what the box layer of a dense or RoI head gives;
+    - ``rois``, ``mask_rois``: the regions that enter the RoI extractors.
+    """
+
+    aliases = ('logits', 'features', 'pyramid', 'boxes', *REGIONS)
+
+    def owns(self, model: nn.Module) -> bool:
+        return any(hasattr(model, name) for name in (
+            'bbox_head', 'roi_head', 'mask_head', 'panoptic_head',
+            'rpn_head'))
+
+    def heads(self, model: nn.Module) -> list[nn.Module]:
+        found = (attribute(model, name) for name in HEADS)
+        return [head[-1] if isinstance(head, nn.ModuleList) else head
+                for head in found if isinstance(head, nn.Module)]
+
+    def alias(self, model: nn.Module, name: str, where: str) -> Place | None:
+        if name in REGIONS:
+            path = f'roi_head.{REGIONS[name]}_roi_extractor'
+            modules = watched_modules(attribute(model, path))
+            if not modules:
+                raise ConfigError(f'{where}: {type(model).__name__} has no '
+                                  f"`{path}`; use 'neck' or 'backbone'")
+            return Place(modules, argument=1, is_raw=True)
+        if name in ('features', 'pyramid'):
+            neck = getattr(model, 'neck', None)
+            return Place([model.backbone if neck is None else neck])
+        return self._output(
+            model, dict(logits='classes', boxes='boxes')[name], name, where)
+
+    def known_places(self, model: nn.Module) -> list[Place]:
+        places = super().known_places(model)
+        for place in places:
+            self._locate(model, place)
+        return places
+
+    def is_map(self, model: nn.Module, path: str) -> bool:
+        return not path.startswith('roi_head.')
+
+    def has_fixed_strides(self, model: nn.Module) -> bool:
+        return True
+
+    def ignore_index(self, model: nn.Module) -> int | None:
+        return -100  # class maps are made of boxes; torch's own choice
+
+    def boxes(self, sample: Any
+              ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        found = getattr(sample, 'gt_instances', None)
+        if found is None or 'bboxes' not in found:
+            return None
+        boxes = getattr(found.bboxes, 'tensor', found.bboxes)
+        return boxes.float().reshape(-1, 4), found.labels
+
+    def class_map(self, sample: Any) -> torch.Tensor | None:
+        label = getattr(sample, 'gt_sem_seg', None)
+        if label is None:
+            return None
+        return getattr(label, 'sem_seg', label).squeeze(0)
+
+    def run_to_predict(self, model: nn.Module, inputs: torch.Tensor,
+                       samples: Any) -> None:
+        model.predict(inputs, samples, rescale=False)
+
+    def regions_for(self, student: nn.Module, path: str) -> list[str]:
+        name = path.partition('[')[0]
+        head = getattr(student, 'roi_head', None)
+        if name in ('logits', 'boxes') and head is not None:
+            return ['rois']
+        if name.startswith('roi_head.mask'):
+            return ['mask_rois']
+        return ['rois'] if name.startswith('roi_head.') else []
+
+    def run_on_regions(self, model: nn.Module, inputs: torch.Tensor,
+                       regions: dict[str, list[torch.Tensor]],
+                       paths: Sequence[str]) -> None:
+        """A two-stage detector on the RoIs of the student.
+
+        Its own proposals would be others: what it says of them could not be
+        compared.
+        """
+        levels = model.extract_feat(inputs)
+        head = model.roi_head
+        if any(path.startswith('rpn_head') for path in paths):
+            model.rpn_head(levels)
+        for name, run in (('rois', head._bbox_forward),
+                          ('mask_rois', getattr(head, '_mask_forward', None))):
+            is_cascade = isinstance(head.bbox_head, nn.ModuleList)
+            for stage, rois in enumerate(regions.get(name, ())):
+                run(*(stage, ) if is_cascade else (), levels, rois)
+
+    def refinement(self, student: nn.Module, levels: list[torch.Tensor],
+                   neck: dict | None, head: dict | None,
+                   key: str) -> Refinement:
+        """The student with the neck in place of all in front of its heads."""
+        if head is not None:
+            raise ConfigError(f"{key}.head = {head!r}: a "
+                              "detector's self-teacher has a copy of its own "
+                              'heads')
+        front = [getattr(student, name, None)
+                 for name in ('backbone', 'neck', 'data_preprocessor')]
+        network = copy.deepcopy(
+            student, {id(part): nn.Identity() for part in front if part})
+        for part in network.children():
+            if hasattr(part, 'init_weights'):
+                part.init_weights()
+        network.neck = build_neck(levels, neck, f'{key}.neck', width=1)
+        return Refinement(network, lambda levels, samples: network.loss(
+            levels, samples))
+
+    def _output(self, model: nn.Module, kind: str, name: str,
+                where: str) -> Place:
+        head = self.heads(model)[0]
+        if _is_sparse(model):
+            raise ConfigError(
+                f'{where}: the {name} of a {type(model).__name__} belong to '
+                'proposals that it has learnt, which two detectors do not '
+                "share; use 'neck' or 'backbone'")
+        spec = find_head_spec(head)
+        place = None if spec is None else spec.place(head, kind)
+        if place is not None:
+            self._locate(model, place)
+        if place is None or (place.queries and kind == 'boxes'):
+            path = next((n for n, m in model.named_modules() if m is head),
+                        'the head')
+            raise ConfigError(
+                f'{where}: what gives the {name} of a {type(head).__name__} '
+                "is not known; use 'neck' or 'backbone', or name the module, "
+                f'one of {[n for n, _ in head.named_children()]} below '
+                f'{path}, or register the head by '
+                'mmselfkd.hosts.register_head')
+        return place
+
+    def _locate(self, model: nn.Module, place: Place) -> None:
+        """Whether a head's output is of queries, RoIs or positions."""
+        head = next(h for h in self.heads(model)
+                    if place.modules[0] in set(h.modules()))
+        if head is getattr(model, 'bbox_head', None) and _is_set_head(head):
+            queries = getattr(model, 'num_queries', 0)
+            place.queries, place.is_map = queries, False
+            place.select = lambda values: _last_queries(values[-1], queries)
+        roi_head = getattr(model, 'roi_head', None)
+        if roi_head is not None and head in set(roi_head.modules()):
+            place.is_map = False
+
+
+def _is_set_head(head: nn.Module) -> bool:
+    return any(cls.__name__ == 'DETRHead' for cls in type(head).__mro__)
+
+
+def _is_sparse(model: nn.Module) -> bool:
+    return any(cls.__name__ == 'SparseRoIHead'
+               for cls in type(getattr(model, 'roi_head', None)).__mro__)
+
+
+def _last_queries(value: torch.Tensor, queries: int) -> torch.Tensor:
+    """Of the last decoder layer, without queries made from labels."""
+    last = value[-1] if value.dim() == 4 else value
+    return last[:, -queries:]
+
+
+def _yolo(head: nn.Module, kind: str) -> Place:
+    """One convolution gives boxes, objectness and classes of each anchor."""
+    first, last = (5, None) if kind == 'classes' else (0, 4)
+
+    def select(values: list) -> list[torch.Tensor]:
+        return [value.unflatten(1, (-1, head.num_attrib))[
+            :, :, first:last].flatten(1, 2) for value in values]
+
+    reading = Reading('classes', 'sigmoid', head.num_classes) if (
+        kind == 'classes') else Reading('values')
+    return Place(list(head.convs_pred), select=select, reading=reading)
+
+
+def _corners(kind: str) -> Any:
+    """The last of the stacked outputs, top left and bottom right."""
+
+    def place(head: nn.Module) -> Place:
+        ends = [getattr(head, f'{corner}_{kind}')[-1]
+                for corner in ('tl', 'br')]
+        return Place(ends, reading=Reading(
+            'classes', 'sigmoid', head.num_classes) if kind == 'heat' else
+            Reading('values'))
+
+    return place
+
+
+def _ssd(head: nn.Module) -> Place:
+    """A softmax with a background class for each anchor."""
+    return Place(list(head.cls_convs), reading=Reading(
+        'classes', activation_of(head), head.cls_out_channels))
+
+
+register_head('AnchorHead', classes='conv_cls', boxes='conv_reg')
+register_head('AnchorFreeHead', classes='conv_cls', boxes='conv_reg')
+register_head('RPNHead', classes='rpn_cls', boxes='rpn_reg')
+register_head('RetinaHead', classes='retina_cls', boxes='retina_reg')
+register_head('GARetinaHead', classes='retina_cls', boxes='retina_reg')
+register_head('SABLRetinaHead', classes='retina_cls')
+register_head('ATSSHead', classes='atss_cls', boxes='atss_reg')
+register_head('DDODHead', classes='atss_cls', boxes='atss_reg')
+register_head('GFLHead', classes='gfl_cls', boxes='gfl_reg', bins='reg_max')
+register_head('TOODHead', classes='tood_cls', boxes='tood_reg')
+register_head('VFNetHead', classes='vfnet_cls', boxes='vfnet_reg')
+register_head('RepPointsHead', classes='reppoints_cls_out',
+              boxes='reppoints_pts_refine_out')
+register_head('YOLOFHead', classes='cls_score', boxes='bbox_pred')
+register_head('YOLOXHead', classes='multi_level_conv_cls',
+              boxes='multi_level_conv_reg')
+register_head('RTMDetHead', classes='rtm_cls', boxes='rtm_reg')
+register_head('CenterNetHead', classes='heatmap_head', boxes='wh_head',
+              activation='sigmoid', size='num_classes')
+register_head('CornerHead', classes=_corners('heat'), boxes=_corners('off'))
+register_head('SSDHead', classes=_ssd,
+              boxes=lambda head: Place(list(head.reg_convs),
+                                       reading=Reading('values')))
+register_head('YOLOV3Head', classes=lambda head: _yolo(head, 'classes'),
+              boxes=lambda head: _yolo(head, 'boxes'))
+register_head('SOLOHead', classes='conv_cls')
+register_head('BBoxHead', classes='fc_cls', boxes='fc_reg')
+register_head('FCNMaskHead', classes='conv_logits')
+register_head('DETRHead', classes='fc_cls')
+register_head('DeformableDETRHead', classes='cls_branches')

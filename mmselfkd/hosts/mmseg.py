@@ -1,0 +1,292 @@
+"""mmsegmentation: segmentors and depth estimators."""
+import copy
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..errors import ConfigError
+from .building import build_neck, build_registered
+from .heads import find_head_spec, register_head
+from .host import Host, PixelLoss, Refinement
+from .places import InputFormat, Place, Reading, attribute
+from .tokens import token_grid
+
+# backbones that take images of one size only, and the attribute with it
+FIXED_SIZE = dict(BEiT='img_size', MAE='img_size')
+
+
+class MMSegHost(Host):
+    """A model with a ``decode_head``, and a backbone in front of it.
+
+    - ``logits``: what the classifier of the main head gives, before any
+      resize; of a mask classifier the logarithm of the class probabilities
+      of each pixel;
+    - ``features``: what enters that classifier, in front of its dropout;
+    - ``pyramid``: the stages of the backbone;
+    - ``depth``: what ``conv_depth`` of a depth head gives.
+    """
+
+    aliases = ('logits', 'features', 'pyramid', 'depth')
+
+    def owns(self, model: nn.Module) -> bool:
+        return isinstance(getattr(model, 'decode_head', None), nn.Module)
+
+    def heads(self, model: nn.Module) -> list[nn.Module]:
+        """The main head; of a cascade the last that gives maps."""
+        head = model.decode_head
+        if not isinstance(head, nn.ModuleList):
+            return [head]
+        maps = [h for h in head if not _is_point_head(h)]
+        return maps[:-2:-1] if maps else [head[-1]]
+
+    def alias(self, model: nn.Module, name: str, where: str) -> Place | None:
+        if name == 'pyramid':
+            return Place([model.backbone])
+        head = self.heads(model)[0]
+        if name == 'features':
+            return self._features(model, head, where)
+        if name == 'depth':
+            classifier = attribute(head, 'conv_depth')
+            if classifier is None:
+                self._refuse(model, head, where, 'conv_depth')
+            return Place([classifier], reading=Reading('values'))
+        return self._scores(model, head, where)
+
+    def ignore_index(self, model: nn.Module) -> int | None:
+        return getattr(self.heads(model)[0], 'ignore_index', 255)
+
+    def class_map(self, sample: Any) -> torch.Tensor | None:
+        label = getattr(sample, 'gt_sem_seg', None)
+        return None if label is None else label.data.squeeze(0)
+
+    def remove_unused(self, model: nn.Module) -> tuple[str, ...]:
+        model._modules.pop('auxiliary_head', None)
+        return ('auxiliary_head', )
+
+    def run_to_predict(self, model: nn.Module, inputs: torch.Tensor,
+                       samples: Any) -> None:
+        """The whole image at once, whatever ``test_cfg`` says."""
+        model.encode_decode(inputs, [
+            dict(sample.metainfo, img_shape=tuple(inputs.shape[2:]),
+                 pad_shape=tuple(inputs.shape[2:]),
+                 batch_input_shape=tuple(inputs.shape[2:]))
+            for sample in samples])
+
+    def input_format(self, model: nn.Module) -> InputFormat:
+        form = super().input_format(model)
+        backbone = getattr(model, 'backbone', None)
+        for cls in type(backbone).__mro__:
+            if cls.__name__ in FIXED_SIZE:
+                size = getattr(backbone, FIXED_SIZE[cls.__name__])
+                size = (size, size) if isinstance(size, int) else tuple(size)
+                return InputFormat(form.mean, form.std, form.is_swapped,
+                                   form.pad_value, form.multiple, size)
+        return form
+
+    def refinement(self, student: nn.Module, levels: list[torch.Tensor],
+                   neck: dict | None, head: dict | None,
+                   key: str) -> Refinement:
+        theirs = self._main_head(student, key)
+        network = nn.Module()
+        norm = dict(norm_cfg=theirs.norm_cfg) if theirs.norm_cfg else {}
+        network.neck = build_neck(levels, neck, f'{key}.neck', **norm)
+        with torch.no_grad():
+            refined = copy.deepcopy(network.neck)(levels)
+        network.decode_head = _head_like(theirs, refined, head, key)
+        value = self.pixel_loss(student, key).value
+
+        def losses(levels: list[torch.Tensor],
+                   samples: Any) -> dict[str, torch.Tensor]:
+            own = network.decode_head
+            if type(own).loss is type(theirs).loss and _is_plain(theirs):
+                return own.loss(network.neck(levels), samples, None)
+            scores = own.forward(network.neck(levels))
+            label = torch.stack([self.class_map(s) for s in samples])
+            return dict(loss_seg=value(scores, [(label, 1.)]))
+
+        return Refinement(network, losses)
+
+    def pixel_loss(self, student: nn.Module, key: str) -> PixelLoss:
+        head = self._main_head(student, key)
+
+        def value(scores: torch.Tensor,
+                  labels: Sequence[tuple[torch.Tensor, float]]
+                  ) -> torch.Tensor:
+            scores = F.interpolate(
+                scores, size=labels[0][0].shape[1:], mode='bilinear',
+                align_corners=head.align_corners)
+            total = scores.new_zeros(())
+            for label, share in labels:
+                weight = None if head.sampler is None else (
+                    head.sampler.sample(scores, label[:, None]))
+                total = total + share * sum(loss(scores, label, **_accepted(
+                    loss, weight=weight, ignore_index=head.ignore_index))
+                    for loss in _class_losses(head))
+            return total
+
+        return PixelLoss(head.ignore_index, head.norm_cfg, value)
+
+    def _main_head(self, model: nn.Module, key: str) -> nn.Module:
+        head = self.heads(model)[0]
+        if not isinstance(getattr(head, 'conv_seg', None), nn.Module):
+            self._refuse(model, head, key, 'conv_seg')
+        return head
+
+    def _scores(self, model: nn.Module, head: nn.Module,
+                where: str) -> Place:
+        spec = find_head_spec(head)
+        place = None if spec is None else spec.place(head, 'classes')
+        if place is None:
+            self._refuse(model, head, where, 'conv_seg')
+        place.grid = _grid_of(model)
+        return place
+
+    def _features(self, model: nn.Module, head: nn.Module,
+                  where: str) -> Place:
+        spec = find_head_spec(head)
+        place = None if spec is None else spec.place(head, 'features')
+        if place is None:
+            classifier = attribute(head, 'conv_depth') or self._scores(
+                model, head, where).modules[0]
+            place = Place([classifier], argument=0,
+                          dropout=getattr(head, 'dropout', None))
+        place.grid = _grid_of(model)
+        return place
+
+    def _refuse(self, model: nn.Module, head: nn.Module, where: str,
+                wanted: str) -> None:
+        if hasattr(head, 'conv_depth'):
+            hint = "it estimates depth; use 'depth' or 'features'"
+        else:
+            children = [name for name, _ in head.named_children()]
+            hint = (f'name the module instead, one of {children} below '
+                    f'{_path_of(model, head)}, or register the head by '
+                    'mmselfkd.hosts.register_head')
+        raise ConfigError(
+            f'{where}: {type(head).__name__} has no '
+            f'`{_path_of(model, head)}.{wanted}` that gives what this alias '
+            f'stands for; {hint}')
+
+
+def _grid_of(model: nn.Module) -> Callable:
+    """Tokens in the head are those of the backbone."""
+    return lambda tokens, size: token_grid(model, 'decode_head', tokens, size)
+
+
+def _path_of(model: nn.Module, head: nn.Module) -> str:
+    """``decode_head``, or ``decode_head.1`` in a cascade."""
+    return next((name for name, module in model.named_modules()
+                 if module is head), 'decode_head')
+
+
+def _is_point_head(head: nn.Module) -> bool:
+    return any(cls.__name__ == 'PointHead' for cls in type(head).__mro__)
+
+
+def _is_plain(head: nn.Module) -> bool:
+    """Whether the losses of a head are all of one class map."""
+    return all(_accepts(loss, 'weight') and _accepts(loss, 'ignore_index')
+               for loss in _class_losses(head)) and (
+                   len(_class_losses(head)) == len(_losses(head)))
+
+
+def _losses(head: nn.Module) -> list[nn.Module]:
+    losses = head.loss_decode
+    return list(losses) if isinstance(losses, nn.ModuleList) else [losses]
+
+
+def _class_losses(head: nn.Module) -> list[nn.Module]:
+    """The losses that a head computes of its main class map.
+
+    DDRNet's and PIDNet's heads have a list with one loss for each branch.
+    """
+    losses = _losses(head)
+    for cls in type(head).__mro__:
+        if cls.__name__ in BRANCH_LOSSES:
+            return [losses[i] for i in BRANCH_LOSSES[cls.__name__]]
+    return losses
+
+
+# which of `loss_decode` is for the scores of `conv_seg`
+BRANCH_LOSSES = dict(DDRHead=(0, ), PIDHead=(1, ))
+
+
+def _accepts(loss: nn.Module, name: str) -> bool:
+    parameters = inspect.signature(loss.forward).parameters
+    return name in parameters or any(
+        p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def _accepted(loss: nn.Module, **options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items()
+            if _accepts(loss, name)}
+
+
+def _head_like(theirs: nn.Module, refined: list[torch.Tensor],
+               cfg: dict | None, key: str) -> nn.Module:
+    """The head; what its config leaves open is the student's head's."""
+    cfg = dict(type='SegformerHead') if cfg is None else dict(cfg)
+    cfg.setdefault('in_index', list(range(len(refined))))
+    index = cfg['in_index']
+    channels = [level.shape[1] for level in refined]
+    try:
+        picked = channels[index] if isinstance(index, int) else [
+            channels[i] for i in index]
+    except IndexError:
+        raise ConfigError(f'{key}.head.in_index = {index!r}: the '
+                          f'neck gives {len(refined)} levels') from None
+    cfg.setdefault('in_channels', picked)
+    for name in ('channels', 'num_classes', 'out_channels', 'threshold',
+                 'norm_cfg', 'align_corners', 'ignore_index'):
+        cfg.setdefault(name, getattr(theirs, name))
+    head = build_registered(cfg, 'mmseg', f'{key}.head')
+    if 'loss_decode' not in cfg:
+        losses = _class_losses(theirs)
+        head.loss_decode = copy.deepcopy(
+            theirs.loss_decode if len(losses) == len(_losses(theirs))
+            else losses[0])
+    if 'sampler' not in cfg:
+        head.sampler = copy.copy(theirs.sampler)
+    return head
+
+
+def _of_masks(head: nn.Module) -> Place:
+    """Class probabilities of each pixel, of a head that classifies masks."""
+
+    def select(values: list) -> torch.Tensor:
+        classes, masks = (outputs[-1] for outputs in values[-1])
+        share = torch.einsum('bqc,bqhw->bchw',
+                             classes.softmax(-1)[..., :-1], masks.sigmoid())
+        return (share / share.sum(1, keepdim=True).clamp(min=1e-6)).clamp(
+            min=1e-6).log()
+
+    return Place([head], select=select, reading=Reading(
+        'classes', 'softmax', head.num_classes))
+
+
+def _mask_features(head: nn.Module) -> Place:
+    """The map whose products with the queries are the masks."""
+    return Place([head.pixel_decoder], select=lambda values: values[-1][0])
+
+
+def _of_kernels(head: nn.Module) -> Place:
+    """The class maps of the last kernel update of K-Net."""
+    return Place(
+        [head.kernel_update_head[-1]], select=lambda values: values[-1][0],
+        reading=Reading('classes', 'softmax', head.num_classes))
+
+
+register_head('BaseDecodeHead', classes='conv_seg', size='out_channels')
+register_head('PointHead')  # single points, no map
+register_head('MaskFormerHead', classes=_of_masks, features=_mask_features)
+register_head('Mask2FormerHead', classes=_of_masks, features=_mask_features)
+register_head('IterativeDecodeHead', classes=_of_kernels,
+              features='kernel_update_head.-1')
+register_head('SegmenterMaskTransformerHead', classes='mask_norm',
+              features='patch_proj', size='out_channels')
+register_head('SideAdapterCLIPHead')  # its forward is called directly
+

@@ -1,0 +1,76 @@
+"""Where the tokens of a transformer lie in the image."""
+from typing import Any
+
+from torch import nn
+
+from .places import Size, attribute
+
+HALVINGS = 6  # of the patch grid, by merging layers
+
+
+def token_grid(model: nn.Module, path: str, tokens: int,
+               size: Size) -> tuple[int, int, int] | None:
+    """The grid of so many tokens of the module ``path``.
+
+    The patch size is that of the nearest module around ``path``, or of the
+    backbone. The grid may be halved by merging layers. Class and register
+    tokens come first and have no place.
+
+    Args:
+        model (nn.Module): The unwrapped model.
+        path (str): Name of the module that gives the tokens.
+        tokens (int): How many.
+        size (tuple[int, int]): Height and width of the model's input.
+
+    Returns:
+        tuple | None: Height, width, and the number of first tokens without a
+        place; None where this is not known.
+    """
+    names = path.split('.')
+    around = [attribute(model, '.'.join(names[:depth]))
+              for depth in range(len(names), 0, -1)]
+    for module in (*around, model, getattr(model, 'backbone', None)):
+        patch = _patch_size(module)
+        if patch is not None:
+            return _grid(patch, {_first_tokens(module), 0}, tokens, size)
+    return None
+
+
+def _grid(patch: Size, firsts: set[int], tokens: int,
+          size: Size) -> tuple[int, int, int] | None:
+    for halvings in range(HALVINGS):
+        sides = [p * 2**halvings for p in patch]
+        for height, width in (
+                [-(-total // side) for total, side in zip(size, sides)],
+                [total // side for total, side in zip(size, sides)]):
+            first = tokens - height * width
+            if height * width and first in firsts:
+                return height, width, first
+    return None
+
+
+def _patch_size(module: Any) -> Size | None:
+    embed = getattr(module, 'patch_embed', None)
+    for owner, name in ((embed, 'projection'), (embed, 'proj')):
+        conv = getattr(owner, name, None)
+        if isinstance(conv, nn.Conv2d):
+            return tuple(conv.stride)
+    if hasattr(module, 'patch_sizes') and hasattr(module, 'strides'):
+        return module.strides[0], module.strides[0]  # MiT: one a stage
+    size = getattr(module, 'patch_size', None)
+    if isinstance(size, int):
+        return size, size
+    is_pair = isinstance(size, (tuple, list)) and len(size) == 2
+    return tuple(size) if is_pair else None
+
+
+def _first_tokens(module: Any) -> int:
+    """Class and register tokens in front of the patches."""
+    for name in ('num_prefix_tokens', 'num_extra_tokens'):
+        if isinstance(getattr(module, name, None), int):
+            return getattr(module, name)
+    if getattr(module, 'with_cls_token', True) is False:
+        return 0
+    tokens = [getattr(module, name, None) for name in
+              ('cls_token', 'dist_token', 'reg_token', 'register_tokens')]
+    return sum(t.shape[1] for t in tokens if t is not None)

@@ -1,0 +1,182 @@
+"""The contract between a loss and the run that calls it."""
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+
+class DistillationLoss(nn.Module):
+    """Base class of the losses. It declares what a loss needs.
+
+    ``forward(student, teacher, *, label=None, weight=None, image=None)``
+    returns a scalar. Of the keywords a loss takes those that its attributes
+    declare, and the run passes these alone. ``student`` and ``teacher`` are
+    maps (N, C, H, W) of one level. The rules for every loss:
+
+    - It knows no model, and neither mmengine nor a registry.
+    - It detaches the teacher, unless both sides learn (MixSKD).
+    - It computes in float32 or better, also under autocast.
+    - Its value does not depend on the batch size or the size of the map.
+      Where a published form does, the docstring says how.
+    - What weighs 0 takes no part.
+
+    A loss with parameters gets one copy for each level. They are trained
+    along with the student, except those of a discriminator.
+
+    Attributes:
+        channels (str): What the channels of the two maps must be.
+            ``'classes'``: scores of the same classes. ``'equal'``: equally
+            many, whatever they mean. ``'adapt'``: equally many; where they
+            differ, the run puts a 1x1 convolution behind the student's map.
+            ``'any'``: they may differ.
+        sizes (str): ``'equal'``: the run resizes the teacher's map to the
+            student's. ``'any'``: the maps come as they are.
+        level_reduction (str): ``'sum'`` or ``'mean'`` of the values of all
+            pairs of levels.
+        takes_weight (bool): ``forward`` takes ``weight`` (N, 1, H, W), 0 or
+            more: how much each position counts. A loss that does not gets
+            maps that are 0 in the padding.
+        needs_label (bool): ``forward`` takes ``label``, the integer class
+            map of the batch in its own size.
+        needs_image (bool): ``forward`` takes ``image``, the student's input.
+        needs_positions (bool): The loss compares the positions of a map with
+            each other, so vectors of RoIs give it nothing to compare.
+        is_adversarial (bool): See :class:`AdversarialLoss`.
+        activation (str, optional): ``'softmax'`` or ``'sigmoid'``: how class
+            scores become probabilities. None: the run sets it from the
+            student's head; without a run it is the softmax.
+        groups (int, optional): How many distributions the channels of one
+            position hold, one behind the other. None: the run sets it from
+            the student's head; without a run it is 1.
+        ignore_index (int | str, optional): Label of the pixels that take no
+            part. None: all take part. ``'head'``: the run sets it from the
+            student's head; without a run it is 255.
+        sync_ranks (bool): Means are over all ranks. The run sets it to True
+            where there are several, and each of them must then make the same
+            calls. A loss calls no collective otherwise.
+    """
+    channels: Literal['classes', 'equal', 'adapt', 'any'] = 'adapt'
+    sizes: Literal['equal', 'any'] = 'equal'
+    level_reduction: Literal['sum', 'mean'] = 'sum'
+    takes_weight: bool = False
+    needs_label: bool = False
+    needs_image: bool = False
+    needs_positions: bool = False
+    is_adversarial: bool = False
+    activation: str | None = None
+    groups: int | None = None
+    ignore_index: int | str | None = None
+    sync_ranks: bool = False
+
+    forward: Callable[..., Tensor]
+
+    def pair_levels(
+            self, student: Sequence[Tensor],
+            teacher: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Which of the teacher's levels each level is compared with.
+
+        Args:
+            student (Sequence[Tensor]): Levels of the student, finest first.
+            teacher (Sequence[Tensor]): Levels of the teacher.
+
+        Returns:
+            list[tuple[Tensor, Tensor]]: Pairs of a student's and a teacher's
+            level. Here: the first with the first and so on.
+
+        Raises:
+            ValueError: The levels cannot be paired.
+
+        Example:
+            >>> DistillationLoss().pair_levels(['s1', 's2'], ['t1', 't2'])
+            [('s1', 't1'), ('s2', 't2')]
+        """
+        if len(student) != len(teacher):
+            raise ValueError(
+                f'{len(student)} levels of the student ({shapes(student)}) '
+                f'but {len(teacher)} of the teacher ({shapes(teacher)}); '
+                'pick the same number with [i]')
+        if not student:
+            raise ValueError('there is no level to compare')
+        return list(zip(student, teacher))
+
+    def build(self, student: Tensor, teacher: Tensor,
+              image: Tensor | None) -> None:
+        """Make what depends on the maps, before the first call.
+
+        Called for each pair of levels. Here: nothing.
+
+        Args:
+            student (Tensor): The student's map, (N, C, H, W).
+            teacher (Tensor): The teacher's map, (N, C, H, W).
+            image (Tensor, optional): The student's input.
+        """
+
+    def check(self, student: Tensor, teacher: Tensor) -> None:
+        """Refuse maps for which the loss is constant by construction.
+
+        Called for each pair of levels, with maps as ``forward`` gets them.
+        Here: accepts all.
+
+        Args:
+            student (Tensor): The student's map, (N, C, H, W).
+            teacher (Tensor): The teacher's map, (N, C, H, W).
+
+        Raises:
+            ValueError: The loss can teach nothing here; the message says
+                what can.
+        """
+
+    @property
+    def ignored_label(self) -> int | None:
+        """``ignore_index``, or 255 where no head has set it."""
+        if isinstance(self.ignore_index, str):
+            return 255
+        return self.ignore_index
+
+
+class AdversarialLoss(DistillationLoss):
+    """Base class of the losses with a discriminator of their own.
+
+    The value of a call trains the student. :meth:`discriminator_loss` trains
+    ``discriminator``, which has its own optimizer, described by
+    ``optimizer_cfg``; a loss never steps it. The discriminator is None until
+    :meth:`build` or the first call.
+
+    Args:
+        optimizer (dict): Config of the discriminator's optimizer.
+    """
+    is_adversarial = True
+    discriminator: nn.Module | None
+
+    def __init__(self, optimizer: dict[str, Any]):
+        super().__init__()
+        self.optimizer_cfg = optimizer
+        self.register_module('discriminator', None)
+
+    def discriminator_loss(
+            self,
+            student: Tensor,
+            teacher: Tensor,
+            *,
+            image: Tensor | None = None,
+            generator: torch.Generator | None = None) -> Tensor:
+        """The loss of the discriminator, on detached maps.
+
+        Args:
+            student (Tensor): The student's map, (N, C, H, W).
+            teacher (Tensor): The teacher's map, (N, C, H, W).
+            image (Tensor, optional): The student's input, where
+                ``needs_image``.
+            generator (torch.Generator, optional): Gives all random numbers.
+                None: torch's global one.
+
+        Returns:
+            Tensor: Scalar.
+        """
+        raise NotImplementedError
+
+
+def shapes(levels: Sequence[Tensor]) -> str:
+    """The shapes of the levels, for an error message."""
+    return ', '.join(str(tuple(level.shape)) for level in levels)

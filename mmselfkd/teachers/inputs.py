@@ -1,0 +1,140 @@
+"""The student's batch as another model wants it, and its levels back."""
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from ..errors import ConfigError
+from ..hosts import InputFormat
+from ..layout import BatchLayout
+
+
+class InputAdapter:
+    """Channels, normalisation, padding and size of one model for another's.
+
+    Where mean, std or the order of channels differ, one affine map turns the
+    student's input into the teacher's; padding gets the teacher's own value.
+    Where the teacher takes multiples of a size only, the input is padded at
+    the right and at the bottom, and the levels are cut back to what covers
+    the student's input. Where it takes one size only, the input is resized
+    bilinearly.
+
+    Args:
+        student (InputFormat): Of the batch at hand.
+        teacher (InputFormat): Of what is wanted.
+        inputs (Tensor): A batch of the student (N, C, H, W).
+        seen (int | None): Channels that the teacher takes, where known.
+        channels (Sequence[int], optional): The student's channels that the
+            teacher sees, in the student's order of colours. None: all.
+        key (str): Where the teacher stands in the config, for the errors.
+
+    Raises:
+        ConfigError: The channels do not agree.
+    """
+
+    def __init__(self, student: InputFormat, teacher: InputFormat,
+                 inputs: torch.Tensor, seen: int | None = None,
+                 channels: Sequence[int] | None = None,
+                 key: str = 'teacher') -> None:
+        self.format = teacher
+        self._channels = None if channels is None else list(channels)
+        count = inputs.shape[1]
+        if channels is not None and not all(
+                isinstance(c, int) and 0 <= c < count for c in channels):
+            raise ConfigError(f'{key}.channels = {channels!r}: numbers from 0 '
+                              f'to {count - 1} are needed, channels of the '
+                              "student's input")
+        given = count if channels is None else len(self._channels)
+        if seen is not None and seen != given:
+            raise ConfigError(
+                f'{key}.channels = {channels!r}: the teacher takes {seen} '
+                f'channels, but is given {given} of the {count} of the '
+                "student's input; name those that it sees, such as "
+                f'channels={list(range(seen))}, or use a teacher of the same '
+                'input')
+        self._affine = self._normalisation_change(
+            student, teacher, given, inputs.device)
+
+    def __call__(self, inputs: torch.Tensor,
+                 layout: BatchLayout) -> torch.Tensor:
+        """The teacher's input (N, C', H', W')."""
+        if self._channels is not None:
+            inputs = inputs[:, self._channels]
+        if self._affine is not None:
+            swap, scale, shift = self._affine
+            inputs = inputs.flip(1) if swap else inputs
+            inputs = inputs * scale + shift
+            image = layout.image()
+            if image is not None:
+                inputs = inputs.where(image, self.format.pad_value)
+        size = self.size(tuple(inputs.shape[2:]))
+        if self.format.size is not None and size != inputs.shape[2:]:
+            return F.interpolate(
+                inputs, size, mode='bilinear', align_corners=False)
+        (height, width), (tall, wide) = inputs.shape[2:], size
+        if (height, width) != size:
+            inputs = F.pad(inputs, (0, wide - width, 0, tall - height),
+                           value=self.format.pad_value)
+        return inputs
+
+    def size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Of the teacher's input for a student's input of ``size``."""
+        if self.format.size is not None:
+            return self.format.size
+        step = self.format.multiple
+        return tuple(-(-side // step) * step for side in size)
+
+    def cut(self, level: torch.Tensor,
+            size: tuple[int, int]) -> torch.Tensor:
+        """What of a level (N, C, h, w) covers an input of ``size``."""
+        padded = self.size(size)
+        if self.format.size is not None or padded == size:
+            return level
+        height, width = (-(-cells * side // total) for cells, side, total in
+                         zip(level.shape[2:], size, padded))
+        return level[:, :, :height, :width]
+
+    def describe(self, size: tuple[int, int]) -> str:
+        """What happens to an input of ``size``, for the log."""
+        other = self.size(size)
+        if other == size:
+            return ''
+        how = 'resized' if self.format.size is not None else 'padded'
+        return f', input {how} from {size} to {other}'
+
+    def _normalisation_change(self, theirs: InputFormat, ours: InputFormat,
+                              channels: int, device: torch.device) -> Any:
+        """``(swap, scale, shift)`` from the student's input; None: none."""
+        mean_s, std_s = _statistics(theirs, self._channels)
+        mean_t, std_t = _statistics(ours)
+        swap = theirs.is_swapped != ours.is_swapped and channels == 3
+        if swap:  # the student's statistics in the teacher's channel order
+            mean_s, std_s = mean_s.flip(0), std_s.flip(0)
+        if not swap and _equal(mean_s, mean_t) and _equal(std_s, std_t):
+            return None
+        # there once and for all: a copy in each step would wait for the GPU
+        return swap, *(x.to(device) for x in (
+            std_s / std_t, (mean_s - mean_t) / std_t))
+
+
+def _statistics(form: InputFormat, picked: Sequence[int] | None = None
+                ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and std (C, 1, 1) or, for all channels, (1, 1, 1)."""
+    if form.mean is None or form.std is None:
+        return torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
+    mean, std = form.mean.view(-1, 1, 1), form.std.view(-1, 1, 1)
+    if picked is not None and len(mean) > 1:
+        mean, std = mean[list(picked)], std[list(picked)]
+    return mean, std
+
+
+def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape == b.shape and torch.equal(a, b)
+
+
+def with_overrides(form: InputFormat, **values: Any) -> InputFormat:
+    """``form`` with those of the values that are not None."""
+    return dataclasses.replace(
+        form, **{k: v for k, v in values.items() if v is not None})
