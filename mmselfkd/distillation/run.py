@@ -1,13 +1,15 @@
 """Everything that is there for one distillation run, and no longer."""
 import copy
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import torch
+from mmengine.dist import get_rank
 from mmengine.logging import MMLogger
 from torch import nn
 
+from .. import randomness
 from ..errors import ConfigError, nearest
 from ..registry import TEACHERS, build_part
 from ..schedules import factor_at
@@ -165,8 +167,9 @@ class DistillationRun:
                 initial one.
             epoch_length (int): Iterations of an epoch.
         """
-        for discriminator in self.discriminators.values():
-            discriminator.step(lr_factor)
+        for name, discriminator in self.discriminators.items():
+            with self._derived(f'discriminator of {name}'):
+                discriminator.step(lr_factor)
         for teacher in self.teachers.values():
             teacher.follow(self.student, self._iteration + 1, epoch_length)
         own = dict.fromkeys(self.rehearsal.own_losses, 1.)
@@ -219,8 +222,14 @@ class DistillationRun:
             wanted = self._wanted_of(name)
             if early != bool(teacher.student_sources) and (
                     wanted or teacher.module is not None):
-                outputs[name] = teacher.teach(context, wanted)
+                with self._derived(name):
+                    outputs[name] = teacher.teach(context, wanted)
         return outputs
+
+    def _derived(self, name: str) -> AbstractContextManager[None]:
+        """Random numbers of this iteration for a loss or teacher."""
+        return randomness.derived(
+            self.seed, get_rank(), self._iteration, name)
 
     def _losses(self, context: BatchContext,
                 outputs: dict[str, TeacherOutput]) -> dict[str, torch.Tensor]:
@@ -241,8 +250,9 @@ class DistillationRun:
                 ours, gather(term.config.teacher_sources, levels),
                 context.layout)
             label = label_for(term, context, outputs)
-            losses[f'distill.{term.name}'] = weight * term.value(
-                pairs, label, context.inputs, context.layout)
+            with self._derived(term.name):
+                losses[f'distill.{term.name}'] = weight * term.value(
+                    pairs, label, context.inputs, context.layout)
             if pairs[0][0].numel():  # there may be no RoI
                 compared[term] = pairs[0]
             if term.loss.is_adversarial:
