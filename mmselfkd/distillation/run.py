@@ -11,6 +11,8 @@ from torch import nn
 
 from .. import randomness
 from ..errors import ConfigError, nearest
+from ..hosts import host_of
+from ..layout import BatchLayout
 from ..registry import TEACHERS, build_part
 from ..schedules import factor_at
 from ..sources import STUDENT, gather
@@ -24,7 +26,7 @@ from ..teachers import (
 from .discriminators import DiscriminatorTrainer
 from .level_matching import resize_like
 from .loss_term import LossTerm
-from .monitor import Monitor, class_agreement, linear_cka, render
+from .monitor import Monitor, accuracy, class_agreement, linear_cka, render
 from .plan import Plan
 from .rehearsal import all_levels, label_for, rehearse, run_tapped, tap_student
 
@@ -78,6 +80,8 @@ class DistillationRun:
                     TEACHERS, where)
                 for name, (where, cfg) in plan.used_teachers.items()
             }
+            for teacher in self.teachers.values():
+                teacher.check_length(*plan.length)
             for config in plan.used:
                 config.loss.sync_ranks = distributed
             if twin is None:
@@ -97,8 +101,11 @@ class DistillationRun:
         except BaseException:
             self.close()
             raise
-        self.monitor = Monitor(
-            [term.name for term in self.terms] + self.rehearsal.own_losses)
+        self.logged = [
+            term.name for term in self.terms] + self.rehearsal.own_losses
+        self.monitor = Monitor(self.logged)
+        for name, value in self.rehearsal.values.items():
+            self.monitor.check_size(name, value, self.rehearsal.task)
 
     # -- before training ------------------------------------------------------
 
@@ -181,6 +188,7 @@ class DistillationRun:
         if kwargs.get('mode') != 'loss' or not student.training:
             return
         inputs, samples = _batch(args, kwargs)
+        samples = host_of(student).snapshot(samples)
         self._context = BatchContext(
             student, inputs, samples,
             run_student=lambda other, sources: run_tapped(
@@ -261,7 +269,7 @@ class DistillationRun:
             for key, value in output.losses.items():
                 losses[f'distill.{name}.{key}'] = value
         if compared and self._measure_agreement:
-            losses.update(_agreement(compared))
+            losses.update(_agreement(compared, context.layout))
         return losses
 
     def _wanted_of(self, owner: str) -> set[str]:
@@ -355,12 +363,18 @@ def _scaled(loss: Any, factor: float) -> Any:
 
 @torch.no_grad()
 def _agreement(
-        compared: dict[LossTerm, tuple[torch.Tensor, torch.Tensor]]
-) -> dict[str, torch.Tensor]:
+        compared: dict[LossTerm, tuple[torch.Tensor, torch.Tensor]],
+        layout: BatchLayout) -> dict[str, torch.Tensor]:
     """Of class scores where there are any, else of the first features."""
     for term, (student, teacher) in compared.items():
-        if term.loss.channels == 'classes' and student.shape[1] > 1:
-            return {'distill.agreement': class_agreement(student, teacher)}
+        if term.loss.channels != 'classes' or student.shape[1] < 2:
+            continue
+        found = {'distill.agreement': class_agreement(student, teacher)}
+        label = layout.label() if len(teacher) == len(layout.samples) else None
+        if label is not None and not layout.has_boxes:
+            found['distill.teacher_accuracy'] = accuracy(
+                teacher, label, layout.padding_label)
+        return found
     student, teacher = next(iter(compared.values()))
     return {'distill.cka': linear_cka(
         student, resize_like(teacher, student))}
