@@ -27,7 +27,7 @@ class _HookRegistry(Registry):
     def get(self, key: str) -> type | None:
         found = super().get(key)
         if found is None and '.' not in key:
-            raise ConfigError(f'custom_hooks: type = {SCOPE}.{key!r}: there '
+            raise ConfigError(f"custom_hooks: type = '{SCOPE}.{key}': there "
                               'is no such hook' +
                               nearest(key, self.module_dict))
         return found
