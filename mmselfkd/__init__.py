@@ -7,9 +7,25 @@ from importlib.util import find_spec
 
 from .version import __version__
 
-__all__ = ['__version__']
+__all__ = [
+    'AICSDHook', 'ConfigError', 'DistillHook', 'EMATeacher', 'FRSKDHook',
+    'FrozenTeacher', 'ICSDHook', 'KADTDHook', 'MixSKDHook', 'MixTeacher',
+    'ModelTeacher', 'NFDHook', 'SKDHook', 'SelfTeacher', 'SnapshotTeacher',
+    'StudentAsTeacher', 'TFDHook', '__version__', 'register_head',
+    'register_host'
+]
 
-if find_spec('mmengine') is not None:
+if find_spec('mmengine') is None:
+
+    def __getattr__(name: str) -> None:
+        if name not in __all__:
+            raise AttributeError(f'mmselfkd has no {name!r}')
+        raise ImportError(
+            f'mmselfkd.{name} needs mmengine, which is not installed (pip '
+            'install onedl-mmengine, or mmengine); mmselfkd.losses needs '
+            'torch alone')
+
+else:
     from mmengine.config.utils import MODULE2PACKAGE
     from mmengine.utils import is_installed
 
@@ -42,10 +58,3 @@ if find_spec('mmengine') is not None:
     # one mmengine knows
     if not is_installed('mmsegmentation') and is_installed('mmseg'):
         MODULE2PACKAGE['mmseg'] = 'mmseg'
-    __all__ += [
-        'AICSDHook', 'ConfigError', 'DistillHook', 'EMATeacher', 'FRSKDHook',
-        'FrozenTeacher', 'ICSDHook', 'KADTDHook', 'MixSKDHook', 'MixTeacher',
-        'ModelTeacher', 'NFDHook', 'SKDHook', 'SelfTeacher',
-        'SnapshotTeacher', 'StudentAsTeacher', 'TFDHook', 'register_head',
-        'register_host'
-    ]

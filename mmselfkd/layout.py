@@ -33,6 +33,8 @@ class BatchLayout:
             BACKGROUND if ignore_index is None else ignore_index)
         self.shapes = [host.image_size(sample, self.size)
                        for sample in self.samples]
+        self.has_boxes = bool(self.samples) and all(
+            host.boxes(sample) is not None for sample in self.samples)
         self.is_padded = any(shape != self.size for shape in self.shapes)
         self._weights: dict[tuple, torch.Tensor] = {}
 
@@ -89,7 +91,7 @@ class BatchLayout:
         """
         if not self.samples:
             return None
-        if all(self.host.boxes(s) is not None for s in self.samples):
+        if self.has_boxes:
             return torch.stack([
                 self._label_of_image(i) for i in range(len(self.samples))])
         maps = [self.host.class_map(sample) for sample in self.samples]

@@ -20,7 +20,20 @@ from .errors import ConfigError, nearest
 
 SCOPE = 'mmselfkd'
 
-HOOKS = Registry(
+
+class _HookRegistry(Registry):
+    """Says what a misspelt ``mmselfkd.XHook`` may have meant."""
+
+    def get(self, key: str) -> type | None:
+        found = super().get(key)
+        if found is None and '.' not in key:
+            raise ConfigError(f"custom_hooks: type = '{SCOPE}.{key}': there "
+                              'is no such hook' +
+                              nearest(key, self.module_dict))
+        return found
+
+
+HOOKS = _HookRegistry(
     'hook', parent=MMENGINE_HOOKS, scope=SCOPE, locations=['mmselfkd.hooks'])
 MODELS = Registry(
     'model', parent=MMENGINE_MODELS, scope=SCOPE,

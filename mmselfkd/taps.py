@@ -64,6 +64,7 @@ class Tap:
         self.is_open = False
         self.on_run: Callable[[], None] = _nothing
         self.place, self._indices = _resolve(model, source, key)
+        self._aliases = host_of(model).aliases
         self._rewritten = _rewritten_around(model, source)
         self._dropped: tuple[Any, Any] | None = None  # dropout's out and in
         for module in self.place.modules:
@@ -143,9 +144,8 @@ class Tap:
             raise ConfigError(
                 f'{where}: the module did not run in the forward pass. '
                 'The hosts call the `forward` of a head directly, so a '
-                'head itself cannot be tapped: tap a module inside it, such '
-                'as `decode_head.conv_seg`, or use the alias '
-                "'logits' or 'features'")
+                'head itself cannot be tapped: tap a module inside it'
+                f'{self._inside()}, or use one of {list(self._aliases)}')
         self.changed = any(
             _versions(run) != versions for run, versions in runs)
         values = [run for run, _ in runs]
@@ -174,6 +174,13 @@ class Tap:
         if self.place.is_raw:
             return levels
         return [self._as_map(level, tuple(shape)) for level in levels]
+
+    def _inside(self) -> str:
+        """What lies inside the module, for the error."""
+        path = self.source.partition('[')[0]
+        names = [f'{path}.{name}' for module in self.place.modules
+                 for name, _ in module.named_children()]
+        return f', such as {names[-1]!r}' if names else ''
 
     def _as_map(self, level: torch.Tensor,
                 shape: tuple[int, ...]) -> torch.Tensor:

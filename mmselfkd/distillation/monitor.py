@@ -1,7 +1,7 @@
 """Proof in the log that distillation takes place."""
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -10,8 +10,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-# the share of pixels with the same top class; the similarity of features
-AGREEMENTS = ('distill.agreement', 'distill.cka')
+from ..losses._maps import resize_label
+
+# the share of pixels with the same top class; the similarity of features;
+# the share of the labelled pixels at which the teacher is right
+AGREEMENTS = ('distill.agreement', 'distill.cka',
+              'distill.teacher_accuracy')
+LARGE = 50  # times the task loss: then the student hardly learns the task
+CONSTANT = 1e-6  # relative spread: what float32 leaves of a constant
+NOTHING = 1e-8  # of the task loss: what float32 leaves of a zero
 WINDOW = 20  # iterations: of the averages in the last table, and until a
 #              value that does not move is called constant
 
@@ -40,6 +47,27 @@ def class_agreement(student: torch.Tensor,
         Tensor: A scalar in [0, 1].
     """
     return (student.argmax(1) == teacher.argmax(1)).float().mean()
+
+
+def accuracy(teacher: torch.Tensor, label: torch.Tensor,
+             ignore_index: int) -> torch.Tensor:
+    """Share of the labelled pixels whose top class is the label.
+
+    A teacher of another normalisation, data set or order of classes is seen
+    by it.
+
+    Args:
+        teacher (Tensor): Logits (N, K, H, W).
+        label (Tensor): Classes (N, H0, W0).
+        ignore_index (int): The label that does not count.
+
+    Returns:
+        Tensor: A scalar in [0, 1]; 0 without a labelled pixel.
+    """
+    label = resize_label(label, teacher)
+    counts = (label != ignore_index) & (label >= 0)
+    right = (teacher.argmax(1) == label) & counts
+    return right.sum() / counts.sum().clamp(min=1)
 
 
 def linear_cka(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
@@ -73,9 +101,9 @@ def _number(value: Any) -> float:
 class Monitor:
     """Watches the logged values of every term and says what looks wrong.
 
-    Warns, once a term, when its value does not change, when it is a
-    thousandfold of the task's own loss, and when it trains nothing; and, each
-    time, when it is not finite.
+    Warns, once a loss, when its value does not change, when it is more than
+    :data:`LARGE` times the task's own loss, and when it trains nothing; and,
+    each time, when it is not finite.
 
     Args:
         names (Sequence[str]): The terms.
@@ -86,7 +114,7 @@ class Monitor:
         self.last = {name: deque(maxlen=WINDOW) for name in names}
         self.active = dict.fromkeys(names, 0)
         self.agreement: dict[str, list[float]] = {}
-        self._warned = set()
+        self._warned: set[Any] = set()
 
     def update(self, outputs: dict[str, Any], weights: dict[str, float],
                iteration: int) -> None:
@@ -122,20 +150,32 @@ class Monitor:
                    'it is frozen, or lies inside a part that activation '
                    'checkpointing runs again')
 
+    def check_size(self, name: str, value: float, task: float) -> None:
+        """Warn where a value dwarfs the task's own loss."""
+        if value > LARGE * task > 0:
+            self._warn((name, 'large'), f'distill.{name} = {value:.4g} is '
+                       f'{value / task:.0f} times the task loss {task:.4g}; '
+                       'lower its loss_weight')
+
     def _check(self, name: str, value: float, task: float,
                iteration: int) -> None:
         last = self.last[name]
         if not math.isfinite(value):
             self._warn(None, f'distill.{name} is {value} in iteration '
                        f'{iteration + 1}')
-        elif value > 1000 * task > 0:
-            self._warn((name, 'large'), f'distill.{name} = {value:.4g} is '
-                       f'more than 1000 times the task loss {task:.4g}; '
-                       'lower its loss_weight')
-        if len(last) == WINDOW and len(set(last)) == 1:
+        else:
+            self.check_size(name, value, task)
+        if len(last) < WINDOW:
+            return
+        most = max(map(abs, last))
+        if max(last) - min(last) <= CONSTANT * most:
             self._warn((name, 'constant'), f'distill.{name} = {value:.4g} '
                        f'has not changed in {WINDOW} iterations: nothing is '
                        'learned from it')
+        elif most <= NOTHING * task:
+            self._warn((name, 'constant'), f'distill.{name} = {value:.4g} is '
+                       f'nothing beside the task loss {task:.4g} in '
+                       f'{WINDOW} iterations: nothing is learned from it')
 
     def _warn(self, once: Any, text: str) -> None:
         if once not in self._warned:
@@ -146,7 +186,7 @@ class Monitor:
     def summary(self) -> str:
         """The table at the end of the run."""
 
-        def mean(values):
+        def mean(values: Collection[float]) -> str:
             return f'{sum(values) / len(values):.4g}' if values else '-'
 
         rows = [(f'distill.{name}', self.active[name],

@@ -25,12 +25,14 @@ class Plan:
         inherit (list[tuple]): Config key, teacher and module of each module
             that the student starts with.
         task_schedule (Callable | None): Scales the student's own losses.
+        length (tuple): Iterations and epochs of the run, once resolved.
     """
     key: str
     teachers: TeacherConfigs
     losses: list[LossConfig]
     inherit: list[tuple[str, str, str]]
     task_schedule: Any
+    length: tuple[int | None, int | None] = (None, None)
 
     def resolve(self, iterations: int, epochs: int) -> None:
         """Fit the schedules into the run.
@@ -38,6 +40,7 @@ class Plan:
         Raises:
             ConfigError: One of them lies beyond it.
         """
+        self.length = iterations, epochs
         _resolve(self.task_schedule, f'{self.key}.task_schedule', iterations,
                  epochs)
         for loss in self.losses:
@@ -92,7 +95,7 @@ def joined(plans: Sequence[Plan]) -> Plan:
     """
     first, *others = plans
     whole = Plan(first.key, dict(first.teachers), list(first.losses),
-                 list(first.inherit), first.task_schedule)
+                 list(first.inherit), first.task_schedule, first.length)
     for plan in others:
         names = {}  # of its teachers, in the whole
         for name, (where, cfg) in plan.teachers.items():

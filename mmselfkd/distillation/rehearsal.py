@@ -35,11 +35,15 @@ class Rehearsal:
         changed (list[str]): The student's sources whose tensors are changed
             in place behind the tap.
         own_losses (list[str]): Keys of what trains the teachers themselves.
+        values (dict[str, float]): The weighted value of each loss.
+        task (float): The sum of the student's own losses.
     """
     terms: list[LossTerm] = field(default_factory=list)
     rows: list[tuple] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     own_losses: list[str] = field(default_factory=list)
+    values: dict[str, float] = field(default_factory=dict)
+    task: float = 0.
 
 
 @torch.no_grad()
@@ -74,7 +78,8 @@ def rehearse(student: nn.Module, twin: nn.Module,
                     path, f'{config.key}.source', student)
     with randomness.preserved(), ExitStack() as temporary:
         taps = tap_student(twin, configs, teachers, temporary)
-        levels = _run_twin(twin, taps, inputs, samples)
+        levels, result.task = _run_twin(
+            twin, taps, inputs, host_of(student).snapshot(samples))
         context = BatchContext(
             student, inputs, samples, levels,
             lambda other, sources: run_tapped(
@@ -98,10 +103,11 @@ def rehearse(student: nn.Module, twin: nn.Module,
             pairs = matcher(ours, theirs, context.layout)
             term = LossTerm(config, matcher, pairs, inputs)
             try:
-                term.value(pairs, label_for(term, context, outputs), inputs,
-                           context.layout)
+                value = term.value(pairs, label_for(term, context, outputs),
+                                   inputs, context.layout)
             except (ValueError, TypeError) as error:
                 raise ConfigError(f'{config.key}: {error}') from error
+            result.values[term.name] = config.loss_weight * float(value)
             result.terms.append(term)
             result.rows.append(_row(term, ours, theirs))
     return result
@@ -182,16 +188,22 @@ def _record(taps: dict[str, Tap], sources: Iterable[str], run: Any) -> None:
 
 
 def _run_twin(twin: nn.Module, taps: dict[str, Tap], inputs: torch.Tensor,
-              samples: Any) -> dict[str, Levels]:
+              samples: Any) -> tuple[dict[str, Levels], float]:
+    """The levels of the copy, and the sum of its losses."""
+    losses: dict[str, Any] = {}
     try:
-        _record(taps, list(taps),
-                lambda: twin(inputs, samples, mode='loss'))
+        _record(taps, list(taps), lambda: losses.update(
+            twin(inputs, samples, mode='loss')))
     except Exception as error:  # the student's own, without distillation
         raise ConfigError(
             f'model: the student itself, a {type(twin).__name__}, fails in '
             "its own forward pass (mode='loss') on a batch of two training "
             f'samples: {type(error).__name__}: {error}') from error
-    return {path: tap.take(inputs.shape) for path, tap in taps.items()}
+    task = sum(
+        abs(float(part.mean())) for name, value in losses.items()
+        if 'loss' in name for part in (
+            value if isinstance(value, (list, tuple)) else [value]))
+    return {path: tap.take(inputs.shape) for path, tap in taps.items()}, task
 
 
 def _first_output(teacher: Teacher, context: BatchContext,

@@ -1,14 +1,18 @@
 """Everything that is there for one distillation run, and no longer."""
 import copy
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import torch
+from mmengine.dist import get_rank
 from mmengine.logging import MMLogger
 from torch import nn
 
+from .. import randomness
 from ..errors import ConfigError, nearest
+from ..hosts import host_of
+from ..layout import BatchLayout
 from ..registry import TEACHERS, build_part
 from ..schedules import factor_at
 from ..sources import STUDENT, gather
@@ -22,7 +26,7 @@ from ..teachers import (
 from .discriminators import DiscriminatorTrainer
 from .level_matching import resize_like
 from .loss_term import LossTerm
-from .monitor import Monitor, class_agreement, linear_cka, render
+from .monitor import Monitor, accuracy, class_agreement, linear_cka, render
 from .plan import Plan
 from .rehearsal import all_levels, label_for, rehearse, run_tapped, tap_student
 
@@ -76,6 +80,8 @@ class DistillationRun:
                     TEACHERS, where)
                 for name, (where, cfg) in plan.used_teachers.items()
             }
+            for teacher in self.teachers.values():
+                teacher.check_length(*plan.length)
             for config in plan.used:
                 config.loss.sync_ranks = distributed
             if twin is None:
@@ -95,8 +101,11 @@ class DistillationRun:
         except BaseException:
             self.close()
             raise
-        self.monitor = Monitor(
-            [term.name for term in self.terms] + self.rehearsal.own_losses)
+        self.logged = [
+            term.name for term in self.terms] + self.rehearsal.own_losses
+        self.monitor = Monitor(self.logged)
+        for name, value in self.rehearsal.values.items():
+            self.monitor.check_size(name, value, self.rehearsal.task)
 
     # -- before training ------------------------------------------------------
 
@@ -165,8 +174,9 @@ class DistillationRun:
                 initial one.
             epoch_length (int): Iterations of an epoch.
         """
-        for discriminator in self.discriminators.values():
-            discriminator.step(lr_factor)
+        for name, discriminator in self.discriminators.items():
+            with self._derived(f'discriminator of {name}'):
+                discriminator.step(lr_factor)
         for teacher in self.teachers.values():
             teacher.follow(self.student, self._iteration + 1, epoch_length)
         own = dict.fromkeys(self.rehearsal.own_losses, 1.)
@@ -178,6 +188,7 @@ class DistillationRun:
         if kwargs.get('mode') != 'loss' or not student.training:
             return
         inputs, samples = _batch(args, kwargs)
+        samples = host_of(student).snapshot(samples)
         self._context = BatchContext(
             student, inputs, samples,
             run_student=lambda other, sources: run_tapped(
@@ -219,8 +230,14 @@ class DistillationRun:
             wanted = self._wanted_of(name)
             if early != bool(teacher.student_sources) and (
                     wanted or teacher.module is not None):
-                outputs[name] = teacher.teach(context, wanted)
+                with self._derived(name):
+                    outputs[name] = teacher.teach(context, wanted)
         return outputs
+
+    def _derived(self, name: str) -> AbstractContextManager[None]:
+        """Random numbers of this iteration for a loss or teacher."""
+        return randomness.derived(
+            self.seed, get_rank(), self._iteration, name)
 
     def _losses(self, context: BatchContext,
                 outputs: dict[str, TeacherOutput]) -> dict[str, torch.Tensor]:
@@ -241,8 +258,9 @@ class DistillationRun:
                 ours, gather(term.config.teacher_sources, levels),
                 context.layout)
             label = label_for(term, context, outputs)
-            losses[f'distill.{term.name}'] = weight * term.value(
-                pairs, label, context.inputs, context.layout)
+            with self._derived(term.name):
+                losses[f'distill.{term.name}'] = weight * term.value(
+                    pairs, label, context.inputs, context.layout)
             if pairs[0][0].numel():  # there may be no RoI
                 compared[term] = pairs[0]
             if term.loss.is_adversarial:
@@ -251,7 +269,7 @@ class DistillationRun:
             for key, value in output.losses.items():
                 losses[f'distill.{name}.{key}'] = value
         if compared and self._measure_agreement:
-            losses.update(_agreement(compared))
+            losses.update(_agreement(compared, context.layout))
         return losses
 
     def _wanted_of(self, owner: str) -> set[str]:
@@ -345,12 +363,18 @@ def _scaled(loss: Any, factor: float) -> Any:
 
 @torch.no_grad()
 def _agreement(
-        compared: dict[LossTerm, tuple[torch.Tensor, torch.Tensor]]
-) -> dict[str, torch.Tensor]:
+        compared: dict[LossTerm, tuple[torch.Tensor, torch.Tensor]],
+        layout: BatchLayout) -> dict[str, torch.Tensor]:
     """Of class scores where there are any, else of the first features."""
     for term, (student, teacher) in compared.items():
-        if term.loss.channels == 'classes' and student.shape[1] > 1:
-            return {'distill.agreement': class_agreement(student, teacher)}
+        if term.loss.channels != 'classes' or student.shape[1] < 2:
+            continue
+        found = {'distill.agreement': class_agreement(student, teacher)}
+        label = layout.label() if len(teacher) == len(layout.samples) else None
+        if label is not None and not layout.has_boxes:
+            found['distill.teacher_accuracy'] = accuracy(
+                teacher, label, layout.padding_label)
+        return found
     student, teacher = next(iter(compared.values()))
     return {'distill.cka': linear_cka(
         student, resize_like(teacher, student))}

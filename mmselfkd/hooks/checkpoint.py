@@ -6,6 +6,7 @@ and comes back on resume, by name: what the config no longer has is dropped,
 what is new starts fresh, and the log says which.
 """
 import copy
+import functools
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -38,11 +39,12 @@ class StateHook(Hook):
 
     def __init__(self, run: DistillationRun) -> None:
         self.discriminators: dict[str, Any] = run.discriminators
+        self._logged = run.logged
         self.teachers = {
             name: teacher for name, teacher in run.teachers.items()
             if teacher.state_dict()}
 
-    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         entry = dict(
             modules=_pop(checkpoint['state_dict'], PREFIX),
             ema=_pop(checkpoint.get('ema_state_dict', {}), EMA_PREFIX),
@@ -53,7 +55,7 @@ class StateHook(Hook):
                 runner, checkpoint, _split_optimizer)
         checkpoint[ENTRY] = entry
 
-    def restore(self, runner, checkpoint: dict) -> None:
+    def restore(self, runner: Any, checkpoint: dict) -> None:
         """Put the entry's parts where the loading code looks for them."""
         entry = checkpoint.pop(ENTRY, {}) if runner._resume else {}
         model = unwrapped(runner.model)
@@ -63,36 +65,54 @@ class StateHook(Hook):
         }
         saved = entry.get('modules', {})
         state = checkpoint.get('state_dict', checkpoint)  # or bare weights
-        kept = _fill(state, own, saved, PREFIX)
+        kept = set(_fill(state, own, saved, PREFIX))
         if 'ema_state_dict' in checkpoint:
             _fill(checkpoint['ema_state_dict'], own, entry.get('ema', {}),
                   EMA_PREFIX)
         if not runner._resume:
             return
         if 'optimizer' in checkpoint:
-            extras = entry.get('optimizer', {})
-            _each(runner, checkpoint, _join_optimizer, extras)
-        now = [n.removeprefix(PREFIX) for n in own]
-        before = list(saved)
+            _each(runner, checkpoint, functools.partial(
+                _join_optimizer, kept=kept), entry.get('optimizer', {}))
+        now = {n.removeprefix(PREFIX) for n in own}
+        before = set(saved)
         for kind, ours in (('discriminators', self.discriminators),
                            ('teachers', self.teachers)):
             states = entry.get(kind, {})
-            kept += [name for name in ours.keys() & states.keys()
-                     if _loads(ours[name], states[name])]
-            now += ours
-            before += states
+            kept |= {name for name in ours.keys() & states.keys()
+                     if _loads(ours[name], states[name])}
+            now |= set(ours)
+            before |= set(states)
         self._report(kept, now, before)
+        self._forget_dropped(checkpoint)
 
     @staticmethod
-    def _report(kept: list[str], now: list[str], before: list[str]) -> None:
-        def names(items):
-            return ', '.join(sorted(items)) or 'nothing'
+    def _report(kept: set[str], now: set[str], before: set[str]) -> None:
+        """Say by loss and teacher what goes on and what does not."""
+        def owners(names: set[str]) -> set[str]:
+            return {name.partition('.')[0] for name in names}
 
-        if now or before:
+        whole = owners(now) - owners(now - kept)
+        anew = owners(now - kept) & owners(before)
+        parts = {
+            'goes on where it was': whole,
+            'starts anew, since its shape or kind has changed': anew,
+            'is new': owners(now - kept) - anew,
+            'is no longer part of the run': owners(before) - owners(now)
+        }
+        told = [f'{", ".join(sorted(names))}: {what}'
+                for what, names in parts.items() if names]
+        if told:
             MMLogger.get_current_instance().info(
-                f'distillation resumed: kept {names(kept)}; '
-                f'added {names(set(now) - set(kept))}; '
-                f'dropped {names(set(before) - set(kept))}')
+                'distillation resumed: ' + '; '.join(told))
+
+    def _forget_dropped(self, checkpoint: dict) -> None:
+        """Keep values of losses that are gone out of the log."""
+        scalars = checkpoint.get('message_hub', {}).get('log_scalars', {})
+        for key in [key for key in scalars if key.startswith(
+                'train/distill.')]:
+            if key.removeprefix('train/distill.') not in self._logged:
+                del scalars[key]
 
 
 def _loads(part: Any, state: dict[str, Any]) -> bool:
@@ -137,7 +157,7 @@ def _fill(state: dict, own: dict, saved: dict, prefix: str) -> list[str]:
     return kept
 
 
-def _each(runner, checkpoint: dict, work: Callable,
+def _each(runner: Any, checkpoint: dict, work: Callable,
           extras: dict | None = None) -> dict:
     """Apply ``work`` to the state of the one optimizer or of each of them."""
     names = {
@@ -154,7 +174,8 @@ def _each(runner, checkpoint: dict, work: Callable,
     return result
 
 
-def _split_optimizer(state: dict, order: list[list[str]], *_) -> dict:
+def _split_optimizer(state: dict, order: list[list[str]],
+                     *_: Any) -> dict:
     """Take the parameters of this project out of ``state``, by name."""
     flat = [name for names in order for name in names]
     stock = [i for i, name in enumerate(flat) if not name.startswith(PREFIX)]
@@ -180,8 +201,11 @@ def _split_optimizer(state: dict, order: list[list[str]], *_) -> dict:
 
 
 def _join_optimizer(state: dict, order: list[list[str]], extra: dict,
-                    wrapper) -> None:
-    """The inverse: ``state`` for the optimizer as it is built now."""
+                    wrapper: Any, kept: set[str]) -> None:
+    """The inverse: ``state`` for the optimizer as it is built now.
+
+    The state of a parameter of ours is taken where its weights were.
+    """
     stock = iter(state['param_groups'])
     first = state['param_groups'][0]
     progress = first['lr'] / (first.get('initial_lr') or first['lr'] or 1)
@@ -198,7 +222,8 @@ def _join_optimizer(state: dict, order: list[list[str]], extra: dict,
         for name in names:
             numbers.append(index)
             if name.startswith(PREFIX):
-                found = extra.get('state', {}).get(name)
+                found = extra.get('state', {}).get(name) if (
+                    name.removeprefix(PREFIX) in kept) else None
             else:
                 found, old = state['state'].get(old), old + 1
             if found is not None:

@@ -1,6 +1,7 @@
 """From a Runner to a distillation run, before the first iteration."""
 import copy
 import gc
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -66,11 +67,15 @@ def optim_wrappers(runner: Any) -> list[Any]:
 def _copy_as_started(student: nn.Module) -> nn.Module:
     """A copy with weights as the run will start from.
 
-    Before ``before_run`` no weight is initialised: RoIs of proposals that are
-    noise would fail where those of the run do not.
+    Before the loop no weight is initialised. Proposals that are noise would
+    fail where those of the run do not.
     """
     twin = copy.deepcopy(student).train()
-    randomness.bound_parameters(twin)
+    if hasattr(twin, 'init_weights'):
+        twin._dump_init_info = lambda *args: None  # the run's own will say it
+        with randomness.preserved():
+            twin.init_weights()
+    randomness.bound_parameters(twin)  # some modules leave it to load_from
     return twin
 
 
@@ -81,10 +86,57 @@ def _two_samples(runner: Any,
         if isinstance(hook, RuntimeInfoHook):
             hook.before_train(runner)
     loader = runner.train_dataloader
-    dataset = loader.dataset
+    dataset = _copy_of(loader.dataset, runner)
+    _warn_of_padding(dataset, runner)
     items = [dataset[i % len(dataset)] for i in range(2)]
     data = student.data_preprocessor(loader.collate_fn(items), True)
     return host_of(student).unpack(data)
+
+
+def _copy_of(dataset: Any, runner: Any) -> Any:
+    """A copy, so that transforms with a memory do not go on.
+
+    What is large and only read, the list of samples, is shared.
+    """
+    shared: dict[int, Any] = {}
+    for part in _datasets(dataset):
+        for name in ('data_list', 'data_bytes', 'data_address', 'coco'):
+            value = getattr(part, name, None)
+            if value is not None:
+                shared[id(value)] = value
+    try:
+        return copy.deepcopy(dataset, shared)
+    except Exception as error:  # of whatever it holds: an open file, a lock
+        runner.logger.warning(
+            f'{type(dataset).__name__} cannot be copied ({error}), so two '
+            'samples of it are loaded before training; a transform with a '
+            'memory goes on from there')
+        return dataset
+
+
+def _datasets(dataset: Any) -> Iterator[Any]:
+    """A data set and those that it wraps."""
+    yield dataset
+    inner = getattr(dataset, 'dataset', None)
+    for part in [inner] if inner is not None else getattr(
+            dataset, 'datasets', ()):
+        yield from _datasets(part)
+
+
+def _warn_of_padding(dataset: Any, runner: Any) -> None:
+    """Boxes in images that a transform has padded: it counts as image."""
+    for part in _datasets(dataset):
+        pipeline = getattr(part, 'pipeline', None)
+        for transform in getattr(pipeline, 'transforms', ()):
+            if type(transform).__name__ == 'Pad' and (
+                    'mmdet' in type(part).__module__
+                    or 'Det' in type(part).__name__):
+                runner.logger.warning(
+                    'train_dataloader.dataset.pipeline: what a Pad adds '
+                    'counts as image in the distillation losses, since '
+                    'img_shape grows with it; let the data_preprocessor pad '
+                    '(pad_size_divisor), whose padding takes no part')
+                return
 
 
 def _rebuild_optimizer(runner: Any, student: nn.Module,

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from mmengine.structures import BaseDataElement
 from torch import nn
 
 from ..errors import ConfigError, nearest
@@ -93,6 +94,10 @@ class Host:
         """Whether a module gives maps of the image, not of regions in it."""
         return True
 
+    def num_classes(self, model: nn.Module) -> int | None:
+        """The classes of the main head, where there are such."""
+        return None
+
     def has_fixed_strides(self, model: nn.Module) -> bool:
         """Whether levels mean a size of object, so that strides must agree."""
         return False
@@ -122,6 +127,12 @@ class Host:
         if samples is None:
             return None
         return [type(s)(metainfo=s.metainfo) for s in samples]
+
+    def snapshot(self, samples: Any) -> Any:
+        """The samples as they are, whatever a loss may put in their place."""
+        if samples is None:
+            return None
+        return [_cloned(sample) for sample in samples]
 
     def image_size(self, sample: Any,
                    size: tuple[int, int]) -> tuple[int, int]:
@@ -231,6 +242,17 @@ class PixelLoss:
     norm_cfg: dict | None
     value: Callable[[torch.Tensor, Sequence[tuple[torch.Tensor, float]]],
                     torch.Tensor]
+
+
+def _cloned(element: Any) -> Any:
+    """A data element of mmengine with the same tensors."""
+    if not isinstance(element, BaseDataElement):
+        return element
+    clone = element.clone()
+    for name, value in element.items():
+        if isinstance(value, BaseDataElement):
+            clone.set_data({name: _cloned(value)})
+    return clone
 
 
 def _described(data: Any) -> str:

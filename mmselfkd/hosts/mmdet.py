@@ -67,6 +67,9 @@ class MMDetHost(Host):
     def has_fixed_strides(self, model: nn.Module) -> bool:
         return True
 
+    def num_classes(self, model: nn.Module) -> int | None:
+        return getattr(self.heads(model)[0], 'num_classes', None)
+
     def ignore_index(self, model: nn.Module) -> int | None:
         return -100  # class maps are made of boxes; torch's own choice
 
@@ -107,6 +110,7 @@ class MMDetHost(Host):
         """
         levels = model.extract_feat(inputs)
         head = model.roi_head
+        self._check_stages(head, regions, paths)
         if any(path.startswith('rpn_head') for path in paths):
             model.rpn_head(levels)
         for name, run in (('rois', head._bbox_forward),
@@ -114,6 +118,24 @@ class MMDetHost(Host):
             is_cascade = isinstance(head.bbox_head, nn.ModuleList)
             for stage, rois in enumerate(regions.get(name, ())):
                 run(*(stage, ) if is_cascade else (), levels, rois)
+
+    @staticmethod
+    def _check_stages(head: nn.Module, regions: dict[str, Any],
+                      paths: Sequence[str]) -> None:
+        """The last stage of a cascade sees no RoI of a one-stage student."""
+        rois = regions.get('rois')
+        if rois is None or not isinstance(head.bbox_head, nn.ModuleList):
+            return
+        last = len(head.bbox_head) - 1
+        for path in paths:
+            if path in ('logits', 'boxes') and len(rois) <= last:
+                layer = 'fc_cls' if path == 'logits' else 'fc_reg'
+                raise ConfigError(
+                    f'source = {path!r}: of the {last + 1} stages of the '
+                    "teacher's cascade the last gives this, but the student "
+                    f'has RoIs for {len(rois)}; write source=dict(student='
+                    f"{path!r}, teacher='roi_head.bbox_head.{len(rois) - 1}"
+                    f".{layer}')")
 
     def refinement(self, student: nn.Module, levels: list[torch.Tensor],
                    neck: dict | None, head: dict | None,

@@ -56,6 +56,9 @@ class MMSegHost(Host):
             return Place([classifier], reading=Reading('values'))
         return self._scores(model, head, where)
 
+    def num_classes(self, model: nn.Module) -> int | None:
+        return getattr(self.heads(model)[0], 'num_classes', None)
+
     def ignore_index(self, model: nn.Module) -> int | None:
         return getattr(self.heads(model)[0], 'ignore_index', 255)
 

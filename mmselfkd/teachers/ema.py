@@ -60,6 +60,14 @@ class EMATeacher(ModelTeacher):
         self.momentum, self.begin, self.interval = momentum, begin, interval
         self.is_ready = False
 
+    def check_length(self, iterations: int | None,
+                     epochs: int | None) -> None:
+        if iterations is not None and self.begin >= iterations:
+            raise ConfigError(
+                f'{self.key}.begin = {self.begin}: the run has {iterations} '
+                'iterations, so every loss that looks at this teacher would '
+                'be 0 in all of them; a smaller number is needed')
+
     def fit(self, context: BatchContext, resources: ExitStack) -> None:
         self._average = ExponentialMovingAverage(
             context.student, momentum=self.momentum, interval=self.interval)

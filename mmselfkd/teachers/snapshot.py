@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from ..checks import check_bool, check_integer
+from ..errors import ConfigError
 from ..registry import TEACHERS
 from .model_teacher import ModelTeacher, keep_finite
 from .teacher import BatchContext
@@ -40,6 +41,16 @@ class SnapshotTeacher(ModelTeacher):
         check_bool(f'{key}.by_epoch', by_epoch)
         self.interval, self.by_epoch = interval, by_epoch
         self.is_ready = False
+
+    def check_length(self, iterations: int | None,
+                     epochs: int | None) -> None:
+        length = epochs if self.by_epoch else iterations
+        if length is not None and self.interval >= length:
+            unit = 'epochs' if self.by_epoch else 'iterations'
+            raise ConfigError(
+                f'{self.key}.interval = {self.interval}: the run has {length} '
+                f'{unit}, so every loss that looks at this teacher would be 0 '
+                'in all of them; a smaller number is needed')
 
     def fit(self, context: BatchContext, resources: ExitStack) -> None:
         self.model = copy.deepcopy(context.student)

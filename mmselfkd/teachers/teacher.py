@@ -101,6 +101,15 @@ class Teacher(ABC):
     def request(self, source: str, key: str, student: nn.Module) -> None:
         """A loss, at ``key`` of the config, looks at ``source``."""
 
+    def check_length(self, iterations: int | None,  # noqa: B027  optional
+                     epochs: int | None) -> None:
+        """Refuse to begin after the end of the run, where that is known.
+
+        Raises:
+            ConfigError: The losses that look at this teacher would be 0 in
+                the whole run.
+        """
+
     def fit(self, context: BatchContext,  # noqa: B027  optional
             resources: ExitStack) -> None:
         """Fit to the student, as one rehearsed batch shows it.
