@@ -192,11 +192,12 @@ def forms(case, device):
     module = case.build().to(device)
 
     def ours(student, teacher, label, image):
-        extra = dict(image=image) if getattr(module, 'needs_image',
-                                             False) else {}
-        return module(student, teacher, label, **extra)
+        extra = dict(image=image) if module.needs_image else {}
+        if module.needs_label:
+            extra['label'] = label
+        return module(student, teacher, **extra)
 
-    if not hasattr(module, 'discriminator_loss'):
+    if not module.is_adversarial:
         return module, ours, case.naive, case.naive
     return module, ours, lambda *maps: case.naive(
         *maps, discriminator=module.discriminator), lambda *maps: case.naive(
@@ -210,9 +211,7 @@ def measure_case(case, device, rounds, cpu_time):
         torch.manual_seed(0)
         module, ours, plain, exact = forms(case, device)
         maps = Maps(case, size, device)
-        if hasattr(module, 'build'):
-            module.build(size[1])
-            module.discriminator.to(device)
+        module.build(maps.student, maps.teacher, maps.image)
         needed = _expected(case, size, results)
         works = [lambda form=form: maps.value_and_gradient(form)
                  for form in ((ours, plain) if needed < LIMIT else (ours, ))]

@@ -1,7 +1,7 @@
 """What the toolkit asks of the project that a model comes from."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from mmengine.structures import BaseDataElement
@@ -11,6 +11,8 @@ from ..errors import ConfigError, nearest
 from .heads import find_head_spec
 from .places import InputFormat, Place, watched_modules
 from .tokens import token_grid
+
+KINDS: tuple[Literal['classes', 'boxes'], ...] = ('classes', 'boxes')
 
 
 class Host:
@@ -80,15 +82,11 @@ class Host:
                          model, path, tokens, size))
 
     def known_places(self, model: nn.Module) -> list[Place]:
-        """The places of class scores and boxes of all heads."""
-        places = []
-        for head in self.heads(model):
-            spec = find_head_spec(head)
-            for kind in ('classes', 'boxes'):
-                place = None if spec is None else spec.place(head, kind)
-                if place is not None:
-                    places.append(place)
-        return places
+        """Of class scores and boxes of every head, each stage of a cascade."""
+        return [place for head in model.modules()
+                if (spec := find_head_spec(head)) is not None
+                for kind in KINDS
+                if (place := spec.place(head, kind)) is not None]
 
     def is_map(self, model: nn.Module, path: str) -> bool:
         """Whether a module gives maps of the image, not of regions in it."""

@@ -181,18 +181,18 @@ class MMDetHost(Host):
 
     def _locate(self, model: nn.Module, place: Place) -> None:
         """Whether a head's output is of queries, RoIs or positions."""
-        head = next(h for h in self.heads(model)
-                    if place.modules[0] in set(h.modules()))
-        if head is getattr(model, 'bbox_head', None) and _is_set_head(head):
+        module = place.modules[0]
+        head = getattr(model, 'bbox_head', None)
+        if _is_set_head(head) and module in set(head.modules()):
             queries = getattr(model, 'num_queries', 0)
             place.queries, place.is_map = queries, False
             place.select = lambda values: _last_queries(values[-1], queries)
         roi_head = getattr(model, 'roi_head', None)
-        if roi_head is not None and head in set(roi_head.modules()):
+        if roi_head is not None and module in set(roi_head.modules()):
             place.is_map = False
 
 
-def _is_set_head(head: nn.Module) -> bool:
+def _is_set_head(head: nn.Module | None) -> bool:
     return any(cls.__name__ == 'DETRHead' for cls in type(head).__mro__)
 
 

@@ -142,7 +142,7 @@ class MixSKDFeatureLoss(DistillationLoss):
         >>> MixSKDFeatureLoss()(features, features).item()
         0.0
     """
-    channels = 'any'
+    channels = 'equal'
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """See :func:`mixskd_feature_loss`."""
@@ -319,7 +319,7 @@ class MixSKDAdversarialLoss(AdversarialLoss):
         >>> adversarial.discriminator.layers[0].weight.grad.shape
         torch.Size([128, 16])
     """
-    channels = 'any'
+    channels = 'equal'
 
     def __init__(self, hidden: int = 128, optimizer: dict | None = None):
         check_integer('hidden', hidden, minimum=1)

@@ -240,7 +240,7 @@ class TFDIntraLoss(DistillationLoss):
         >>> TFDIntraLoss()(features, features).shape
         torch.Size([])
     """
-    channels = 'any'
+    channels = 'equal'
     takes_weight = True
 
     def forward(self,

@@ -18,6 +18,7 @@ from ..registry import TEACHERS
 from .execution import Execution
 from .inputs import with_overrides
 from .model_teacher import ModelTeacher
+from .teacher import BatchContext, TeacherOutput
 
 # What files hold beside weights: statistics of the preprocessor, averages of
 # mmdet 2, counters of profilers, constants that a model makes by itself.
@@ -90,6 +91,39 @@ class FrozenTeacher(ModelTeacher):
 
     def name(self) -> str:
         return f'{self._name}, checkpoint {self.checkpoint}'
+
+    def rehearse(self, context: BatchContext) -> TeacherOutput:
+        output = super().rehearse(context)
+        self._score = self._own_score(context)
+        return output
+
+    def describe(self) -> str:
+        return super().describe() + self._score
+
+    @torch.no_grad()
+    def _own_score(self, context: BatchContext) -> str:
+        """What the model's own losses are on the rehearsed labels.
+
+        A model of other data or another normalisation is seen by it. Only
+        where it has the student's number of classes: others may be beyond
+        its own.
+        """
+        count = self._host.num_classes(self.model)
+        if count is None or count != context.host.num_classes(
+                context.student):
+            return ''
+        try:
+            losses = self.model(
+                self._inputs(context.inputs, context.layout),
+                context.host.snapshot(context.samples), mode='loss')
+        except Exception:  # some models lack what only training needs
+            return ''
+        values = {
+            name: sum(float(x.mean()) for x in (
+                value if isinstance(value, (list, tuple)) else [value]))
+            for name, value in losses.items()}
+        return '; on the labels of two training samples: ' + ', '.join(
+            f'{name} {value:.3g}' for name, value in values.items())
 
     def _load_weights(self) -> None:
         where = f'{self.key}.checkpoint = {self.checkpoint!r}'

@@ -114,7 +114,6 @@ class ModelTeacher(Teacher):
     def rehearse(self, context: BatchContext) -> TeacherOutput:
         """A first, full run, which learns which taps fire how often."""
         output = self._run(context, self._forward.rehearse)
-        self._score = self._own_score(context)
         if self.execution.compile is not None:
             self._compile(context)
         return output
@@ -127,7 +126,7 @@ class ModelTeacher(Teacher):
     def describe(self) -> str:
         return (f'{self.name()}, {self.num_parameters:,} parameters, not '
                 f'trained{self._inputs.describe(self._size)}'
-                f'{self.execution.describe()}{self._score}')
+                f'{self.execution.describe()}')
 
     @torch.no_grad()
     def _run(self, context: BatchContext,
@@ -150,31 +149,6 @@ class ModelTeacher(Teacher):
                 for source, found in levels.items()
             }
         return TeacherOutput(levels, join=self.execution.join)
-
-    @torch.no_grad()
-    def _own_score(self, context: BatchContext) -> str:
-        """What the model's own losses are on the rehearsed labels.
-
-        A model of other data or another normalisation is seen by it. Only
-        where it has the student's number of classes: others may be beyond
-        its own.
-        """
-        count = self._host.num_classes(self.model)
-        if count is None or count != context.host.num_classes(
-                context.student):
-            return ''
-        try:
-            losses = self.model(
-                self._inputs(context.inputs, context.layout),
-                context.host.snapshot(context.samples), mode='loss')
-        except Exception:  # some models lack what only training needs
-            return ''
-        values = {
-            name: sum(float(x.mean()) for x in (
-                value if isinstance(value, (list, tuple)) else [value]))
-            for name, value in losses.items()}
-        return '; on the labels of two training samples: ' + ', '.join(
-            f'{name} {value:.3g}' for name, value in values.items())
 
     def _run_on_regions(self, inputs: torch.Tensor, samples: Any) -> None:
         assert self._context is not None

@@ -7,7 +7,6 @@ import torch
 
 from mmselfkd.losses import (
     ATLoss,
-    HolisticLoss,
     ICSDLoss,
     KDLoss,
     NFDLoss,
@@ -17,7 +16,7 @@ from mmselfkd.losses import (
     nfd_loss,
     pairwise_loss,
 )
-from mmselfkd.losses._common import resize_label
+from mmselfkd.losses._maps import resize_label
 
 LOSSES = [
     KDLoss(2.0),
@@ -185,17 +184,6 @@ def test_module_equals_function(module, function, options):
     expected = function(student, teacher, **options)
     assert torch.equal(module(**options)(student, teacher), expected)
     assert not torch.equal(module()(student, teacher), expected)
-
-
-def test_contract_with_the_hook():
-    assert KDLoss.channels == ICSDLoss.channels == 'classes'
-    assert HolisticLoss.channels == 'classes'
-    assert NFDLoss.channels == 'adapt'
-    assert PairwiseLoss.channels == 'any'
-    assert KDLoss.needs_label
-    assert not any(
-        getattr(loss, 'needs_label', False)
-        for loss in (PairwiseLoss, NFDLoss, ICSDLoss, HolisticLoss))
 
 
 TORCH_ALONE = """

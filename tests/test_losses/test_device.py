@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from mmselfkd import losses
-from mmselfkd.adapters import resize_like
-from mmselfkd.hooks.report import class_agreement, linear_cka
+from mmselfkd.distillation.level_matching import resize_like
+from mmselfkd.distillation.monitor import class_agreement, linear_cka
 
 CLASSES = [getattr(losses, name) for name in losses.__all__
            if inspect.isclass(getattr(losses, name))]
@@ -43,29 +43,26 @@ def test_what_the_device_shows():
         bool(on_meta(1) > 0)
 
 
-def takes_weight(loss):
-    return 'weight' in inspect.signature(loss.forward).parameters
-
-
 @pytest.mark.parametrize('loss, weighted', [
     pytest.param(loss, weighted, id=f'{type(loss).__name__}-{weighted}')
     for loss in [cls() for cls in CLASSES] + OPTIONS
-    for weighted in (False, True)[:1 + takes_weight(loss)]])
+    for weighted in (False, True)[:1 + loss.takes_weight]])
 def test_no_value_is_read_and_no_device_mixed(loss, weighted):
     student, teacher = (on_meta(2, 70, 12, 16) for _ in range(2))
     student.requires_grad_()
     extra = dict(weight=on_meta(2, 1, 12, 16)) if weighted else {}
-    if hasattr(loss, 'build'):
-        loss.build(70, 3)
-        loss.to('meta')
     image = on_meta(2, 3, 24, 32)
-    if getattr(loss, 'needs_image', False):
+    loss.build(student, teacher, image)
+    loss.to('meta')
+    if loss.needs_image:
         extra['image'] = image
-    label = torch.zeros(2, 24, 32, dtype=torch.long, device='meta')
-    value = loss(student, teacher, label, **extra)
+    if loss.needs_label:
+        extra['label'] = torch.zeros(
+            2, 24, 32, dtype=torch.long, device='meta')
+    value = loss(student, teacher, **extra)
     value.backward()
     assert value.device == student.grad.device == student.device
-    if hasattr(loss, 'discriminator_loss'):
+    if loss.is_adversarial:
         loss.discriminator_loss(student, teacher, image=image).backward()
 
 
@@ -73,7 +70,7 @@ def test_channels_that_differ():
     for reach in (None, 2):
         student = on_meta(2, 8, 6, 7).requires_grad_()
         value = losses.pairwise_loss(
-            student, on_meta(2, 5, 6, 7), 1, connection_range=reach)
+            student, on_meta(2, 5, 6, 7), pool=1, connection_range=reach)
         value.backward()
         assert value.device == student.grad.device == student.device
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmselfkd import losses
-from mmselfkd.losses._common import LEAST, MOST
+from mmselfkd.checks import LEAST, MOST
 
 CLASSES = [getattr(losses, name) for name in losses.__all__
            if inspect.isclass(getattr(losses, name))]
@@ -26,9 +26,9 @@ def maps():
 def values(loss, student, teacher):
     """What the loss gives; of an adversarial one both players' terms."""
     image = torch.ones(2, 3, 12, 10)
-    extra = {'image': image} if getattr(loss, 'needs_image', False) else {}
+    extra = {'image': image} if loss.needs_image else {}
     yield loss(student, teacher, **extra)
-    if hasattr(loss, 'discriminator_loss'):
+    if loss.is_adversarial:
         yield loss.discriminator_loss(student, teacher, image=image)
 
 

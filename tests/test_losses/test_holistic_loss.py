@@ -21,6 +21,12 @@ def maps(*shape, seed=0):
     return student, teacher, image
 
 
+def build(loss, classes=4):
+    """For so many classes and images of three channels."""
+    student, teacher, image = maps(2, classes, 2, 2)
+    loss.build(student, teacher, image)
+
+
 def built(classes=4, **options):
     loss = HolisticLoss(**options)
     loss.discriminator = copy.deepcopy(
@@ -32,7 +38,7 @@ def built(classes=4, **options):
 def discriminator(classes, conditional):
     torch.manual_seed(0)
     loss = HolisticLoss(conditional=conditional)
-    loss.build(classes)
+    build(loss, classes)
     # attention starts switched off: let the tests see it
     for name, parameter in loss.named_parameters():
         if name.endswith('gamma'):
@@ -59,7 +65,7 @@ def test_student_term_is_minus_the_mean_score(mode, conditional):
     expected = -scores(loss, student, image).mean()
     value = loss(student, teacher, image=image)
     torch.testing.assert_close(value, expected)
-    assert torch.equal(loss(student, 0 * teacher, None, image), value)
+    assert torch.equal(loss(student, 0 * teacher, image=image), value)
 
 
 def test_hand_values_with_given_scores():
@@ -103,7 +109,7 @@ def test_gradient_penalty(conditional):
     image = image if conditional else None
     loss = built(1, conditional=conditional, gradient_penalty=3.0).double()
     torch.manual_seed(5)
-    value = loss.discriminator_loss(student, teacher, image)
+    value = loss.discriminator_loss(student, teacher, image=image)
     torch.manual_seed(5)
     share = torch.rand(2, 1, 1, 1, dtype=torch.float64)
     mixed = share * teacher + (1 - share) * student
@@ -167,7 +173,7 @@ def test_discriminator_loss_trains_the_discriminator_only(mode):
     student.requires_grad_(), teacher.requires_grad_()
     loss = built(mode=mode)
     before = buffers(loss)
-    loss.discriminator_loss(student, teacher, image).backward()
+    loss.discriminator_loss(student, teacher, image=image).backward()
     assert student.grad is None and teacher.grad is None
     for name, parameter in loss.named_parameters():
         assert parameter.grad.isfinite().all(), name
@@ -188,7 +194,7 @@ def test_one_power_iteration_a_step():
     v = torch.nn.functional.normalize(matrix.T @ u, dim=0)
     expected = torch.nn.functional.normalize(
         matrix @ first.parametrizations.weight[0]._v, dim=0)
-    loss.discriminator_loss(student, teacher, image)
+    loss.discriminator_loss(student, teacher, image=image)
     torch.testing.assert_close(
         first.parametrizations.weight[0]._u, expected)
     torch.testing.assert_close(
@@ -225,7 +231,7 @@ def test_any_size(size, conditional):
     student.requires_grad_()
     loss = built(conditional=conditional)
     loss(student, teacher, image=image).backward()
-    loss.discriminator_loss(student, teacher, image).backward()
+    loss.discriminator_loss(student, teacher, image=image).backward()
     assert student.grad.isfinite().all()
     assert all(p.grad.isfinite().all() for p in loss.parameters())
 
@@ -259,26 +265,26 @@ def test_created_at_the_first_call():
         loss(student, teacher, image=image)
         made = loss.discriminator
         assert made.norm.weight.shape[1] == channels
-        loss.discriminator_loss(student, teacher, image)
+        loss.discriminator_loss(student, teacher, image=image)
         assert loss.discriminator is made
 
 
 def test_state_dict_round_trip():
     student, teacher, image = maps(2, 4, 8, 6)
     loss = built()
-    loss.discriminator_loss(student, teacher, image)
+    loss.discriminator_loss(student, teacher, image=image)
     expected = loss(student, teacher, image=image)
     other = HolisticLoss()
-    other.build(4)
+    build(other)
     assert other(student, teacher, image=image) != expected
     state = loss.state_dict()
     assert all(key.startswith('discriminator.') for key in state)
     other.load_state_dict(state, strict=True)
     assert torch.equal(other(student, teacher, image=image), expected)
     torch.manual_seed(1)
-    expected = loss.discriminator_loss(student, teacher, image)
+    expected = loss.discriminator_loss(student, teacher, image=image)
     torch.manual_seed(1)
-    value = other.discriminator_loss(student, teacher, image)
+    value = other.discriminator_loss(student, teacher, image=image)
     assert torch.equal(value, expected)
 
 
@@ -288,15 +294,36 @@ def test_mixes_by_the_global_generator():
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
         loss = built()
-        values.append(loss.discriminator_loss(student, teacher, image))
+        values.append(loss.discriminator_loss(student, teacher, image=image))
     assert values[0] == values[1] != values[2]
+
+
+def test_mixes_by_a_generator():
+    student, teacher, image = maps(2, 4, 8, 6)
+
+    def value(seed, **options):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        loss = built().discriminator_loss(
+            student, teacher, image=image, **options)
+        is_same = torch.equal(torch.get_rng_state(), before)
+        return loss, is_same
+
+    expected, is_untouched = value(5)
+    assert not is_untouched
+    for seed in (1, 2):  # of the global generator, which has no effect
+        generator = torch.Generator().manual_seed(5)
+        got, is_untouched = value(seed, generator=generator)
+        assert is_untouched and torch.equal(got, expected)
+    # the generator goes on
+    assert value(1, generator=generator)[0] != expected
 
 
 def test_penalty_of_weight_zero_draws_nothing():
     student, teacher, image = maps(2, 4, 8, 6)
     loss = built(gradient_penalty=0)
     before = torch.get_rng_state()
-    value = loss.discriminator_loss(student, teacher, image)
+    value = loss.discriminator_loss(student, teacher, image=image)
     assert torch.equal(torch.get_rng_state(), before)
     expected = (scores(loss, student, image)
                 - scores(loss, teacher, image)).mean()
@@ -314,7 +341,7 @@ def test_half_precision_is_computed_in_float32(dtype):
         value = loss(student, teacher, image=image)
         assert torch.equal(value, expected)
         assert loss.discriminator_loss(
-            student, teacher, image).dtype == torch.float32
+            student, teacher, image=image).dtype == torch.float32
     value.backward()
     assert student.grad.dtype == dtype and student.grad.isfinite().all()
 
@@ -326,7 +353,7 @@ def test_extreme_maps_stay_finite(mode):
     for student in (1e4 * teacher, torch.full((2, 4, 8, 6), 1e4)):
         student.requires_grad_()
         loss(student, teacher, image=image).backward()
-        loss.discriminator_loss(student, teacher, image).backward()
+        loss.discriminator_loss(student, teacher, image=image).backward()
         assert student.grad.isfinite().all()
         assert all(p.grad.isfinite().all() for p in loss.parameters())
 
@@ -349,7 +376,7 @@ def test_optimizer_config():
 
 @pytest.mark.parametrize('name, value, allowed', [
     ('mode', 'wgan', "one of 'wgan-gp', 'hinge'"),
-    ('conditional', 'yes', 'one of True, False'),
+    ('conditional', 'yes', 'True or False'),
     ('gradient_penalty', -1, 'a finite number of 0 or more'),
     ('gradient_penalty', float('inf'), 'a finite number of 0 or more'),
 ])

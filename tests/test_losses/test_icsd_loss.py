@@ -53,9 +53,10 @@ def test_hand_value():
 def test_equation(shape, temperature):
     student, teacher = maps(*shape)
     expected = naive(student, teacher, temperature)
-    value = icsd_loss(student, teacher, temperature)
+    value = icsd_loss(student, teacher, temperature=temperature)
     assert value.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
-    single = icsd_loss(student.float(), teacher.float(), temperature)
+    single = icsd_loss(
+        student.float(), teacher.float(), temperature=temperature)
     assert single.item() == pytest.approx(expected, rel=1e-5, abs=1e-12)
 
 
@@ -113,7 +114,7 @@ def test_enlarged_map_has_the_same_value():
 def test_bad_temperature(temperature):
     logits = torch.zeros(1, 2, 1, 1)
     for call in (lambda: ICSDLoss(temperature),
-                 lambda: icsd_loss(logits, logits, temperature)):
+                 lambda: icsd_loss(logits, logits, temperature=temperature)):
         with pytest.raises(ValueError) as error:
             call()
         assert 'temperature must be a finite number above 0' in str(

@@ -1,4 +1,5 @@
 import copy
+import functools
 import math
 import pickle
 
@@ -7,16 +8,14 @@ import torch
 
 from mmselfkd.losses import KDLoss, kd_loss
 from mmselfkd.losses.ka_dtd import (
+    ADJUSTMENTS as KINDS,
+)
+from mmselfkd.losses.ka_dtd import (
     CWSM,
     FLSW,
     LabelSmoothing,
     ProbabilityShift,
-    build_adjust,
-    build_dynamic_temperature,
-    cwsm_temperature,
-    flsw_temperature,
-    label_smoothing,
-    probability_shift,
+    build_option,
 )
 
 SHIFT = dict(type='ProbabilityShift')
@@ -103,7 +102,7 @@ def test_hand_value_of_the_shift():
     shifted = 0.25 * math.log(0.25 / 0.8) + 0.75 * math.log(0.75 / 0.2)
     kept = 0.75 * math.log(0.75 / 0.8) + 0.25 * math.log(0.25 / 0.2)
     for label, expected in ((1, shifted), (0, kept), (2, kept), (-1, kept)):
-        value = kd_loss(student, teacher, torch.tensor([[[label]]]),
+        value = kd_loss(student, teacher, label=torch.tensor([[[label]]]),
                         adjust=SHIFT)
         torch.testing.assert_close(value, torch.tensor(expected))
 
@@ -117,7 +116,7 @@ def test_hand_value_of_label_smoothing():
         expected = correct * math.log(3 * correct)
         if rest:
             expected += 2 * rest * math.log(3 * rest)
-        value = kd_loss(student, teacher, label,
+        value = kd_loss(student, teacher, label=label,
                         adjust=dict(SMOOTH, correct=correct))
         torch.testing.assert_close(value, torch.tensor(expected))
 
@@ -136,7 +135,7 @@ def test_hand_values_of_the_temperatures():
             (dict(beta=2.0, minimum=0.25), [4., 2., 0.25]),
             # weights 0, 1, 4 of mean 5/3
             (dict(gamma=2), [2 + 5 / 3, 2 + 2 / 3, 1.])):
-        tau = flsw_temperature(student, teacher, 2.0, valid, **options)
+        tau = FLSW(**options)(student, teacher, 2.0, valid)
         assert tau.shape == (1, 1, 1, 4)
         torch.testing.assert_close(
             tau.flatten()[:3], torch.tensor(expected).double(), atol=2e-4,
@@ -144,7 +143,7 @@ def test_hand_values_of_the_temperatures():
     # max p is 1/2, 3/4 and 1: weights 1.996008, 1.331558, 0.999001
     student = torch.tensor([[0., 0.], [math.log(3), 0.], [0., 99.], [0., 0.]])
     student = student.double().t().reshape(1, 2, 1, 4)
-    tau = cwsm_temperature(student, 2.0, valid)
+    tau = CWSM()(student, student, 2.0, valid)
     torch.testing.assert_close(
         tau.flatten()[:3],
         torch.tensor([1.446181, 2.110631, 2.443188]).double(), atol=1e-6,
@@ -163,15 +162,16 @@ def test_equation(shape, adjust, dynamic):
     nothing = torch.full_like(small, -1)
     options = dict(adjust=adjust, dynamic_temperature=dynamic)
     for arguments, classes, valid in (
-            ((label, temperature), small, small != 255),
-            ((label, temperature, None), small, everywhere),
-            ((label, temperature, 0), small, small != 0),
-            ((None, temperature), nothing, everywhere)):
+            (dict(label=label), small, small != 255),
+            (dict(label=label, ignore_index=None), small, everywhere),
+            (dict(label=label, ignore_index=0), small, small != 0),
+            (dict(), nothing, everywhere)):
+        arguments['temperature'] = temperature
         expected = naive(student, teacher, classes.tolist(), valid.tolist(),
                          temperature, adjust, dynamic)
-        value = kd_loss(student, teacher, *arguments, **options)
+        value = kd_loss(student, teacher, **arguments, **options)
         assert value.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
-        value = kd_loss(student.float(), teacher.float(), *arguments,
+        value = kd_loss(student.float(), teacher.float(), **arguments,
                         **options)
         assert value.item() == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
@@ -180,7 +180,8 @@ def test_shift_keeps_sum_and_entropy():
     _, teacher = maps(2, 5, 4, 6)
     q = teacher.softmax(dim=1)
     label = labels(2, 4, 6, classes=5)
-    shifted = probability_shift(q, label)
+    shift = ProbabilityShift()
+    shifted = shift(q, label)
     assert not torch.equal(shifted, q)
     torch.testing.assert_close(shifted.sum(1), q.sum(1))
     torch.testing.assert_close(
@@ -188,9 +189,8 @@ def test_shift_keeps_sum_and_entropy():
     assert torch.equal(shifted.sort(1).values, q.sort(1).values)
     # logits, probabilities and their logarithms: one and the same swap
     torch.testing.assert_close(
-        probability_shift(teacher, label).softmax(dim=1), shifted)
-    torch.testing.assert_close(
-        probability_shift(q.log(), label).exp(), shifted)
+        shift(teacher, label).softmax(dim=1), shifted)
+    torch.testing.assert_close(shift(q.log(), label).exp(), shifted)
 
 
 def test_label_is_first_after_both_adjustments():
@@ -199,14 +199,14 @@ def test_label_is_first_after_both_adjustments():
     known = label < 5
     log_q = teacher.log_softmax(dim=1)
     assert (log_q.argmax(1) != label)[known].any()
-    for changed in (probability_shift(log_q, label),
-                    label_smoothing(log_q, label)):
+    for adjust in (ProbabilityShift(), LabelSmoothing()):
+        changed = adjust(log_q, label)
         assert torch.equal(changed.argmax(1)[known], label[known])
         torch.testing.assert_close(
             changed.exp().sum(1), torch.ones(2, 4, 6).double())
 
 
-@pytest.mark.parametrize('adjust', [probability_shift, label_smoothing])
+@pytest.mark.parametrize('adjust', [ProbabilityShift(), LabelSmoothing()])
 def test_rows_that_stay(adjust):
     _, teacher = maps(2, 5, 4, 6)
     log_q = teacher.log_softmax(dim=1)
@@ -229,15 +229,15 @@ def test_adjustment_that_has_nothing_to_do(adjust):
     right = teacher.argmax(dim=1)
     expected = kd_loss(student, teacher)
     assert torch.equal(
-        kd_loss(student, teacher, right, adjust=adjust), expected)
+        kd_loss(student, teacher, label=right, adjust=adjust), expected)
     assert torch.equal(kd_loss(student, teacher, adjust=adjust), expected)
     # no ignore_index: an unlabelled pixel distils and is not adjusted
     right[:, 1] = 255
     assert torch.equal(
-        kd_loss(student, teacher, right, ignore_index=None, adjust=adjust),
-        expected)
+        kd_loss(student, teacher, label=right, ignore_index=None,
+                adjust=adjust), expected)
     wrong = (right + 1) % 4
-    assert kd_loss(student, teacher, wrong, adjust=adjust) != expected
+    assert kd_loss(student, teacher, label=wrong, adjust=adjust) != expected
 
 
 @pytest.mark.parametrize('dynamic', DYNAMICS[1:])
@@ -245,25 +245,25 @@ def test_adjustment_that_has_nothing_to_do(adjust):
 def test_beta_of_zero_is_static(dynamic, temperature):
     student, teacher = maps(2, 4, 3, 5)
     label = labels(2, 3, 5, classes=4)
-    for arguments in ((), (label, )):
+    for seen in (None, label):
         torch.testing.assert_close(
-            kd_loss(student, teacher, *arguments, temperature=temperature,
+            kd_loss(student, teacher, label=seen, temperature=temperature,
                     dynamic_temperature=dict(dynamic, beta=0)),
-            kd_loss(student, teacher, *arguments, temperature=temperature))
+            kd_loss(student, teacher, label=seen, temperature=temperature))
 
 
 def test_gamma_of_zero_is_static():
     student, teacher = maps(2, 4, 3, 5)
     teacher[0] = student[0]  # 0**0
-    tau = flsw_temperature(student, teacher, 3.0, gamma=0)
+    tau = FLSW(gamma=0)(student, teacher, 3.0)
     torch.testing.assert_close(tau, torch.full_like(tau, 3.0))
 
 
 def test_weights_do_not_depend_on_the_scale():
     student, teacher = maps(1, 4, 3, 5)
     torch.testing.assert_close(
-        flsw_temperature(student, teacher, 4.0),
-        flsw_temperature(50 * student, 20 * teacher, 4.0), atol=1e-3, rtol=0)
+        FLSW()(student, teacher, 4.0),
+        FLSW()(50 * student, 20 * teacher, 4.0), atol=1e-3, rtol=0)
 
 
 def test_harder_pixels_are_sharper():
@@ -271,12 +271,12 @@ def test_harder_pixels_are_sharper():
     angle = torch.linspace(0, math.pi, 5).double()
     student = torch.stack([angle.cos(), angle.sin()]).view(1, 2, 1, 5)
     teacher = torch.tensor([1., 0.]).double().view(1, 2, 1, 1)
-    tau = flsw_temperature(student, teacher.expand_as(student), 4.0, beta=2)
+    tau = FLSW(beta=2)(student, teacher.expand_as(student), 4.0)
     assert (tau.flatten().diff() < -0.1).all()
     # five pixels ever less sure
     student = torch.zeros(1, 2, 1, 5)
     student[0, 0, 0] = torch.tensor([9., 2., 1., 0.5, 0.])
-    tau = cwsm_temperature(student, 4.0, beta=2)
+    tau = CWSM(beta=2)(student, student, 4.0)
     assert (tau.flatten().diff() < -0.1).all()
 
 
@@ -285,22 +285,20 @@ def test_mean_temperature_is_the_temperature():
     teacher[1] = student[1] + 0.1  # an easy image
     valid = labels(2, 3, 5) != 255
     for mean, axes in (('batch', (0, 1, 2)), ('image', (1, 2))):
-        for tau in (
-                flsw_temperature(student, teacher, 4.0, valid, mean=mean),
-                cwsm_temperature(student, 4.0, valid, mean=mean)):
+        for dynamic in (FLSW(mean=mean), CWSM(mean=mean)):
+            tau = dynamic(student, teacher, 4.0, valid)
             kept = tau[:, 0].masked_fill(~valid, 0).sum(axes)
             torch.testing.assert_close(
                 kept / valid.sum(axes), torch.full_like(kept, 4.0))
-    tau = flsw_temperature(student, teacher, 4.0)
+    tau = FLSW()(student, teacher, 4.0)
     assert tau[1].mean() > tau[0].mean() + 0.2
 
 
 @pytest.mark.parametrize('minimum', [1.0, 0.1])
 def test_minimum_takes_hold(minimum):
     student, teacher = maps(2, 4, 3, 5)
-    for tau in (flsw_temperature(student, teacher, 2.0, beta=1e3,
-                                 minimum=minimum),
-                cwsm_temperature(student, 2.0, beta=1e3, minimum=minimum)):
+    for kind in (FLSW, CWSM):
+        tau = kind(beta=1e3, minimum=minimum)(student, teacher, 2.0)
         assert tau.min().item() == minimum
         assert (tau == minimum).sum() > 1
         assert tau.max() > 100
@@ -314,7 +312,7 @@ def test_enlarged_map_has_the_same_value(adjust, dynamic):
            for m in (student, teacher)]
     loss = KDLoss(2.0, adjust=adjust, dynamic_temperature=dynamic)
     torch.testing.assert_close(
-        loss(*big, label), loss(student, teacher, label))
+        loss(*big, label=label), loss(student, teacher, label=label))
 
 
 @every_option
@@ -326,9 +324,9 @@ def test_ignored_pixels_take_no_part(adjust, dynamic):
                teacher.masked_fill(ignored, -50.0))
     loss = KDLoss(2.0, adjust=adjust, dynamic_temperature=dynamic)
     student.requires_grad_()
-    value = loss(student, teacher, label)
+    value = loss(student, teacher, label=label)
     value.backward()
-    torch.testing.assert_close(loss(*changed, label), value)
+    torch.testing.assert_close(loss(*changed, label=label), value)
     assert (student.grad[ignored] == 0).all()
     assert (student.grad[~ignored] != 0).all()
 
@@ -340,18 +338,18 @@ def test_all_ignored_is_exactly_zero(dtype, adjust, dynamic):
     loss = KDLoss(2.0, adjust=adjust, dynamic_temperature=dynamic)
     label = torch.full((2, 3, 5), 255)
     student.requires_grad_()
-    value = loss(student, teacher, label)
+    value = loss(student, teacher, label=label)
     value.backward()
     assert value.item() == 0
     assert (student.grad == 0).all()
     # one image without annotation does not spoil the other
     label[0] = 1
     student.grad = None
-    value = loss(student, teacher, label)
+    value = loss(student, teacher, label=label)
     value.backward()
     assert value.isfinite() and value > 0
     assert student.grad.isfinite().all() and (student.grad[1] == 0).all()
-    alone = loss(student[:1], teacher[:1], label[:1])
+    alone = loss(student[:1], teacher[:1], label=label[:1])
     torch.testing.assert_close(value, alone)
 
 
@@ -360,7 +358,7 @@ def test_gradient_for_the_student_only(adjust, dynamic):
     student, teacher = maps(2, 4, 3, 5)
     student.requires_grad_(), teacher.requires_grad_()
     loss = KDLoss(2.0, adjust=adjust, dynamic_temperature=dynamic)
-    loss(student, teacher, labels(2, 3, 5, classes=4)).backward()
+    loss(student, teacher, label=labels(2, 3, 5, classes=4)).backward()
     assert teacher.grad is None
     assert student.grad.abs().sum() > 0
 
@@ -370,7 +368,8 @@ def test_gradient_is_the_derivative(adjust):
     student, teacher = maps(2, 3, 2, 2)
     label = labels(2, 2, 2)
     assert torch.autograd.gradcheck(
-        lambda s: kd_loss(s, teacher, label, 2.0, adjust=adjust),
+        lambda s: kd_loss(s, teacher, label=label, temperature=2.0,
+                          adjust=adjust),
         student.requires_grad_())
 
 
@@ -380,17 +379,18 @@ def test_temperature_is_a_constant_for_the_gradient(adjust, dynamic):
     student, teacher = maps(2, 3, 3, 2)
     label = labels(2, 3, 2)
     valid = label != 255
-    tau = build_dynamic_temperature(dynamic, 2.0)(
+    tau = build_option('dynamic_temperature', dynamic, (FLSW, CWSM))(
         student.requires_grad_(), teacher.requires_grad_(), 2.0, valid)
     assert not tau.requires_grad and tau.std() > 0.1
     options = dict(adjust=adjust, dynamic_temperature=dynamic)
     slope, = torch.autograd.grad(
-        kd_loss(student, teacher, label, 2.0, **options), student)
+        kd_loss(student, teacher, label=label, temperature=2.0, **options),
+        student)
     step = torch.zeros_like(student)
     with torch.no_grad():
         target = (teacher / tau).log_softmax(dim=1)
         if adjust:
-            target = probability_shift(target, label)
+            target = ProbabilityShift()(target, label)
 
         def value(logits):
             log_q = (logits / tau).log_softmax(dim=1)
@@ -410,30 +410,29 @@ def test_half_precision_is_computed_in_float32(dtype, adjust, dynamic):
     student, teacher = (m.to(dtype) for m in maps(2, 4, 3, 5))
     label = labels(2, 3, 5, classes=4)
     loss = KDLoss(2.0, adjust=adjust, dynamic_temperature=dynamic)
-    expected = loss(student.float(), teacher.float(), label)
+    expected = loss(student.float(), teacher.float(), label=label)
     student.requires_grad_()
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        value = loss(student, teacher, label)
+        value = loss(student, teacher, label=label)
     assert value.dtype == torch.float32 and torch.equal(value, expected)
     value.backward()
     assert student.grad.dtype == dtype and student.grad.isfinite().all()
     torch.testing.assert_close(
-        loss(student.double(), teacher, label), expected.double(), rtol=1e-5,
-        atol=1e-6)
+        loss(student.double(), teacher, label=label), expected.double(),
+        rtol=1e-5, atol=1e-6)
 
 
-def test_functions_take_half_precision():
+def test_options_take_half_precision():
     student, teacher = (m.half() for m in maps(2, 4, 3, 5))
-    with torch.autocast('cpu', dtype=torch.bfloat16):
-        taus = (flsw_temperature(student, teacher, 2.0),
-                cwsm_temperature(student, 2.0))
-    assert torch.equal(taus[0], flsw_temperature(
-        student.float(), teacher.float(), 2.0))
-    assert torch.equal(taus[1], cwsm_temperature(student.float(), 2.0))
+    for dynamic in (FLSW(), CWSM()):
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            tau = dynamic(student, teacher, 2.0)
+        assert torch.equal(
+            tau, dynamic(student.float(), teacher.float(), 2.0))
     log_q = teacher.float().log_softmax(dim=1).half()
     label = labels(2, 3, 5, classes=4)
-    for changed in (probability_shift(log_q, label),
-                    label_smoothing(log_q, label, 1.0)):
+    for adjust in (ProbabilityShift(), LabelSmoothing(1.0)):
+        changed = adjust(log_q, label)
         assert changed.dtype == torch.half and changed.isfinite().all()
 
 
@@ -451,7 +450,7 @@ def test_extreme_maps_stay_finite(dtype, adjust, dynamic):
             (other, zero), (zero, zero), (tiny, large),
             (zero + 1e4, zero - 1e4), (zero + 0.1, tiny)):
         student = student.to(dtype).requires_grad_()
-        value = loss(student, teacher.to(dtype), label)
+        value = loss(student, teacher.to(dtype), label=label)
         value.backward()
         assert value.isfinite() and value > -1e-6
         assert student.grad.isfinite().all()
@@ -460,7 +459,7 @@ def test_extreme_maps_stay_finite(dtype, adjust, dynamic):
 def test_power_of_a_rounding_error():
     # the cosine of a map with itself comes out above 1 here and there
     student = torch.randn(1, 19, 40, 40) * 1e4
-    tau = flsw_temperature(student, student, 2.0, gamma=0.5)
+    tau = FLSW(gamma=0.5)(student, student, 2.0)
     assert tau.isfinite().all()
     torch.testing.assert_close(tau, torch.full_like(tau, 2.0), atol=1e-2,
                                rtol=0)
@@ -470,7 +469,7 @@ def test_power_of_a_rounding_error():
 def test_one_class(adjust, dynamic):
     student, teacher = maps(2, 1, 3, 5)
     loss = KDLoss(2.0, adjust=adjust, dynamic_temperature=dynamic)
-    assert loss(student, teacher, labels(2, 3, 5, classes=1)) == 0
+    assert loss(student, teacher, label=labels(2, 3, 5, classes=1)) == 0
 
 
 @every_option
@@ -478,48 +477,29 @@ def test_module_equals_function(adjust, dynamic):
     student, teacher = maps(2, 4, 3, 5)
     label = labels(2, 3, 5, classes=4)
     options = dict(adjust=adjust, dynamic_temperature=dynamic)
-    expected = kd_loss(student, teacher, label, 2.0, 3, **options)
+    plain = dict(label=label, temperature=2.0, ignore_index=3)
+    expected = kd_loss(student, teacher, **plain, **options)
     loss = KDLoss(2.0, 3, **copy.deepcopy(options))
     for module in (loss, copy.deepcopy(loss),
                    pickle.loads(pickle.dumps(loss))):
-        assert torch.equal(module(student, teacher, label), expected)
-    assert kd_loss(student, teacher, label, 2.0, 3) != expected
+        assert torch.equal(module(student, teacher, label=label), expected)
+    assert kd_loss(student, teacher, **plain) != expected
     assert not loss.state_dict()
 
 
-def test_classes_equal_functions():
-    student, teacher = maps(2, 4, 3, 5)
-    label = labels(2, 3, 5, classes=4)
-    valid = label != 255
-    for built, expected in (
-            (ProbabilityShift()(teacher, label),
-             probability_shift(teacher, label)),
-            (LabelSmoothing(0.6)(teacher, label),
-             label_smoothing(teacher, label, 0.6)),
-            (LabelSmoothing()(teacher, label),
-             label_smoothing(teacher, label, 0.9)),
-            (FLSW(2, 0.5, 1.5, 'image')(student, teacher, 3.0, valid),
-             flsw_temperature(student, teacher, 3.0, valid, beta=2,
-                              gamma=0.5, minimum=1.5, mean='image')),
-            (FLSW()(student, teacher), flsw_temperature(student, teacher)),
-            (CWSM(2, 1.5, 'image')(student, teacher, 3.0, valid),
-             cwsm_temperature(student, 3.0, valid, beta=2, minimum=1.5,
-                              mean='image')),
-            (CWSM()(student, teacher), cwsm_temperature(student))):
-        assert torch.equal(built, expected)
-
-
 def test_build():
-    assert build_adjust(None) is None
-    assert build_dynamic_temperature(None) is None
-    built = build_adjust(dict(SMOOTH, correct=0.7))
+    def build(cfg):
+        return build_option('adjust', cfg, KINDS)
+
+    assert build(None) is None
+    built = build(dict(SMOOTH, correct=0.7))
     assert built == LabelSmoothing(0.7) != LabelSmoothing()
-    assert build_adjust(built) is built
-    assert build_adjust(SMOOTH) == LabelSmoothing()
-    assert build_dynamic_temperature(
-        dict(type='FLSW', mean='image'), 2.0) == FLSW(mean='image')
+    assert build(built) is built
+    assert build(SMOOTH) == LabelSmoothing()
     # left by inheritance from the config of a package
-    assert build_adjust(dict(SHIFT, _scope_='mmseg')) == ProbabilityShift()
+    assert build(dict(SHIFT, _scope_='mmseg')) == ProbabilityShift()
+    assert KDLoss(2.0, dynamic_temperature=dict(
+        type='FLSW', mean='image')).dynamic_temperature == FLSW(mean='image')
 
 
 def test_config_of_a_config_file_is_left_alone():
@@ -554,7 +534,7 @@ BAD = [
      ['keys of ProbabilityShift', "'correct'", 'allowed: nothing']),
     ('adjust', dict(SMOOTH, correct=0), ['correct must be', '0']),
     ('adjust', dict(SMOOTH, correct=1.5),
-     ['correct must be above 0 and at most 1', '1.5']),
+     ['correct must be', 'above 0, from 1e-12 to 1', '1.5']),
     ('adjust', dict(SMOOTH, correct='0.9'), ['correct must be', "'0.9'"]),
     ('dynamic_temperature', 'FLWS',
      ['None or a dict', "'FLWS'", "nearest: 'FLSW'"]),
@@ -593,37 +573,31 @@ def test_bad_config(name, config, parts):
 
 def test_temperature_below_the_minimum():
     logits = torch.zeros(1, 2, 1, 1)
-    for kind in ('FLSW', 'CWSM'):
+    for kind, cls in (('FLSW', FLSW()), ('CWSM', CWSM())):
         dynamic = dict(type=kind, minimum=1.5)
         for call in (
-                lambda: KDLoss(dynamic_temperature=dynamic),
-                lambda: kd_loss(logits, logits, dynamic_temperature=dynamic),
-                lambda: kd_loss(logits, logits, dynamic_temperature=(
-                    build_dynamic_temperature(dynamic, 2.0)))):
+                KDLoss, functools.partial(kd_loss, logits, logits)):
             with pytest.raises(ValueError) as error:
-                call()
+                call(dynamic_temperature=dynamic)
             assert 'temperature=1.0 and minimum=1.5' in str(error.value)
         KDLoss(1.5, dynamic_temperature=dynamic)
-    for call in (lambda: flsw_temperature(logits, logits, 0.5),
-                 lambda: cwsm_temperature(logits, 0.5)):
         with pytest.raises(ValueError, match='=0.5 and minimum=1.0'):
-            call()
+            cls(logits, logits, 0.5)
 
 
-def test_bad_arguments_of_the_functions():
+def test_bad_arguments_of_the_options():
     logits = torch.zeros(2, 2, 3, 5)
     label = torch.zeros(2, 3, 5).long()
     with pytest.raises(ValueError, match='correct must be .* got 2'):
-        label_smoothing(logits, label, 2)
+        LabelSmoothing(2)
     with pytest.raises(ValueError, match='gamma must be .* got nan'):
-        flsw_temperature(logits, logits, gamma=math.nan)
+        FLSW(gamma=math.nan)
     with pytest.raises(ValueError, match=r'\(2, 2, 3, 5\).*\(2, 3, 3, 5\)'):
-        flsw_temperature(logits, torch.zeros(2, 3, 3, 5))
-    for call in (lambda v: flsw_temperature(logits, logits, valid=v),
-                 lambda v: cwsm_temperature(logits, valid=v)):
+        FLSW()(logits, torch.zeros(2, 3, 3, 5))
+    for dynamic in (FLSW(), CWSM()):
         with pytest.raises(ValueError, match=r'\(2, 3, 5\).*\(2, 1, 3, 5\)'):
-            call(torch.ones(2, 1, 3, 5).bool())
-    for adjust in (probability_shift, label_smoothing):
+            dynamic(logits, logits, valid=torch.ones(2, 1, 3, 5).bool())
+    for adjust in (ProbabilityShift(), LabelSmoothing()):
         with pytest.raises(ValueError, match=r'\(1, 3, 5\).*\(2, 2, 3, 5\)'):
             adjust(logits, label[:1])
         with pytest.raises(TypeError, match='integers'):
@@ -635,5 +609,5 @@ def test_bad_arguments_of_the_functions():
 def test_label_of_another_batch():
     logits = torch.zeros(2, 4, 3, 5)
     with pytest.raises(ValueError, match=r'\(1, 3, 5\).*\(2, 4, 3, 5\)'):
-        kd_loss(logits, logits, torch.zeros(1, 3, 5).long(),
+        kd_loss(logits, logits, label=torch.zeros(1, 3, 5).long(),
                 ignore_index=None, adjust=SHIFT)

@@ -54,13 +54,12 @@ def test_equation(shape, temperature):
     label[label == 2] = 255
     everywhere = torch.ones(shape[0], *shape[2:])
     valid = label[:, ::2, ::2] != 255
-    for arguments, mask in (((), everywhere), ((label, ), valid)):
+    for seen, mask in ((None, everywhere), (label, valid)):
+        options = dict(label=seen, temperature=temperature)
         expected = naive(student, teacher, mask, temperature)
-        value = kd_loss(
-            student, teacher, *arguments, temperature=temperature)
+        value = kd_loss(student, teacher, **options)
         assert value.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
-        single = kd_loss(student.float(), teacher.float(), *arguments,
-                         temperature=temperature)
+        single = kd_loss(student.float(), teacher.float(), **options)
         assert single.item() == pytest.approx(expected, rel=1e-5, abs=1e-7)
 
 
@@ -86,7 +85,7 @@ def test_enlarged_map_has_the_same_value():
     big = [m.repeat_interleave(2, 2).repeat_interleave(3, 3)
            for m in (student, teacher)]
     torch.testing.assert_close(
-        kd_loss(*big, label), kd_loss(student, teacher, label))
+        kd_loss(*big, label=label), kd_loss(student, teacher, label=label))
 
 
 def test_ignored_pixels_take_no_part():
@@ -97,9 +96,9 @@ def test_ignored_pixels_take_no_part():
     ignored = (label == 255)[:, None].expand_as(student)
     changed = student.masked_fill(ignored, 100.0)
     student.requires_grad_()
-    value = kd_loss(student, teacher, label)
+    value = kd_loss(student, teacher, label=label)
     value.backward()
-    torch.testing.assert_close(kd_loss(changed, teacher, label), value)
+    torch.testing.assert_close(kd_loss(changed, teacher, label=label), value)
     assert (student.grad[ignored] == 0).all()
     assert (student.grad[~ignored] != 0).all()
 
@@ -108,7 +107,7 @@ def test_every_pixel_without_ignore_index():
     student, teacher = maps(2, 4, 3, 5)
     label = torch.full((2, 6, 10), 255)
     assert torch.equal(
-        kd_loss(student, teacher, label, ignore_index=None),
+        kd_loss(student, teacher, label=label, ignore_index=None),
         kd_loss(student, teacher))
 
 
@@ -116,7 +115,7 @@ def test_another_ignore_index():
     student, teacher = maps(1, 4, 1, 2)
     label = torch.tensor([[[-1, 255]]])
     torch.testing.assert_close(
-        kd_loss(student, teacher, label, ignore_index=-1),
+        kd_loss(student, teacher, label=label, ignore_index=-1),
         kd_loss(student[..., 1:], teacher[..., 1:]))
 
 
@@ -124,7 +123,7 @@ def test_another_ignore_index():
 def test_all_ignored_is_exactly_zero(dtype):
     student, teacher = (m.to(dtype) for m in maps(2, 4, 3, 5))
     student.requires_grad_()
-    value = kd_loss(student, teacher, torch.full((2, 3, 5), 255))
+    value = kd_loss(student, teacher, label=torch.full((2, 3, 5), 255))
     value.backward()
     assert value.item() == 0
     assert (student.grad == 0).all()
@@ -133,7 +132,7 @@ def test_all_ignored_is_exactly_zero(dtype):
 def test_label_of_another_batch():
     logits = torch.zeros(2, 4, 3, 5)
     with pytest.raises(ValueError, match=r'\(1, 3, 5\).*\(2, 4, 3, 5\)'):
-        KDLoss()(logits, logits, torch.zeros(1, 3, 5).long())
+        KDLoss()(logits, logits, label=torch.zeros(1, 3, 5).long())
 
 
 @pytest.mark.parametrize('temperature',
@@ -149,7 +148,7 @@ def test_bad_temperature(temperature):
         assert repr(temperature) in str(error.value)
 
 
-@pytest.mark.parametrize('ignore_index', [2.5, '255', True])
+@pytest.mark.parametrize('ignore_index', [2.5, '255', True, 'heads'])
 def test_bad_ignore_index(ignore_index):
-    with pytest.raises(ValueError, match='ignore_index must be None or an'):
+    with pytest.raises(ValueError, match="must be 'head', None or an"):
         KDLoss(ignore_index=ignore_index)

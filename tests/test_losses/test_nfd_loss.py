@@ -55,9 +55,9 @@ def test_hand_value():
 def test_equation(dims, shape, eps):
     student, teacher = maps(*shape)
     expected = naive(student, teacher, dims, eps)
-    value = nfd_loss(student, teacher, dims, eps)
+    value = nfd_loss(student, teacher, dims=dims, eps=eps)
     assert value.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
-    single = nfd_loss(student.float(), teacher.float(), dims, eps)
+    single = nfd_loss(student.float(), teacher.float(), dims=dims, eps=eps)
     assert single.item() == pytest.approx(expected, rel=1e-5, abs=1e-9)
 
 
@@ -76,12 +76,12 @@ def test_shift_and_scale_have_no_effect(dims):
              for name, size in zip('nchw', student.shape)]
     scale, shift = maps(*shape, seed=1)
     moved = student * (0.5 + scale.abs()) + shift
-    value = nfd_loss(student, teacher, dims, eps=1e-10)
+    value = nfd_loss(student, teacher, dims=dims, eps=1e-10)
     torch.testing.assert_close(
-        nfd_loss(moved, teacher, dims, eps=1e-10), value)
+        nfd_loss(moved, teacher, dims=dims, eps=1e-10), value)
     torch.testing.assert_close(
-        nfd_loss(moved, student, dims, eps=1e-10) + value, value)
-    assert nfd_loss(-student, student, dims) == pytest.approx(4, rel=1e-3)
+        nfd_loss(moved, student, dims=dims, eps=1e-10) + value, value)
+    assert nfd_loss(-student, student, dims=dims) == pytest.approx(4, rel=1e-3)
 
 
 @every_dims
@@ -90,14 +90,14 @@ def test_enlarged_map_has_the_same_value(dims):
     big = [m.repeat_interleave(2, 2).repeat_interleave(3, 3)
            for m in (student, teacher)]
     torch.testing.assert_close(
-        nfd_loss(*big, dims), nfd_loss(student, teacher, dims))
+        nfd_loss(*big, dims=dims), nfd_loss(student, teacher, dims=dims))
 
 
 @every_dims
 def test_constant_maps_become_zero(dims):
     student = torch.full((2, 3, 37, 41), 12345.678).requires_grad_()
     teacher = torch.full((2, 3, 37, 41), -9876.543)
-    value = nfd_loss(student, teacher, dims)
+    value = nfd_loss(student, teacher, dims=dims)
     value.backward()
     assert value.item() < 1e-6
     assert student.grad.isfinite().all()

@@ -1,3 +1,4 @@
+import functools
 import math
 
 import pytest
@@ -94,9 +95,9 @@ def test_hand_value_local():
     # 0 on the diagonal and for (1, 3), -1 for the neighbours; 4 of 7 pairs
     student = torch.tensor([[1., 0., 1.], [0., 1., 0.]]).view(1, 2, 1, 3)
     teacher = torch.ones(1, 1, 1, 3)
-    value = pairwise_loss(student, teacher, 1, connection_range=1)
+    value = pairwise_loss(student, teacher, pool=1, connection_range=1)
     torch.testing.assert_close(value, torch.tensor(4 / 7))
-    value = pairwise_loss(student, teacher, 1)
+    value = pairwise_loss(student, teacher, pool=1)
     torch.testing.assert_close(value, torch.tensor(4 / 9))
 
 
@@ -114,10 +115,10 @@ def test_hand_value_local():
 def test_equation(shape, channels, pool, pool_mode, reach):
     student, teacher = maps(shape, channels)
     expected = naive(student, teacher, pool, pool_mode, reach)
-    value = pairwise_loss(student, teacher, pool, pool_mode, reach)
+    options = dict(pool=pool, pool_mode=pool_mode, connection_range=reach)
+    value = pairwise_loss(student, teacher, **options)
     assert value.item() == pytest.approx(expected, rel=1e-9, abs=1e-13)
-    single = pairwise_loss(student.float(), teacher.float(), pool, pool_mode,
-                           reach)
+    single = pairwise_loss(student.float(), teacher.float(), **options)
     assert single.item() == pytest.approx(expected, rel=1e-5, abs=1e-12)
 
 
@@ -127,9 +128,10 @@ def test_gradient_is_the_derivative(pool_mode, reach):
     for shape, channels, pool in (((1, 2, 4, 3), 3, 1), ((2, 5, 2, 2), 7, 1),
                                   ((1, 2, 5, 3), 3, 2)):
         student, teacher = maps(shape, channels)
-        assert torch.autograd.gradcheck(
-            lambda s: pairwise_loss(s, teacher, pool, pool_mode, reach),
-            student.requires_grad_())
+        loss = functools.partial(
+            pairwise_loss, teacher=teacher, pool=pool, pool_mode=pool_mode,
+            connection_range=reach)
+        assert torch.autograd.gradcheck(loss, student.requires_grad_())
 
 
 @pytest.mark.parametrize('shape, channels', [((2, 12, 20, 24), 16),
@@ -141,7 +143,7 @@ def test_accuracy_in_float32(shape, channels, reach):
     student, teacher = (m.float() for m in maps(shape, channels))
     value, slope = reference(student, teacher)
     student.requires_grad_()
-    result = pairwise_loss(student, teacher, 1, connection_range=reach)
+    result = pairwise_loss(student, teacher, pool=1, connection_range=reach)
     result.backward()
     torch.testing.assert_close(result.double(), value, rtol=1e-5, atol=0)
     error = (student.grad - slope).norm() / slope.norm()
@@ -157,7 +159,7 @@ def test_accuracy_near_equality(shape, mean):
     student = teacher + 1e-3 * noise
     value, slope = reference(student, teacher)
     student.requires_grad_()
-    result = pairwise_loss(student, teacher, 1)
+    result = pairwise_loss(student, teacher, pool=1)
     result.backward()
     torch.testing.assert_close(result.double(), value, rtol=1e-4, atol=0)
     error = (student.grad - slope).norm() / slope.norm()
@@ -172,8 +174,8 @@ def test_never_negative(channels, single):
         turn = maps((1, 1, channels, channels), 1, seed)[0][0, 0]
         student = torch.einsum(
             'cd,ndhw->nchw', torch.linalg.qr(turn).Q, teacher)
-        assert 0 <= pairwise_loss(student, teacher, 1) < 1e-15
-        value = pairwise_loss(student.float(), teacher.float(), 1)
+        assert 0 <= pairwise_loss(student, teacher, pool=1) < 1e-15
+        value = pairwise_loss(student.float(), teacher.float(), pool=1)
         assert 0 <= value < single
 
 
@@ -181,16 +183,16 @@ def test_invariances():
     student, teacher = maps((2, 3, 5, 4), 6)
     scale = 0.1 + torch.rand(2, 1, 5, 4, generator=torch.Generator())
     for reach in (None, 1):
-        value = pairwise_loss(student, teacher, 1, connection_range=reach)
+        value = pairwise_loss(student, teacher, pool=1, connection_range=reach)
         torch.testing.assert_close(
-            pairwise_loss(scale * student, teacher / scale, 1,
+            pairwise_loss(scale * student, teacher / scale, pool=1,
                           connection_range=reach), value)
         torch.testing.assert_close(
-            pairwise_loss(student[:, [2, 0, 1]], -teacher, 1,
+            pairwise_loss(student[:, [2, 0, 1]], -teacher, pool=1,
                           connection_range=reach), value)
         for axis in (2, 3):
             torch.testing.assert_close(
-                pairwise_loss(student.flip(axis), teacher.flip(axis), 1,
+                pairwise_loss(student.flip(axis), teacher.flip(axis), pool=1,
                               connection_range=reach), value)
 
 
@@ -207,12 +209,12 @@ def test_enlarged_map_has_the_same_value():
 
 def test_range_that_covers_the_map_connects_all():
     student, teacher = maps((2, 3, 4, 6), 6)
-    value = pairwise_loss(student, teacher, 1)
+    value = pairwise_loss(student, teacher, pool=1)
     for reach in (5, 6, 100):
         assert torch.equal(
-            pairwise_loss(student, teacher, 1, connection_range=reach),
+            pairwise_loss(student, teacher, pool=1, connection_range=reach),
             value)
-    assert pairwise_loss(student, teacher, 1, connection_range=4) != value
+    assert pairwise_loss(student, teacher, pool=1, connection_range=4) != value
 
 
 def test_zero_features_have_similarity_zero():
@@ -221,7 +223,7 @@ def test_zero_features_have_similarity_zero():
     teacher[1, :, 2, 0] = 0
     for reach in (None, 1):
         single = student.half().requires_grad_()
-        value = pairwise_loss(single, teacher.half(), 1,
+        value = pairwise_loss(single, teacher.half(), pool=1,
                               connection_range=reach)
         value.backward()
         expected = naive(single, teacher.half(), 1, 'avg', reach)

@@ -323,20 +323,20 @@ def test_pairs_are_all_levels_with_all_deeper_ones():
     sizes = [(4, 8, 12), (6, 4, 6), (8, 2, 3), (8, 1, 2)]
     student = [random(1, *size) for size in sizes]
     teacher = [random(1, *size, seed=1) for size in sizes]
-    pairs = TFDInterLoss.pairs(student, teacher)
+    pairs = TFDInterLoss().pair_levels(student, teacher)
     expected = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
     assert len(pairs) == len(expected)
     for (shallow, deep), (a, b) in zip(pairs, expected):
         assert shallow is student[a] and deep is teacher[b]
         assert TFDInterLoss()(shallow, deep).isfinite()
-    assert len(TFDInterLoss.pairs(student[:2], teacher[:2])) == 1
+    assert len(TFDInterLoss().pair_levels(student[:2], teacher[:2])) == 1
 
 
 @pytest.mark.parametrize('count', [0, 1])
 def test_pairs_need_two_levels(count):
     levels = [torch.zeros(1, 4, 6, 5)] * count
     with pytest.raises(ValueError) as error:
-        TFDInterLoss.pairs(levels, levels)
+        TFDInterLoss().pair_levels(levels, levels)
     assert ('a deeper level teaches a shallower one: two levels or more are '
             'needed, but got ') in str(error.value)
     assert str(error.value).count('(1, 4, 6, 5)') == 2 * count
@@ -344,11 +344,7 @@ def test_pairs_need_two_levels(count):
 
 def test_module_equals_function():
     shallow, deep = random(2, 4, 8, 6), random(2, 6, 4, 3, seed=1)
-    label = torch.zeros(2, 8, 6).long()
-    assert torch.equal(TFDInterLoss()(shallow, deep, label),
+    assert torch.equal(TFDInterLoss()(shallow, deep),
                        tfd_inter_loss(shallow, deep))
-    assert torch.equal(TFDIntraLoss()(shallow, shallow, label),
+    assert torch.equal(TFDIntraLoss()(shallow, shallow),
                        tfd_intra_loss(shallow, shallow))
-    assert TFDInterLoss.channels == TFDIntraLoss.channels == 'any'
-    assert TFDInterLoss.sizes == 'any'
-    assert not hasattr(TFDIntraLoss, 'sizes')

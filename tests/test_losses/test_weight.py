@@ -172,7 +172,7 @@ def test_huge_logits_by_sigmoid_are_finite():
     for adjust in (None, dict(type='ProbabilityShift'),
                    dict(type='LabelSmoothing', correct=1.0)):
         loss = KDLoss(activation='sigmoid', adjust=adjust)
-        value = loss(student, teacher, torch.zeros(1, 1, 1).long())
+        value = loss(student, teacher, label=torch.zeros(1, 1, 1).long())
         value.backward()
         assert value.isfinite() and student.grad.isfinite().all()
 
@@ -188,7 +188,8 @@ def test_adjusted_answers(adjust, wanted):
     target = torch.tensor(wanted).view(1, 3, 1, 1).logit()
     student = torch.tensor([0.3, -0.2, 0.1]).view(1, 3, 1, 1)
     torch.testing.assert_close(
-        KDLoss(activation='sigmoid', adjust=adjust)(student, teacher, label),
+        KDLoss(activation='sigmoid', adjust=adjust)(
+            student, teacher, label=label),
         KDLoss(activation='sigmoid')(student, target))
 
 
@@ -214,7 +215,9 @@ student, teacher = torch.randn(2, 4, 3, 6, 5).double()
 weight = torch.ones(4, 1, 6, 5).double()
 weight[3, :, 4:] = 0  # a batch padded on the second rank only
 mine = slice(2 * rank, 2 * rank + 2)
-part = KDLoss(ignore_index=None)(
+loss = KDLoss(ignore_index=None)
+loss.sync_ranks = True
+part = loss(
     student[mine], teacher[mine], weight=weight[mine] if rank else None)
 distributed.all_reduce(part)
 distributed.destroy_process_group()

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mmselfkd.models.feature_discriminator import FeatureDiscriminator
+from mmselfkd.losses.mixskd_loss import FeatureDiscriminator
 
 
 def random(*shape, seed=0):
