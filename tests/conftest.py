@@ -75,6 +75,20 @@ def detectors(monkeypatch):
 
 
 @pytest.fixture
+def spy():
+    """``helpers.Spy`` and ``LabelSpy``, registered; it has seen nothing."""
+    from helpers import LabelSpy, Spy
+    from mmengine.registry import MODELS
+
+    Spy.calls = []
+    for cls in (Spy, LabelSpy):
+        MODELS.register_module(module=cls, force=True)
+    yield Spy
+    for cls in (Spy, LabelSpy):
+        MODELS.module_dict.pop(cls.__name__)
+
+
+@pytest.fixture
 def two_processes(tmp_path):
     """Runs code twice at once; its arguments are the rank and a store.
 

@@ -28,16 +28,16 @@ class PlainLoss(DistillationLoss):
         super().__init__()
         self.module = module
         signature = inspect.signature(module.forward)
-        try:
-            signature.bind(None, None)
-        except TypeError as error:
-            raise TypeError(
-                f'{type(module).__name__}.forward{signature} cannot be called '
-                f'with the two maps (student, teacher): {error}') from error
         takes_any = any(p.kind is p.VAR_KEYWORD
                         for p in signature.parameters.values())
         self._accepted = [name for name in OPTIONAL
                           if takes_any or name in signature.parameters]
+        try:
+            signature.bind(None, None, **dict.fromkeys(self._accepted))
+        except TypeError as error:
+            raise TypeError(
+                f'{type(module).__name__}.forward{signature} cannot be called '
+                f'with the two maps (student, teacher): {error}') from error
         self.takes_weight = 'weight' in self._accepted
         self.needs_label = 'label' in self._accepted
         self.needs_image = 'image' in self._accepted
