@@ -6,6 +6,9 @@ loss and the run that calls it. This package needs torch alone.
 """
 from .at_loss import ATLoss, at_loss
 from .base import AdversarialLoss, DistillationLoss
+from .cwd_loss import CWDLoss, cwd_loss
+from .dist_loss import DISTLoss, dist_loss
+from .fitnets_loss import FitNetsLoss, fitnets_loss
 from .holistic_loss import (
     HolisticLoss,
     holistic_discriminator_loss,
@@ -30,10 +33,12 @@ from .tfd_loss import (
 )
 
 __all__ = [
-    'ATLoss', 'AdversarialLoss', 'DistillationLoss', 'HolisticLoss',
-    'ICSDLoss', 'KDLoss', 'MixSKDAdversarialLoss', 'MixSKDFeatureLoss',
-    'MixSKDLogitLoss', 'NFDLoss', 'PairwiseLoss', 'TFDInterLoss',
-    'TFDIntraLoss', 'at_loss', 'holistic_discriminator_loss', 'holistic_loss',
-    'icsd_loss', 'kd_loss', 'mixskd_feature_loss', 'mixskd_logit_loss',
-    'nfd_loss', 'pairwise_loss', 'tfd_inter_loss', 'tfd_intra_loss'
+    'ATLoss', 'AdversarialLoss', 'CWDLoss', 'DISTLoss', 'DistillationLoss',
+    'FitNetsLoss', 'HolisticLoss', 'ICSDLoss', 'KDLoss',
+    'MixSKDAdversarialLoss', 'MixSKDFeatureLoss', 'MixSKDLogitLoss',
+    'NFDLoss', 'PairwiseLoss', 'TFDInterLoss', 'TFDIntraLoss', 'at_loss',
+    'cwd_loss', 'dist_loss', 'fitnets_loss', 'holistic_discriminator_loss',
+    'holistic_loss', 'icsd_loss', 'kd_loss', 'mixskd_feature_loss',
+    'mixskd_logit_loss', 'nfd_loss', 'pairwise_loss', 'tfd_inter_loss',
+    'tfd_intra_loss'
 ]

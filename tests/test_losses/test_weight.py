@@ -7,6 +7,9 @@ import torch.nn.functional as F
 
 from mmselfkd.losses import (
     ATLoss,
+    CWDLoss,
+    DISTLoss,
+    FitNetsLoss,
     ICSDLoss,
     KDLoss,
     NFDLoss,
@@ -24,7 +27,8 @@ LOSSES = dict(
     pair_local=PairwiseLoss(pool=None, connection_range=1),
     pair_few=PairwiseLoss(pool=4), icsd=ICSDLoss(2.0), at=ATLoss(),
     at_sum=ATLoss(reduction='sum'), inter=TFDInterLoss(),
-    intra=TFDIntraLoss())
+    intra=TFDIntraLoss(), cwd=CWDLoss(2.0), fitnets=FitNetsLoss(),
+    dist=DISTLoss(), dist_sigmoid=DISTLoss(activation='sigmoid'))
 every_loss = pytest.mark.parametrize('name', LOSSES)
 
 
@@ -104,7 +108,7 @@ def test_shape_is_checked(name):
 
 
 @pytest.mark.parametrize('name', [
-    'kd', 'kd_sigmoid', 'nfd_c', 'pair', 'icsd'])
+    'kd', 'kd_sigmoid', 'nfd_c', 'pair', 'icsd', 'cwd', 'fitnets', 'dist'])
 def test_weight_two_is_a_position_twice(name):
     # where a position stands does not matter to these
     student, teacher = maps(1, 4, 1, 5)
