@@ -11,6 +11,7 @@ from mmselfkd.losses import (
     KDLoss,
     NFDLoss,
     PairwiseLoss,
+    ValueLoss,
     icsd_loss,
     kd_loss,
     nfd_loss,
@@ -26,9 +27,11 @@ LOSSES = [
     NFDLoss('c'),
     ICSDLoss(2.0),
     ATLoss(),
-    ATLoss(p=3, reduction='sum')
+    ATLoss(p=3, reduction='sum'),
+    ValueLoss(),
 ]
-IDS = ['kd', 'pair', 'pair-local', 'nfd', 'nfd-c', 'icsd', 'at', 'at-sum']
+IDS = ['kd', 'pair', 'pair-local', 'nfd', 'nfd-c', 'icsd', 'at', 'at-sum',
+       'value']
 every_loss = pytest.mark.parametrize('loss', LOSSES, ids=IDS)
 
 

@@ -13,6 +13,7 @@ from mmselfkd.losses import (
     PairwiseLoss,
     TFDInterLoss,
     TFDIntraLoss,
+    ValueLoss,
 )
 
 LOSSES = dict(
@@ -24,7 +25,8 @@ LOSSES = dict(
     pair_local=PairwiseLoss(pool=None, connection_range=1),
     pair_few=PairwiseLoss(pool=4), icsd=ICSDLoss(2.0), at=ATLoss(),
     at_sum=ATLoss(reduction='sum'), inter=TFDInterLoss(),
-    intra=TFDIntraLoss())
+    intra=TFDIntraLoss(), value=ValueLoss(),
+    value_si=ValueLoss('scale_invariant'), kd_sides=KDLoss(groups=2))
 every_loss = pytest.mark.parametrize('name', LOSSES)
 
 
@@ -86,9 +88,9 @@ def test_only_the_ratio_of_the_weights_counts(name):
 @pytest.mark.parametrize(
     'name', [name for name in LOSSES if name != 'kd_dtd'])
 def test_gradient_is_the_derivative(name):  # temperatures have no gradient
-    student, teacher = maps(2, 3, 3, 4)
+    student, teacher = maps(2, 4, 3, 4)
     if name == 'pair_few':
-        student, teacher = maps(2, 3, 5, 6)
+        student, teacher = maps(2, 4, 5, 6)
     weight = torch.rand(2, 1, *student.shape[2:])
     weight[0, 0, 0] = 0
     student.requires_grad_()
