@@ -3,20 +3,20 @@ import copy
 import sys
 from types import SimpleNamespace
 
-import benchmark
-import benchmark_report
-import benchmark_variants
 import measuring
-import peer
+import mmrazor_step
 import pytest
+import step_cost
+import step_report
+import step_variants
 import torch
-from benchmark_variants import without_distillation
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, MODELS, DefaultScope
 from mmengine.runner import Runner
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
+from step_variants import without_distillation
 from torch import nn
 
 from mmselfkd import DistillHook, FrozenTeacher
@@ -33,7 +33,7 @@ def fast(monkeypatch):
     """No pretty layout of dumped configs, memory of one step only."""
     monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode',
                         lambda text, **_: (text, True))
-    monkeypatch.setattr(benchmark, 'MEMORY_ROUNDS', 1)
+    monkeypatch.setattr(step_cost, 'MEMORY_ROUNDS', 1)
 
 
 @pytest.fixture
@@ -53,8 +53,8 @@ def bench(monkeypatch, capsys):
     """Runs the tool; returns what it printed and its tables by row."""
 
     def run(*args):
-        monkeypatch.setattr(sys, 'argv', ['benchmark.py', *map(str, args)])
-        benchmark.main()
+        monkeypatch.setattr(sys, 'argv', ['step_cost.py', *map(str, args)])
+        step_cost.main()
         out = capsys.readouterr().out
         merged, header = {}, []
         for line in out.splitlines():
@@ -150,23 +150,23 @@ def test_students_of_their_own(tmp_path, write, bench):
     assert table['alone']['ratio to plain'] == '-'
 
 
-def test_the_peer(tiny, write, bench):
+def test_the_step_of_mmrazor(tiny, write, bench):
     """The whole teacher in training, and in the checkpoint."""
     config = write('kd', dict(
         type='mmselfkd.DistillHook', teacher=tiny.teacher(8), losses=dict(
             loss_kd=dict(KD['loss_kd'], temperature=2.0, loss_weight=3.0))))
-    printed, table = bench(config, '--iters', 1, '--warmup', 0, '--peer',
+    printed, table = bench(config, '--iters', 1, '--warmup', 0, '--mmrazor',
                            '--cpu-time')
-    assert list(table) == ['plain', 'kd', 'kd, the peer']
+    assert list(table) == ['plain', 'kd', 'kd, as mmrazor']
     assert 'kd takes ' in printed and '; CPU time' in printed
     saved = {name: number(row['checkpoint MiB'])
              for name, row in table.items()}
     weights = number(table['kd']['teacher parameters']) * 4 / 2**20
     assert saved['kd'] == pytest.approx(saved['plain'], abs=0.1)
-    assert saved['kd, the peer'] > saved['kd'] + weights
+    assert saved['kd, as mmrazor'] > saved['kd'] + weights
 
     cfg = Config.fromfile(config)
-    cfg = peer.as_peer(cfg.custom_hooks[0],
+    cfg = mmrazor_step.as_mmrazor(cfg.custom_hooks[0],
                        without_distillation(cfg))
     with DefaultScope.overwrite_default_scope('mmseg'):
         model = MODELS.build(cfg.model).train()
@@ -199,17 +199,17 @@ def test_the_peer(tiny, write, bench):
     assert 'student.decode.loss_ce' in losses
 
 
-def test_what_the_peer_is_not_written_for(tiny, write, bench):
-    with pytest.raises(SystemExit, match='--peer: .* one KDLoss'):
-        bench(write('tfd', TFD), '--peer')
+def test_what_mmrazor_is_not_compared_on(tiny, write, bench):
+    with pytest.raises(SystemExit, match='--mmrazor: .* one KDLoss'):
+        bench(write('tfd', TFD), '--mmrazor')
     kd = dict(type='mmselfkd.DistillHook', teacher=tiny.teacher(), losses=KD)
-    with pytest.raises(SystemExit, match='--peer: two has several'):
-        bench(write('two', kd, TFD), '--peer')
+    with pytest.raises(SystemExit, match='--mmrazor: two has several'):
+        bench(write('two', kd, TFD), '--mmrazor')
 
 
 def test_the_options_of_a_teacher(tiny, write, bench, monkeypatch):
     """Each against the same without: time, step, and what is taught."""
-    monkeypatch.setattr(benchmark_variants, 'OPTIONS', {
+    monkeypatch.setattr(step_variants, 'OPTIONS', {
         'bf16': dict(precision='bf16'),
         'compiled': dict(compile=dict(backend='eager'))})
     config = write('kd', dict(
@@ -228,13 +228,13 @@ def test_the_options_of_a_teacher(tiny, write, bench, monkeypatch):
 
 def test_a_change_is_against_the_same_round():
     def variant(teaching, times, lesson, **more):
-        return benchmark_variants.Variant(
+        return step_variants.Variant(
             'x', None, teaching=teaching, times=times,
             lesson=[torch.tensor(level) for level in lesson], **more)
 
     default = variant([4., 2.], [8., 8.], [[3., 4.], [1.]])
     changed = variant([2., 1.], [4., 8.], [[3., 4.5], [1.]], default=default)
-    assert list(benchmark_report.change_row(changed)) == [
+    assert list(step_report.change_row(changed)) == [
         'x', '0.50 (0.50..0.50)', '0.75 (0.62..0.88)', '1e-01']
 
 
@@ -244,7 +244,7 @@ def test_no_options_without_a_pretrained_teacher(write, bench):
 
 
 def test_every_option_is_one_of_a_frozen_teacher(tiny):
-    options = benchmark_variants.OPTIONS | benchmark_variants.ON_A_GPU
+    options = step_variants.OPTIONS | step_variants.ON_A_GPU
     plain = FrozenTeacher(**tiny.teacher()).describe()
     told = {FrozenTeacher(**tiny.teacher(), **changes).describe()
             for changes in options.values()}
@@ -262,7 +262,7 @@ def test_configs_of_the_step_cost(root, monkeypatch, pair, size):
     for path in (root / 'benchmarks' / 'step_cost').glob('*.py'):
         cfg = Config.fromfile(path)
         assert cfg.model.data_preprocessor.size == size
-        teachers = benchmark_variants.pretrained_teachers(cfg)
+        teachers = step_variants.pretrained_teachers(cfg)
         assert [t.checkpoint for t in teachers] == ['random'] * (
             path.stem != 'student')
         names.add(path.stem)
@@ -276,8 +276,9 @@ def test_a_student_that_is_not_the_plain_one(write, bench, monkeypatch):
 
 
 @pytest.mark.parametrize('args, message', [
-    (['a.py', '--iters', '0'], '--iters 0: must be'),
-    (['a.py', '--warmup', '-1'], '--warmup -1: must be')])
+    (['a.py', '--iters', '0'], 'argument --iters: 0: must be 1 or more'),
+    (['a.py', '--warmup=-1'], 'argument --warmup: -1: must be 0 or more'),
+    ([], 'required: config')])
 def test_bad_arguments(bench, capsys, args, message):
     with pytest.raises(SystemExit):
         bench(*args)
@@ -292,11 +293,11 @@ def test_an_error_ends_every_run(tiny, write, bench, monkeypatch):
         kept.extend(variants)
         raise RuntimeError('in a step')
 
-    monkeypatch.setattr(benchmark, 'measure', fail)
+    monkeypatch.setattr(step_cost, 'measure', fail)
     with pytest.raises(RuntimeError, match='in a step'):
         bench(write('tfd', TFD))
     plain, tfd = (variant.loop.runner.model for variant in kept)
-    assert not benchmark.differences(tfd, plain)
+    assert not step_cost.differences(tfd, plain)
 
 
 class MyOwn(DistillHook):
@@ -315,7 +316,7 @@ def test_what_is_distillation(tiny, tmp_path):
         assert len(cfg.custom_hooks) == 8  # as it was
     finally:
         HOOKS.module_dict.pop('MyOwn')
-    assert benchmark_variants.is_distillation(
+    assert step_variants.is_distillation(
         DistillHook(dict(type='EMATeacher'), KD), 'mmseg')
     cfg.pop('custom_hooks')
     assert without_distillation(cfg).custom_hooks == []
@@ -326,11 +327,11 @@ def test_same_student(tiny, tmp_path):
         return without_distillation(
             tiny.config(tmp_path, TFD, **changes))
 
-    assert benchmark_variants.same_student(
+    assert step_variants.same_student(
         plain(), plain(iters=9, val_cfg=None))
     for change in ({'width': 8}, {'train_dataloader.batch_size': 3},
                    {'optim_wrapper.optimizer.lr': 1.}):
-        assert not benchmark_variants.same_student(plain(), plain(**change))
+        assert not step_variants.same_student(plain(), plain(**change))
 
 
 def test_stripped(tiny, tmp_path):
@@ -341,7 +342,7 @@ def test_stripped(tiny, tmp_path):
         default_hooks=dict(
             timer=None, visualization=dict(type='mmseg.SegVisualizationHook')))
     before = copy.deepcopy(cfg)
-    new = benchmark_variants.stripped(cfg, tmp_path / 'else', 'a name')
+    new = step_variants.stripped(cfg, tmp_path / 'else', 'a name')
     assert cfg.to_dict() == before.to_dict()
     assert new.val_cfg is new.val_dataloader is new.test_evaluator is None
     assert new.default_hooks == dict(logger=None, checkpoint=None, timer=None)
@@ -361,7 +362,7 @@ def test_stripped(tiny, tmp_path):
     ([1, 2, 2, 1, 1, 1, 1, 1], 2, 6, 1),
     ([0, 0, 2, 2, 2, 2, 2, 2], 6, 2, 0)])  # longer than the run
 def test_first_iteration(on, rounds, length, expected):
-    assert benchmark.first_iteration(on, rounds, length) == expected
+    assert step_cost.first_iteration(on, rounds, length) == expected
 
 
 class FakeLoop:
@@ -387,14 +388,14 @@ def test_rounds(monkeypatch):
     """In rotating order, each on the batch of the round as it came."""
     calls, sizes = [], iter(range(9))
     variants = [
-        benchmark_variants.Variant(name, None, loop=FakeLoop(name, calls))
+        step_variants.Variant(name, None, loop=FakeLoop(name, calls))
         for name in 'abc']
     for variant in variants:
         variant.leader = variants[0]
     variants[2].forwards = [lambda: [calls.append('teacher')]]
-    monkeypatch.setattr(benchmark, 'peak_bytes',
+    monkeypatch.setattr(step_cost, 'peak_bytes',
                         lambda work, device: (work(), next(sizes))[1])
-    benchmark.measure(variants, warmup=1, iters=2)
+    step_cost.measure(variants, warmup=1, iters=2)
     assert ' '.join(calls) == (
         'a0 b0 c0 teacher b1 c1 teacher a1 c2 teacher a2 b2 a3 b3 c3 teacher')
     stays = 4 * (2 + 3)  # bytes of a Linear(1, 1) and of its optimizer
@@ -414,7 +415,7 @@ def test_remember():
                     join=lambda: calls.append('joined'))
     teacher = SimpleNamespace(
         teach=lambda *args: calls.append(args) or lesson)
-    again = benchmark.remember(teacher)
+    again = step_cost.remember(teacher)
     assert again() == []  # not asked yet
     assert not calls
     step = Step(None, torch.zeros(1), None, dict(logits=[1]), print)
@@ -438,12 +439,12 @@ def test_ratios_are_those_of_the_rounds():
     """Not of the medians; and the floor is that of the same round."""
     plain = SimpleNamespace(times=[1., 10., 4.], resident=[2**20] * 3,
                             peak=[2**21, 2**22, 2**21])
-    variant = benchmark_variants.Variant(
+    variant = step_variants.Variant(
         'x', None, plain=plain, forwards=[None], losses=2, extra=1234,
         times=[3., 10., 8.], teaching=[1., 0., 1.], active=[2, 1, 2],
         resident=[2**21] * 3, peak=[2**22, 2**22, 2**23],
         taught_peak=[3 * 2**20] * 3, weights=2**20)
-    row = dict(zip(benchmark_report.STEPS, benchmark_report.step_row(variant)))
+    row = dict(zip(step_report.STEPS, step_report.step_row(variant)))
     assert row['ms'].startswith('8.0 (')
     assert row['ratio to plain'] == '2.00 (1.50..2.50)'
     assert row['floor ms'].startswith('5.0 (')
@@ -451,7 +452,7 @@ def test_ratios_are_those_of_the_rounds():
     assert row['teacher ms'] == '1.0 (0.5..1.0)'
     assert row['losses on'] == '1 of 2'
     row = dict(zip(
-        benchmark_report.MEMORY, benchmark_report.memory_row(variant)))
+        step_report.MEMORY, step_report.memory_row(variant)))
     assert row['extra trained parameters'] == '1,234'
     assert row['MiB'] == '6.0 (6.0..8.0)'
     assert row['teacher MiB'] == '3.0 (3.0..3.0)'
@@ -470,7 +471,7 @@ def test_peak_bytes():
         return second * before[:3 * 2**18]
 
     for _ in range(2):
-        peak = benchmark.peak_bytes(work, torch.device('cpu'))
+        peak = step_cost.peak_bytes(work, torch.device('cpu'))
         assert peak == 6 * 2**20
 
 
@@ -478,10 +479,10 @@ def test_differences():
     def model():
         return nn.Sequential(nn.Linear(2, 2), nn.ReLU())
 
-    assert benchmark.differences(model(), model()) == []
+    assert step_cost.differences(model(), model()) == []
     for change in (lambda m: m.add_module('x', nn.Identity()),
                    lambda m: m[1].register_forward_hook(lambda *_: None),
                    lambda m: setattr(m[0], 'bias', None)):
         changed = model()
         change(changed)
-        assert benchmark.differences(changed, model())
+        assert step_cost.differences(changed, model())

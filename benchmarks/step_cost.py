@@ -5,32 +5,34 @@ for the same student without it. All of them live in one process and make one
 training iteration each, round by round, on the same batch and in rotating
 order, so that whatever else the machine does meets all alike. Prints
 markdown tables of time and memory. A config without distillation among others
-is compared as well: how far its ratio is from 1 tells the noise. With --peer
-and --teacher-options each distillation is made in other ways beside it; with
---losses the losses alone are measured, against their plain equations.
+is compared as well: how far its ratio is from 1 tells the noise. With
+--mmrazor and --teacher-options each distillation is made in other ways too.
 """
 import argparse
 import copy
 import dataclasses
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from benchmark_report import report
-from benchmark_variants import line_up, stripped, with_options, with_peers
-from measuring import milliseconds, peak_bytes
+from measuring import at_least, make_parser, milliseconds, peak_bytes, write
 from mmengine.config import DictAction
 from mmengine.runner import IterBasedTrainLoop, Runner
+from step_report import report
+from step_variants import line_up, stripped, with_mmrazor, with_options
 from torch import nn
-from train import load_config
 
-from mmselfkd import DistillHook
-from mmselfkd.hooks.preparation import optim_wrappers
-from mmselfkd.hooks.state import ENTRY, unwrapped
-from mmselfkd.teachers.model_teacher import ModelTeacher
+sys.path.append(str(Path(__file__).resolve().parent.parent / 'tools'))
+from train import load_config  # noqa: E402
+
+from mmselfkd import DistillHook  # noqa: E402
+from mmselfkd.hooks.preparation import optim_wrappers  # noqa: E402
+from mmselfkd.hooks.state import ENTRY, unwrapped  # noqa: E402
+from mmselfkd.teachers.model_teacher import ModelTeacher  # noqa: E402
 
 MEMORY_ROUNDS = 3  # after the timed ones: measuring memory takes time
 
@@ -174,13 +176,8 @@ def measure(variants, warmup, iters, cpu_time=False):
             batch = copy.deepcopy(batches[variant.leader])
             device = next(loop.runner.model.parameters()).device
 
-            def step():
-                loop.run_iter(batch)
-
-            def teach():
-                variant.lesson = [
-                    x for forward in variant.forwards for x in forward()]
-
+            step = partial(loop.run_iter, batch)
+            teach = partial(let_teach, variant)
             variant.lesson = []
             if number >= warmup + iters:
                 variant.peak.append(peak_bytes(step, device))
@@ -199,6 +196,11 @@ def measure(variants, warmup, iters, cpu_time=False):
         data = unwrapped(leader.loop.runner.model).data_preprocessor(
             batch, True)
         leader.shape = tuple(data['inputs'].shape)
+
+
+def let_teach(variant):
+    """Repeat the forwards of the teachers of the last step."""
+    variant.lesson = [x for forward in variant.forwards for x in forward()]
 
 
 def checkpoint_bytes(runner):
@@ -257,23 +259,17 @@ def _torch_hooks(module):
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__, rounds=50)
     parser.add_argument(
         'configs',
-        nargs='*',
+        nargs='+',
         metavar='config',
         help='path of a config, or its name in an installed package, with or '
         'without distillation')
     parser.add_argument(
-        '--losses',
-        nargs='*',
-        metavar='LOSS',
-        help='instead of steps, measure the losses whose name begins so; '
-        'without a name all of them')
-    parser.add_argument(
-        '--peer',
+        '--mmrazor',
         action='store_true',
-        help='make each distillation also as mmrazor does (tools/peer.py); '
+        help='make each distillation also as mmrazor does (mmrazor_step.py); '
         'one KDLoss on the logits only')
     parser.add_argument(
         '--teacher-options',
@@ -282,47 +278,21 @@ def parse_args():
         'its options: half precision, layout, compiler, on a GPU a stream of '
         'its own')
     parser.add_argument(
-        '--iters',
-        type=int,
-        help='timed rounds, by default 50, of losses 7')
-    parser.add_argument(
-        '--warmup', type=int, default=5, help='rounds before them, 5 by '
-        'default; of losses always 1')
-    parser.add_argument(
-        '--cpu-time',
-        action='store_true',
-        help='count the CPU time of this process, not the time on the clock: '
-        'for one thread on a CPU with other work')
+        '--warmup',
+        type=at_least(0),
+        default=5,
+        help='rounds before the timed ones, by default 5')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
         help='changes to every config, as tools/train.py takes them')
-    parser.add_argument(
-        '--out', type=Path, help='a file for the table, too; with --losses '
-        'there will be a plot beside it')
-    parser.add_argument(
-        '--device-note', default='', help='what else to say of the machine')
-    args = parser.parse_args()
-    if bool(args.configs) == (args.losses is not None):
-        parser.error('either configs or --losses are needed')
-    if args.iters is None:
-        args.iters = 50 if args.configs else 7
-    for name, least in (('iters', 1), ('warmup', 0)):
-        value = getattr(args, name)
-        if value < least:
-            parser.error(f'--{name} {value}: must be {least} or more')
-    return args
+    return parser.parse_args()
 
 
 def main():
     args = parse_args()
     os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # the profiler's own
-    if args.losses is not None:
-        import benchmark_losses  # needs matplotlib
-        benchmark_losses.run(args.losses, args.iters, args.cpu_time,
-                             args.device_note, args.out)
-        return
     with TemporaryDirectory() as folder:
         variants = line_up([(Path(name).stem, load_config(
             argparse.Namespace(
@@ -331,7 +301,7 @@ def main():
                 work_dir=folder,
                 launcher='none',
                 local_rank=0))) for name in args.configs])
-        for name, more in (('peer', with_peers),
+        for name, more in (('mmrazor', with_mmrazor),
                            ('teacher_options', with_options)):
             if getattr(args, name):
                 try:
@@ -351,10 +321,7 @@ def main():
                        args.warmup + args.iters + MEMORY_ROUNDS)
     text = report(variants, 'CPU time' if args.cpu_time else 'wall time',
                   args.device_note)
-    print(f'\n{text}')
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(f'{text}\n')
+    write(text, args.out)
     for variant in variants:
         if variant.plain is None or variant.ours:
             continue

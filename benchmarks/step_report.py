@@ -1,4 +1,4 @@
-"""What ``benchmark.py`` says of the steps it has measured."""
+"""What ``step_cost.py`` says of the steps it has measured."""
 import numpy as np
 from measuring import machine, table, told
 
@@ -100,10 +100,10 @@ def report(variants, *notes):
                                for variant in variants if variant.ours)])
 
 
-def compared(peer):
-    """What the same distillation costs by this project and by the peer."""
-    ours = peer.ours
+def compared(theirs):
+    """What the same distillation costs by this project and by mmrazor."""
+    ours = theirs.ours
     return (f'{ours.name} takes '
-            f'{told(np.array(ours.times) / peer.times, 2)} of the time of the '
-            f'peer and its checkpoint {ours.saved / peer.saved:.2f} of the '
-            'space.')
+            f'{told(np.array(ours.times) / theirs.times, 2)} of the time of '
+            'mmrazor and its checkpoint '
+            f'{ours.saved / theirs.saved:.2f} of the space.')

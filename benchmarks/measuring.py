@@ -1,4 +1,5 @@
 """Time, memory and how both are told: what the benchmarks share."""
+import argparse
 import platform
 import time
 from pathlib import Path
@@ -6,6 +7,51 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
+
+
+def make_parser(description, rounds):
+    """The arguments that the benchmarks share.
+
+    Args:
+        description (str): Of the benchmark.
+        rounds (int): Timed rounds by default.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(
+        '--iters',
+        type=at_least(1),
+        default=rounds,
+        help=f'timed rounds, by default {rounds}')
+    parser.add_argument(
+        '--cpu-time',
+        action='store_true',
+        help='count the CPU time of this process, not the time on the clock: '
+        'for one thread on a CPU with other work')
+    parser.add_argument('--out', type=Path, help='a file for the table, too')
+    parser.add_argument(
+        '--device-note', default='', help='what else to say of the machine')
+    return parser
+
+
+def at_least(least):
+    """The type of an argument: an integer that is not below ``least``."""
+
+    def integer(text):
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f'{text}: must be {least} or '
+                                             'more')
+        return value
+
+    return integer
+
+
+def write(text, out):
+    """Print the result and write it to the file ``out``, if there is one."""
+    print(f'\n{text}')
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(f'{text}\n')
 
 
 def milliseconds(work, device, cpu_time=False):

@@ -1,4 +1,4 @@
-"""The training steps that ``benchmark.py`` compares, made from configs."""
+"""The training steps that ``step_cost.py`` compares, made from configs."""
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any, Optional
 import torch
 from mmengine.config import Config
 from mmengine.registry import HOOKS
-from peer import as_peer
+from mmrazor_step import as_mmrazor
 
 from mmselfkd import DistillHook
 
@@ -38,7 +38,7 @@ class Variant:
         leader (Variant): Whose data loader gives the batches.
         plain (Variant | None): What it is compared with.
         ours (Variant | None): The same distillation by this project, where
-            this is how the peer makes it.
+            this is how mmrazor makes it.
         default (Variant | None): The same without the options of the
             teacher that this has.
         loop (WaitingLoop | None): Makes the steps.
@@ -149,11 +149,11 @@ def line_up(configs):
     return variants
 
 
-def with_peers(variants):
-    """The variants, and each distillation as the peer makes it behind it.
+def with_mmrazor(variants):
+    """The variants, each distillation followed by the same as mmrazor's.
 
     Raises:
-        ValueError: Of a distillation that the peer is not written for.
+        ValueError: A distillation is not one that ``as_mmrazor`` can make.
     """
     result = []
     for variant in variants:
@@ -163,7 +163,7 @@ def with_peers(variants):
             raise ValueError(f'{variant.name} has several distillation hooks')
         for entry in entries:
             result.append(Variant(
-                f'{variant.name}, the peer', as_peer(
+                f'{variant.name}, as mmrazor', as_mmrazor(
                     entry, without_distillation(variant.cfg)),
                 variant.leader, variant.plain, variant))
     return result

@@ -1,11 +1,13 @@
 """What every loss costs, and how exact it is, against its plain equation.
 
-What ``tools/benchmark.py --losses`` does: each loss and the same
-equation written down plainly (tools/naive_losses.py), forward and backward,
-in turn on the same maps of growing size.
+Each loss and the same equation written down plainly (naive_losses.py), forward
+and backward, in turn on the same maps of growing size. Prints a Markdown
+table; with --out it is written to that file, with a plot beside it.
 """
 import copy
 import functools
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,7 +15,15 @@ import matplotlib
 import naive_losses as naive
 import numpy as np
 import torch
-from measuring import machine, milliseconds, peak_bytes, table, told
+from measuring import (
+    machine,
+    make_parser,
+    milliseconds,
+    peak_bytes,
+    table,
+    told,
+    write,
+)
 from torch import nn
 
 from mmselfkd import losses
@@ -213,7 +223,7 @@ def measure_case(case, device, rounds, cpu_time):
         maps = Maps(case, size, device)
         module.build(maps.student, maps.teacher, maps.image)
         needed = _expected(case, size, results)
-        works = [lambda form=form: maps.value_and_gradient(form)
+        works = [functools.partial(maps.value_and_gradient, form)
                  for form in ((ours, plain) if needed < LIMIT else (ours, ))]
         times = [[milliseconds(work, device, cpu_time) for work in works]
                  for _ in range(rounds + 1)][1:]  # the first to warm up
@@ -310,28 +320,37 @@ def draw(results, path):
     pyplot.close(figure)
 
 
-def run(names, rounds, cpu_time, note, out):
-    """Measure, print the table, and write it and the plot.
+def parse_args():
+    parser = make_parser(__doc__, rounds=7)
+    parser.add_argument(
+        'losses',
+        nargs='*',
+        metavar='LOSS',
+        help='only losses whose name begins so')
+    return parser.parse_args()
 
-    Args:
-        names (list[str]): Cases whose name begins with one of them; none: all.
-        rounds (int): Timed rounds.
-        cpu_time (bool): See ``milliseconds``.
-        note (str): What else to say of the machine.
-        out (Path | None): For the table; the plot goes beside it.
-    """
+
+def main():
+    args = parse_args()
+    os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # the profiler's own
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    chosen = [case for case in CASES
+              if not args.losses or case.name.startswith(tuple(args.losses))]
+    if not chosen:
+        sys.exit(f'no loss begins with {" or ".join(args.losses)}; there are '
+                 + ', '.join(case.name for case in CASES))
     results = []
-    for case in CASES:
-        if not names or case.name.startswith(tuple(names)):
-            results += measure_case(case, device, rounds, cpu_time)
-            print(f'{case.name} measured', flush=True)
-    clock = 'CPU time' if cpu_time else 'wall time'
-    text = '\n'.join([
-        machine(device, f'{rounds} rounds', clock, 'seed 0', note), '',
-        table(HEADER, map(row, results)), LEGEND])
-    print(f'\n{text}')
-    if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(f'{text}\n')
-        draw(results, out.with_suffix('.png'))
+    for case in chosen:
+        results += measure_case(case, device, args.iters, args.cpu_time)
+        print(f'{case.name} measured', flush=True)
+    clock = 'CPU time' if args.cpu_time else 'wall time'
+    write('\n'.join([
+        machine(device, f'{args.iters} rounds', clock, 'seed 0',
+                args.device_note), '',
+        table(HEADER, map(row, results)), LEGEND]), args.out)
+    if args.out:
+        draw(results, args.out.with_suffix('.png'))
+
+
+if __name__ == '__main__':
+    main()

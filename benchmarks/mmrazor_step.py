@@ -17,7 +17,7 @@ from mmselfkd.teachers import frozen
 
 
 @MODELS.register_module()
-class Peer(BaseModel):
+class MMRazorStep(BaseModel):
     """Student and teacher in one model, soft labels on the logits.
 
     Args:
@@ -70,8 +70,8 @@ class Peer(BaseModel):
         return losses
 
 
-def as_peer(entry, plain):
-    """The config of the same distillation, made as the peer makes it.
+def as_mmrazor(entry, plain):
+    """The config of the same distillation, made as mmrazor makes it.
 
     Args:
         entry (dict): The distillation hook.
@@ -86,13 +86,13 @@ def as_peer(entry, plain):
             or losses[0].get('source') != 'logits'
             or 'config' not in teacher):
         raise ValueError(
-            'the peer is compared on one KDLoss on the logits by a pretrained '
+            'mmrazor is compared on one KDLoss on the logits by a pretrained '
             f'teacher, but got losses {entry.get("losses")!r} and teacher '
             f'{teacher!r}')
     cfg, model = plain.copy(), frozen.load_config(
         teacher['config'], 'teacher').model
     cfg.model = dict(
-        type='mmengine.Peer',
+        type='mmengine.MMRazorStep',
         architecture=plain.model,
         teacher=dict(model, pretrained=None),
         temperature=losses[0].get('temperature', 1.0),

@@ -1,8 +1,7 @@
 """The price list of losses: every plain equation is the loss's own."""
 import sys
 
-import benchmark
-import benchmark_losses
+import losses
 import pytest
 import torch
 
@@ -12,7 +11,7 @@ SMALL = (2, 24, 8, 10)
 
 def small(case):
     size = (*case.sizes[0][:2], 12, 14)
-    return benchmark_losses.Case(**dict(vars(case), sizes=(size, )))
+    return losses.Case(**dict(vars(case), sizes=(size, )))
 
 
 @pytest.fixture
@@ -20,8 +19,8 @@ def run(monkeypatch, capsys):
     """Runs the tool; returns what it printed and its table by row."""
 
     def run(*args):
-        monkeypatch.setattr(sys, 'argv', ['benchmark.py', *map(str, args)])
-        benchmark.main()
+        monkeypatch.setattr(sys, 'argv', ['losses.py', *map(str, args)])
+        losses.main()
         out = capsys.readouterr().out
         header, _, *rows = [
             [cell.strip() for cell in line.strip('|').split('|')]
@@ -31,11 +30,11 @@ def run(monkeypatch, capsys):
     return run
 
 
-@pytest.mark.parametrize('case', benchmark_losses.CASES,
+@pytest.mark.parametrize('case', losses.CASES,
                          ids=lambda case: case.name)
 def test_loss_and_plain_equation_agree(case):
     """In value and gradient, far from the teacher and near it."""
-    result, = benchmark_losses.measure_case(small(case), CPU, 1, True)
+    result, = losses.measure_case(small(case), CPU, 1, True)
     value, gradient, _, near = result.errors
     assert value < 1e-5 and gradient < 1e-4 and near < 1e-3
     assert result.memory > 0 and result.naive_memory > 0
@@ -43,11 +42,11 @@ def test_loss_and_plain_equation_agree(case):
 
 
 def test_table_and_plot(run, monkeypatch, tmp_path):
-    cases = [small(case) for case in benchmark_losses.CASES
+    cases = [small(case) for case in losses.CASES
              if case.name in ('KDLoss', 'TFDInterLoss', 'NFDLoss')]
-    monkeypatch.setattr(benchmark_losses, 'CASES', cases)
+    monkeypatch.setattr(losses, 'CASES', cases)
     out = tmp_path / 'new' / 'losses.md'
-    printed, rows = run('--losses', 'KD', 'TFD', '--iters', 2, '--out', out,
+    printed, rows = run('KD', 'TFD', '--iters', 2, '--out', out,
                         '--device-note', 'in a test')
     assert [row['loss'] for row in rows] == ['KDLoss', 'TFDInterLoss']
     assert out.read_text() in printed
@@ -61,34 +60,33 @@ def test_table_and_plot(run, monkeypatch, tmp_path):
 
 def test_what_does_not_fit_is_told_not_run(monkeypatch):
     """A plain form that is quadratic in the positions, from its last size."""
-    case, = (case for case in benchmark_losses.CASES
+    case, = (case for case in losses.CASES
              if case.name == 'PairwiseLoss')
     wide = (2, 24, 16, 10)
-    case = benchmark_losses.Case(**dict(vars(case), sizes=(SMALL, wide)))
-    first, second = benchmark_losses.measure_case(case, CPU, 1, True)
+    case = losses.Case(**dict(vars(case), sizes=(SMALL, wide)))
+    first, second = losses.measure_case(case, CPU, 1, True)
     assert second.naive_times and second.errors
-    monkeypatch.setattr(benchmark_losses, 'LIMIT', 2 * first.naive_memory)
-    first, second = benchmark_losses.measure_case(case, CPU, 1, True)
+    monkeypatch.setattr(losses, 'LIMIT', 2 * first.naive_memory)
+    first, second = losses.measure_case(case, CPU, 1, True)
     assert first.naive_times and not second.naive_times
     assert second.naive_memory == 4 * first.naive_memory
-    cells = dict(zip(benchmark_losses.HEADER, benchmark_losses.row(second)))
+    cells = dict(zip(losses.HEADER, losses.row(second)))
     assert cells['naive MiB'].startswith('not run: about ')
     assert cells['naive ms'] == cells['times faster'] == cells['value'] == '-'
 
 
 def test_maps_are_the_same_numbers():
-    case = benchmark_losses.CASES[0]
+    case = losses.CASES[0]
     for near in (False, True):
-        single, double = (benchmark_losses.Maps(case, SMALL, CPU, near, dtype)
+        single, double = (losses.Maps(case, SMALL, CPU, near, dtype)
                           for dtype in (torch.float32, torch.float64))
         for one, other in zip(single, double):
             assert torch.equal(one.double(), other.double())
     distance = (single.student - single.teacher).abs() / single.teacher.abs()
-    assert 0 < distance.max() < 10 * benchmark_losses.NEAR
+    assert 0 < distance.max() < 10 * losses.NEAR
 
 
-@pytest.mark.parametrize('args', [['a.py', '--losses'], []])
-def test_configs_or_losses(run, capsys, args):
-    with pytest.raises(SystemExit):
-        run(*args)
-    assert 'either configs or --losses' in capsys.readouterr().err
+def test_a_loss_that_is_not_there(run):
+    with pytest.raises(SystemExit, match='no loss begins with XY; there are '
+                       'KDLoss, '):
+        run('XY')
