@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import tools_path  # noqa: F401
 import torch
 from measuring import at_least, make_parser, milliseconds, peak_bytes, write
 from mmengine.config import DictAction
@@ -25,14 +26,12 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from step_report import report
 from step_variants import line_up, stripped, with_mmrazor, with_options
 from torch import nn
+from train import load_config
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / 'tools'))
-from train import load_config  # noqa: E402
-
-from mmselfkd import DistillHook  # noqa: E402
-from mmselfkd.hooks.preparation import optim_wrappers  # noqa: E402
-from mmselfkd.hooks.state import ENTRY, unwrapped  # noqa: E402
-from mmselfkd.teachers.model_teacher import ModelTeacher  # noqa: E402
+from mmselfkd import DistillHook
+from mmselfkd.hooks.preparation import optim_wrappers
+from mmselfkd.hooks.state import ENTRY, unwrapped
+from mmselfkd.teachers.model_teacher import ModelTeacher
 
 MEMORY_ROUNDS = 3  # after the timed ones: measuring memory takes time
 

@@ -4,12 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+import tools_path  # noqa: F401
 import torch
+from methods import is_distillation
 from mmengine.config import Config
-from mmengine.registry import HOOKS
 from mmrazor_step import as_mmrazor
-
-from mmselfkd import DistillHook
 
 # what makes a plain training step what it is
 STUDENT = ('model', 'data_preprocessor', 'train_dataloader', 'optim_wrapper',
@@ -81,18 +80,6 @@ class Variant:
     weights: int = 0
     saved: int = 0
     shape: tuple = ()
-
-
-def is_distillation(entry, scope):
-    """Whether an entry of ``custom_hooks`` is a hook of this project."""
-    if not isinstance(entry, dict):
-        return isinstance(entry, DistillHook)
-    kind = entry['type']
-    if isinstance(kind, str):
-        scope = entry.get('_scope_', scope)
-        with HOOKS.switch_scope_and_registry(scope) as registry:
-            kind = registry.get(kind)
-    return isinstance(kind, type) and issubclass(kind, DistillHook)
 
 
 def distillations(cfg):

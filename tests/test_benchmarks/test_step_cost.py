@@ -10,6 +10,7 @@ import step_cost
 import step_report
 import step_variants
 import torch
+from methods import is_distillation
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, MODELS, DefaultScope
@@ -316,7 +317,7 @@ def test_what_is_distillation(tiny, tmp_path):
         assert len(cfg.custom_hooks) == 8  # as it was
     finally:
         HOOKS.module_dict.pop('MyOwn')
-    assert step_variants.is_distillation(
+    assert is_distillation(
         DistillHook(dict(type='EMATeacher'), KD), 'mmseg')
     cfg.pop('custom_hooks')
     assert without_distillation(cfg).custom_hooks == []
