@@ -29,9 +29,9 @@ from torch import nn
 from train import load_config
 
 from mmselfkd import DistillHook
-from mmselfkd.hooks.preparation import optim_wrappers
-from mmselfkd.hooks.state import ENTRY, unwrapped
-from mmselfkd.teachers.model_teacher import ModelTeacher
+from mmselfkd.distillation import ENTRY
+from mmselfkd.hooks.setup import optim_wrappers, unwrapped
+from mmselfkd.teachers import ModelTeacher
 
 MEMORY_ROUNDS = 3  # after the timed ones: measuring memory takes time
 
@@ -96,19 +96,18 @@ def train_together(variants, work, rounds):
 def start(variant, rounds):
     """Take a started run to where its distillation losses are on."""
     loop = variant.loop
-    variant.hook = hook = next(
-        (h for h in loop.runner.hooks if isinstance(h, DistillHook)), None)
-    terms = [term for term in hook.terms if term.loss_weight > 0
-             ] if hook else []
+    variant.run = run = next(
+        (h.run for h in loop.runner.hooks if isinstance(h, DistillHook)), None)
+    terms = run.terms if run else []
     epoch_length = len(loop.dataloader)
-    on = [sum(term.weight_at(t, t // epoch_length) > 0 for term in terms)
-          for t in range(loop.max_iters + rounds)]
+    on = [sum(term.config.weight_at(t, t // epoch_length) > 0
+              for term in terms) for t in range(loop.max_iters + rounds)]
     loop.jump(first_iteration(on, rounds, loop.max_iters))
     variant.losses = len(terms)
-    if hook is None:
+    if run is None:
         return
     student = unwrapped(loop.runner.model)
-    for teacher in hook.teachers.values():
+    for teacher in run.teachers.values():
         for done in range(1, loop.iter + 1):  # as the run would have had it
             if teacher.is_ready:
                 break
@@ -121,7 +120,7 @@ def start(variant, rounds):
                           *teacher.model.buffers()))
             variant.forwards.append(remember(teacher))
     modules = [student._modules.get(ENTRY, nn.Module())]
-    modules += [adversary.losses for adversary in hook.adversaries.values()]
+    modules += [trainer.losses for trainer in run.discriminators.values()]
     variant.extra = sum(
         p.numel() for module in modules for p in module.parameters())
 
@@ -144,17 +143,18 @@ def remember(teacher):
     """What repeats the last call of ``teacher.teach``; gives its levels."""
     teach, calls = teacher.teach, []
 
-    def remembering(step, sources):
+    def remembering(context, sources):
         # without what the student did in that step, which holds its graph
-        calls[:] = [(dataclasses.replace(step, seen={}, again=None), sources)]
-        return teach(step, sources)
+        calls[:] = [(dataclasses.replace(
+            context, levels={}, run_student=None), sources)]
+        return teach(context, sources)
 
     def again():
         if not calls:
             return []
-        lesson = teach(*calls.pop())
-        lesson.join()
-        return [x for levels in lesson.levels.values() for x in levels]
+        output = teach(*calls.pop())
+        output.join()
+        return [x for levels in output.levels.values() for x in levels]
 
     teacher.teach = remembering
     return again
@@ -177,7 +177,7 @@ def measure(variants, warmup, iters, cpu_time=False):
 
             step = partial(loop.run_iter, batch)
             teach = partial(let_teach, variant)
-            variant.lesson = []
+            variant.taught_levels = []
             if number >= warmup + iters:
                 variant.peak.append(peak_bytes(step, device))
                 variant.resident.append(resident_bytes(variant))
@@ -190,7 +190,7 @@ def measure(variants, warmup, iters, cpu_time=False):
             if number >= warmup:
                 variant.times.append(times[0])
                 variant.teaching.append(times[1])
-                variant.active.append(active(variant.hook))
+                variant.active.append(active(variant.run))
     for leader, batch in batches.items():
         data = unwrapped(leader.loop.runner.model).data_preprocessor(
             batch, True)
@@ -199,7 +199,8 @@ def measure(variants, warmup, iters, cpu_time=False):
 
 def let_teach(variant):
     """Repeat the forwards of the teachers of the last step."""
-    variant.lesson = [x for forward in variant.forwards for x in forward()]
+    variant.taught_levels = [
+        x for forward in variant.forwards for x in forward()]
 
 
 def checkpoint_bytes(runner):
@@ -209,23 +210,23 @@ def checkpoint_bytes(runner):
         return (Path(folder) / 'latest.pth').stat().st_size
 
 
-def active(hook):
+def active(run):
     """How many distillation losses were on in the last step."""
-    weights = hook._weights.values() if hook else ()
+    weights = run.weights.values() if run else ()
     return sum(weight > 0 for weight in weights)
 
 
 def resident_bytes(variant):
     """Bytes that stay from step to step."""
-    runner, hook = variant.loop.runner, variant.hook
+    runner, run = variant.loop.runner, variant.run
     modules = [unwrapped(runner.model)]
     optimizers = [wrapper.optimizer for wrapper in optim_wrappers(runner)]
-    if hook is not None:
-        modules += [teacher.model for teacher in hook.teachers.values()
+    if run is not None:
+        modules += [teacher.model for teacher in run.teachers.values()
                     if isinstance(teacher, ModelTeacher)]
-        for adversary in hook.adversaries.values():
-            modules.append(adversary.losses)
-            optimizers.append(adversary.optimizer)
+        for trainer in run.discriminators.values():
+            modules.append(trainer.losses)
+            optimizers.append(trainer.optimizer)
     tensors = [state for optimizer in optimizers
                for values in optimizer.state.values()
                for state in values.values()]

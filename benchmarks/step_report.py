@@ -68,7 +68,7 @@ def change_row(variant):
     """What the options of a teacher change."""
     default = variant.default
     distance = max((own.float() - x).norm() / x.norm() for own, x in zip(
-        variant.lesson, (x.float() for x in default.lesson)))
+        variant.taught_levels, (x.float() for x in default.taught_levels)))
     return (variant.name,
             told(np.array(variant.teaching) / default.teaching, 2),
             told(np.array(variant.times) / default.times, 2),

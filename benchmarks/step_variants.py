@@ -41,14 +41,15 @@ class Variant:
         default (Variant | None): The same without the options of the
             teacher that this has.
         loop (WaitingLoop | None): Makes the steps.
-        hook (DistillHook | None): The distillation hook.
+        run (DistillationRun | None): What distils.
         forwards (list[Callable]): Repeat what teachers did in the last step.
         losses (int): Distillation losses there are.
         extra (int): Parameters that are trained along with the student.
         taught (int): Parameters of teachers, not trained.
         times, teaching (list[float]): Milliseconds of the step and of the
             teachers' forwards, by round.
-        lesson (list[Tensor]): What the teachers gave in the last of them.
+        taught_levels (list[Tensor]): What the teachers gave in the last of
+            them.
         began (int): Iteration of the first of them.
         active (list[int]): Distillation losses that were on, by round.
         resident, peak, taught_peak (list[int]): Bytes that stay, and that
@@ -64,14 +65,14 @@ class Variant:
     ours: Optional['Variant'] = None
     default: Optional['Variant'] = None
     loop: Any = None
-    hook: Any = None
+    run: Any = None
     forwards: list[Callable] = field(default_factory=list)
     losses: int = 0
     extra: int = 0
     taught: int = 0
     times: list[float] = field(default_factory=list)
     teaching: list[float] = field(default_factory=list)
-    lesson: list[torch.Tensor] = field(default_factory=list)
+    taught_levels: list[torch.Tensor] = field(default_factory=list)
     began: int = 0
     active: list[int] = field(default_factory=list)
     resident: list[int] = field(default_factory=list)

@@ -3,6 +3,7 @@ import ast
 import copy
 import functools
 import re
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,8 @@ class Witness(Hook):
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if runner.iter == 0:
-            self.teacher, = self.hook.teachers.values()
+            self.terms = [term.name for term in self.hook.run.terms]
+            self.teacher, = self.hook.run.teachers.values()
             self.network = self.teacher.module or getattr(
                 self.teacher, 'model', None)  # of its own, if it has one
             self.before = self.weights()
@@ -241,7 +243,7 @@ def test_training_step(name, tmp_path, monkeypatch):
 
     for hook in hooks:
         own = [key for key in scalars if 'distill.teacher.loss' in key]
-        for key in [f'train/distill.{t.name}' for t in hook.terms] + own:
+        for key in [f'train/distill.{name}' for name in witness.terms] + own:
             value = scalars[key].current()
             assert np.isfinite(value), key
             # two fresh heads nearly agree: 0 but for rounding
@@ -458,11 +460,12 @@ def test_big_detectors_fit(path):
             MODELS.build(without_downloads(c.model))
             for c in (cfg, inheriting(cfg.teacher.config)))
     for hook in hooks_of_pair(path.stem):
-        for term in hook.terms:
-            for model, sources in ((student, term.student_sources),
-                                   (teacher, term.teacher_sources)):
-                for _, source in sources:
-                    Tap(model, source, path.stem)
+        for loss in hook.plan.losses:
+            for model, sources in ((student, loss.student_sources),
+                                   (teacher, loss.teacher_sources)):
+                for source in sources:
+                    with ExitStack() as resources:
+                        Tap(model, source.path, path.stem, resources)
     heads = [model.bbox_head for model in (student, teacher)]
     for a, b in ([head.prior_generator.strides for head in heads],
                  [head.num_base_priors for head in heads],

@@ -22,7 +22,7 @@ from mmengine.registry import MODELS
 from train import find_config, find_file
 
 from mmselfkd.checkpoint_files import load_checkpoint_file
-from mmselfkd.hooks.state import ENTRY
+from mmselfkd.distillation import ENTRY
 
 
 class Format(NamedTuple):

@@ -22,7 +22,7 @@ from torch import nn
 
 from mmselfkd import DistillHook, FrozenTeacher
 from mmselfkd.losses import HolisticLoss, kd_loss
-from mmselfkd.teachers.teacher import Lesson, Step
+from mmselfkd.teachers import BatchContext, TeacherOutput
 
 KD = dict(loss_kd=dict(type='KDLoss', source='logits'))
 HO = dict(loss_ho=dict(type='HolisticLoss', source='logits'))
@@ -110,9 +110,9 @@ def test_variants_of_one_student(tiny, tmp_path, write, bench):
     # the head of the student gives 8 channels, that of the teacher 16
     assert number(extra['nfd']) == 8 * 16 + 16
     assert number(extra['frskd']) > 0
-    judge = HolisticLoss()
-    judge.build(7, 3)  # classes, channels of the image
-    assert number(extra['mine']) == sum(p.numel() for p in judge.parameters())
+    loss = HolisticLoss()
+    loss.build(*torch.rand(2, 2, 7, 32, 32), torch.rand(2, 3, 32, 32))
+    assert number(extra['mine']) == sum(p.numel() for p in loss.parameters())
     assert extra['stock'] == '0'
     student, teacher = (Runner.build_model(
         None, dict(tiny.model(width), _scope_='mmseg')) for width in (4, 8))
@@ -228,10 +228,10 @@ def test_the_options_of_a_teacher(tiny, write, bench, monkeypatch):
 
 
 def test_a_change_is_against_the_same_round():
-    def variant(teaching, times, lesson, **more):
+    def variant(teaching, times, levels, **more):
         return step_variants.Variant(
             'x', None, teaching=teaching, times=times,
-            lesson=[torch.tensor(level) for level in lesson], **more)
+            taught_levels=[torch.tensor(level) for level in levels], **more)
 
     default = variant([4., 2.], [8., 8.], [[3., 4.], [1.]])
     changed = variant([2., 1.], [4., 8.], [[3., 4.5], [1.]], default=default)
@@ -246,11 +246,11 @@ def test_no_options_without_a_pretrained_teacher(write, bench):
 
 def test_every_option_is_one_of_a_frozen_teacher(tiny):
     options = step_variants.OPTIONS | step_variants.ON_A_GPU
-    plain = FrozenTeacher(**tiny.teacher()).describe()
-    told = {FrozenTeacher(**tiny.teacher(), **changes).describe()
-            for changes in options.values()}
-    assert len(told) == len(options) and plain not in told
-    assert all(text.startswith(plain) for text in told)
+    described = {
+        FrozenTeacher(**tiny.teacher(), **changes).execution.describe()
+        for changes in options.values()}
+    assert len(described) == len(options) and '' not in described
+    assert FrozenTeacher(**tiny.teacher()).execution.describe() == ''
 
 
 @pytest.mark.parametrize('pair, size', [
@@ -271,7 +271,9 @@ def test_configs_of_the_step_cost(root, monkeypatch, pair, size):
 
 
 def test_a_student_that_is_not_the_plain_one(write, bench, monkeypatch):
-    monkeypatch.setattr(DistillHook, '_release', lambda self: None)
+    monkeypatch.setattr(
+        'mmselfkd.hooks.distill_hook.close_after_training',
+        lambda *args: None)
     with pytest.raises(SystemExit, match='inference: .*tfd is not the plain'):
         bench(write('tfd', TFD), '--iters', 1, '--warmup', 0)
 
@@ -412,21 +414,23 @@ def test_rounds(monkeypatch):
 def test_remember():
     """The last call once more, without holding on to the student's graph."""
     calls = []
-    lesson = Lesson(dict(logits=[1, 2], neck=[3]),
-                    join=lambda: calls.append('joined'))
+    output = TeacherOutput(dict(logits=[1, 2], neck=[3]),
+                           join=lambda: calls.append('joined'))
     teacher = SimpleNamespace(
-        teach=lambda *args: calls.append(args) or lesson)
+        teach=lambda *args: calls.append(args) or output)
     again = step_cost.remember(teacher)
     assert again() == []  # not asked yet
     assert not calls
-    step = Step(None, torch.zeros(1), None, dict(logits=[1]), print)
-    assert teacher.teach(step, {'logits'}) is lesson
+    context = BatchContext(
+        None, torch.zeros(1), None, dict(logits=[1]), print)
+    assert teacher.teach(context, {'logits'}) is output
     assert again() == [1, 2, 3]
     assert again() == []  # not asked since
     assert calls.pop() == 'joined'
     (first, _), (second, sources) = calls
-    assert first is step and sources == {'logits'}
-    assert second.inputs is step.inputs and not second.seen
+    assert first is context and sources == {'logits'}
+    assert second.inputs is context.inputs and not second.levels
+    assert second.run_student is None
 
 
 def test_told_and_table():
