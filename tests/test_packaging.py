@@ -78,6 +78,20 @@ def test_configs_resolve_from_the_installed_package(wheel, tmp_path):
     assert run.stdout.split() == [str(package), '7']
 
 
+def test_tools_run_from_the_installed_package(wheel, tmp_path):
+    """``python -m mmselfkd``, in a folder that knows no repository."""
+    wheel.extractall(tmp_path)
+    for args, expected in ((['methods'], 'NFDHook'),
+                           (['train', 'mmselfkd::toy/fpn_r18.py'],
+                            f'nearest in {tmp_path / "mmselfkd" / ".mim"}')):
+        run = subprocess.run(
+            [sys.executable, '-m', 'mmselfkd', *args], cwd=tmp_path,
+            env={**os.environ, 'PYTHONPATH': str(tmp_path)},
+            capture_output=True, text=True)
+        assert expected in run.stdout + run.stderr
+        assert (run.returncode == 0) == (args[0] == 'methods')
+
+
 def test_losses_need_torch_alone(run_without):
     run = run_without('import mmselfkd.losses\n'
                       'print(mmselfkd.losses.KDLoss())', 'mmengine', 'mmcv',
