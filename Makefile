@@ -38,7 +38,8 @@ upstream: export TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD = 1
 upstream: .venv-upstream/stack
 	.venv-upstream/bin/python tools/check_stack.py
 	.venv-upstream/bin/python -m pytest $(addprefix tests/test_hooks/test_, \
-	    adversary.py distill_hook.py inherit.py resume.py)
+	    adversary.py distill_hook.py inherit.py resume.py) \
+	    tests/test_teachers/test_frozen.py
 
 clean:
 	rm -rf .venv .venv-upstream build dist *.egg-info mmselfkd/.mim \
@@ -79,6 +80,6 @@ clean:
 	$(if $(TORCH),$(UPSTREAM_PIP) $(TORCH))
 	$(UPSTREAM_PIP) -r requirements/upstream.txt -r requirements/tests.txt
 	cp requirements/mmcv_ext.py \
-	    .venv-upstream/lib/python3.*/site-packages/mmcv/_ext.py
+	    $$(echo .venv-upstream/lib/python3.*/site-packages/mmcv)/_ext.py
 	$(UPSTREAM_PIP) --no-build-isolation --no-deps -e .
 	touch $@
