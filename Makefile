@@ -22,7 +22,7 @@ test: .venv/tests
 coverage: .venv/tests
 	.venv/bin/python -m pytest -n 2 --cov --cov-report=term --cov-report=html
 
-# these two need torch and mmengine alone, nothing that compiles
+# needs torch and mmengine alone, nothing that compiles
 lint: .venv/lint
 	.venv/bin/python -m ruff check .
 	.venv/bin/python -m mypy
@@ -69,7 +69,7 @@ clean:
 	$(PIP) -r requirements/lint.txt
 	touch $@
 
-.venv/docs: .venv/base requirements/docs.txt
+.venv/docs: .venv/stack requirements/docs.txt
 	$(PIP) -r requirements/docs.txt
 	touch $@
 

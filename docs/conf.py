@@ -1,4 +1,5 @@
 """The site that ``make docs`` builds."""
+import re
 import sys
 from pathlib import Path
 
@@ -46,3 +47,12 @@ html_static_path = ['images']
 
 def setup(app):
     app.connect('builder-inited', lambda app: generate.write(HERE))
+    app.connect('source-read', link_generated_pages)
+
+
+def link_generated_pages(app, name, text):
+    """Links to folders of the repository lead to the pages made of them."""
+    for folder, pages in (('benchmarks/', 'benchmarks/'),
+                          (r'configs/(\w+)', r'methods/\1.md')):
+        text[0] = re.sub(rf'\]\((\.\./)+{folder}',
+                         f'](/_generated/{pages}', text[0])

@@ -1,11 +1,12 @@
-"""Writes the pages that follow from the code: methods and API reference.
+"""Writes the pages that follow from other files of the repository.
 
 ``conf.py`` calls :func:`write` at the start of a build. The pages go to
 ``docs/_generated``, which git ignores.
 
-A method page is made of the docstrings of the hook and of its losses, of the
-hook's preset, and of ``configs/<method>/metafile.yml``. An API page is made
-of one module or package that has ``__all__``.
+- A method page is made of the docstrings of the hook and of its losses, of the
+  hook's preset, and of ``configs/<method>/metafile.yml``.
+- An API page is made of one module or package that has ``__all__``.
+- A benchmark page is a file of ``benchmarks``.
 """
 import importlib
 import pkgutil
@@ -18,12 +19,11 @@ import mmselfkd
 from mmselfkd import hooks, losses
 
 
-
 def write(docs):
     """All pages below ``docs / '_generated'``, made anew."""
     folder = docs / '_generated'
     shutil.rmtree(folder, ignore_errors=True)
-    for name in ('methods', 'api'):
+    for name in ('methods', 'api', 'benchmarks'):
         (folder / name).mkdir(parents=True)
     methods = [(hook, _metafile(docs.parent, hook)) for hook in _hooks()]
     for hook, metafile in methods:
@@ -34,6 +34,10 @@ def write(docs):
     for name in modules:
         (folder / 'api' / f'{name}.md').write_text(_api_page(name))
     (folder / 'api' / 'index.md').write_text(_api_index(modules))
+    for path in (docs.parent / 'benchmarks').glob('*.md'):
+        (folder / 'benchmarks' / path.name).write_text(
+            f'```{{include}} ../../../benchmarks/{path.name}\n'
+            ':relative-images:\n:relative-docs: ../docs/\n```\n')
 
 
 def _hooks():

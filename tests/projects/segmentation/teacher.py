@@ -25,10 +25,10 @@ val_dataloader = test_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(type='RoadDataset', pipeline=pipeline))
 val_evaluator = test_evaluator = dict(type='IoUMetric')
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=4, val_interval=4)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=2, val_interval=2)
 val_cfg = test_cfg = dict()
 optim_wrapper = dict(
     type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01, momentum=0.9))
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=1),
-    checkpoint=dict(type='CheckpointHook', interval=4, by_epoch=False))
+    checkpoint=dict(type='CheckpointHook', interval=2, by_epoch=False))

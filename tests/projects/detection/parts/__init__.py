@@ -18,7 +18,7 @@ class PartDataset(BaseDataset):
     METAINFO = dict(classes=('part', ), palette=[(255, 255, 255)])
 
     def load_data_list(self):
-        return [dict(img_id=number) for number in range(8)]
+        return [dict(img_id=number) for number in range(4)]
 
 
 @TRANSFORMS.register_module()

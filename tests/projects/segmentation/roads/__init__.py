@@ -16,7 +16,7 @@ class RoadDataset(BaseSegDataset):
     METAINFO = dict(classes=('grass', 'road'), palette=[[0, 90, 0], [90] * 3])
 
     def load_data_list(self):
-        return [dict(number=number, seg_fields=[]) for number in range(8)]
+        return [dict(number=number, seg_fields=[]) for number in range(4)]
 
 
 @TRANSFORMS.register_module()
