@@ -43,7 +43,12 @@ def test_metadata_requires_torch_alone(wheel):
         if 'extra ==' not in line
     ]
     assert required == ['torch']
-    assert {'onedl', 'upstream'} < set(metadata.get_all('Provides-Extra'))
+    assert metadata['Requires-Python'] == '>=3.10'
+    assert {'onedl', 'upstream'} == set(metadata.get_all('Provides-Extra'))
+
+
+def test_types_are_published(wheel):
+    assert 'mmselfkd/py.typed' in wheel.namelist()
 
 
 def test_wheel_holds_configs_and_tools(wheel, root):
