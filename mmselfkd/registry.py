@@ -49,11 +49,14 @@ TEACHERS = Registry('teacher', scope=SCOPE, locations=['mmselfkd.teachers'])
 SCHEDULES = Registry(
     'loss-weight schedule', scope=SCOPE, locations=['mmselfkd.schedules'])
 
+CONTRACTS = losses.DistillationLoss, losses.AdversarialLoss  # base classes
+
 # these two packages know neither mmengine nor this registry
 for _registry, _package in ((MODELS, losses), (SCHEDULES, schedules)):
     for _name in _package.__all__:
-        if inspect.isclass(getattr(_package, _name)):
-            _registry.register_module(module=getattr(_package, _name))
+        _part = getattr(_package, _name)
+        if inspect.isclass(_part) and _part not in CONTRACTS:
+            _registry.register_module(module=_part)
 
 
 def register_hook(cls: type) -> type:

@@ -196,10 +196,10 @@ class LevelMatcher:
         theirs = self._reading(self._their_place) or ours
         loss = self.loss
         if not loss.is_adversarial:
-            if self._activation() is None:
-                self._refuse_unknown()
             if ours is not None and ours.kind == 'values':
                 self._refuse_values(pairs)
+            if self._activation() is None:
+                self._refuse_unknown()
             if ours is not None and ours.kind == 'distributions':
                 self._fill_groups(ours, pairs)
         self._check_counts(ours, theirs, pairs)

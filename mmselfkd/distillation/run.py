@@ -18,7 +18,6 @@ from ..schedules import factor_at
 from ..sources import STUDENT, gather
 from ..teachers import (
     BatchContext,
-    FrozenTeacher,
     ModelTeacher,
     Teacher,
     TeacherOutput,
@@ -48,7 +47,7 @@ class DistillationRun:
 
     Args:
         student (nn.Module): The unwrapped model.
-        plan (Plan): What is asked for, resolved to the length of the run.
+        plan (Plan): What is asked for, such as ``DistillHook(...).plan``.
         inputs (Tensor): A preprocessed training batch (N, C, H, W).
         samples (list): Its data samples.
         twin (nn.Module, optional): A copy of the student, with weights as
@@ -185,9 +184,9 @@ class DistillationRun:
 
     def _before_forward(self, student: nn.Module, args: tuple,
                         kwargs: dict) -> None:
-        if kwargs.get('mode') != 'loss' or not student.training:
+        inputs, samples, mode = _call(args, kwargs)
+        if mode != 'loss' or not student.training:
             return
-        inputs, samples = _batch(args, kwargs)
         samples = host_of(student).snapshot(samples)
         self._context = BatchContext(
             student, inputs, samples,
@@ -201,7 +200,7 @@ class DistillationRun:
 
     def _after_forward(self, student: nn.Module, args: tuple, kwargs: dict,
                        losses: dict[str, Any]) -> dict[str, Any] | None:
-        if kwargs.get('mode') != 'loss' or not student.training:
+        if _call(args, kwargs)[2] != 'loss' or not student.training:
             return None
         context, outputs = self._context, self._outputs
         self._context, self._outputs = None, {}
@@ -327,7 +326,7 @@ def inherited(student: nn.Module, teacher: Teacher, module: str,
             teacher is no pretrained model.
     """
     where = f'{key} = {module!r}'
-    if not isinstance(teacher, FrozenTeacher):
+    if not isinstance(teacher, ModelTeacher) or not teacher.is_pretrained:
         raise ConfigError(f'{where}: a pretrained teacher (config=..., '
                           'checkpoint=...) is needed to inherit from')
     for name, model in (('student', student), ('teacher', teacher.model)):
@@ -349,9 +348,11 @@ def _count(modules: Iterable[nn.Module]) -> int:
     return sum(p.numel() for module in modules for p in module.parameters())
 
 
-def _batch(args: tuple, kwargs: dict) -> tuple[torch.Tensor, Any]:
-    values = dict(zip(('inputs', 'data_samples'), args), **kwargs)
-    return values['inputs'], values.get('data_samples')
+def _call(args: tuple, kwargs: dict) -> tuple[torch.Tensor, Any, str]:
+    """Inputs, samples and mode of a call of the student."""
+    values = dict(zip(('inputs', 'data_samples', 'mode'), args), **kwargs)
+    return (values['inputs'], values.get('data_samples'),
+            values.get('mode', 'tensor'))
 
 
 def _scaled(loss: Any, factor: float) -> Any:

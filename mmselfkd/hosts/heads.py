@@ -1,5 +1,6 @@
 """Which module of a head gives what: one line a head."""
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -81,6 +82,17 @@ def register_head(name: str, *, classes: Where = None, boxes: Where = None,
             :class:`HeadSpec`.
     """
     _SPECS[name] = HeadSpec(classes, boxes, features, activation, size, bins)
+
+
+@contextmanager
+def preserved_heads() -> Iterator[None]:
+    """Put back at the end what is registered now."""
+    specs = dict(_SPECS)
+    try:
+        yield
+    finally:
+        _SPECS.clear()
+        _SPECS.update(specs)
 
 
 def find_head_spec(head: nn.Module) -> HeadSpec | None:

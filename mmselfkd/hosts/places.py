@@ -1,5 +1,5 @@
 """Where a source looks, and how what is found there is to be read."""
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -62,24 +62,34 @@ class Place:
     grid: Callable[[int, Size], tuple[int, int, int] | None] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class InputFormat:
     """What a model expects of its input.
 
     Attributes:
-        mean, std (Tensor | None): (C, 1, 1), of the image in the model's own
-            order of channels; None: not normalised.
-        is_swapped (bool): Whether the model turns BGR to RGB or back.
+        mean, std (Tensor | Sequence[float] | None): Of each channel of the
+            image, in the model's own order; None: not normalised.
+        is_swapped (bool): Whether the model turns the order of colours of
+            the pipeline around: True for a model of RGB images, since
+            pipelines read BGR.
         pad_value (float): What the padding holds, after normalisation.
         multiple (int): Height and width must be multiples of it.
         size (tuple[int, int] | None): The only size that it can take.
     """
-    mean: torch.Tensor | None = None
-    std: torch.Tensor | None = None
+    mean: torch.Tensor | Sequence[float] | None = None
+    std: torch.Tensor | Sequence[float] | None = None
     is_swapped: bool = False
     pad_value: float = 0
     multiple: int = 1
     size: Size | None = None
+
+    def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and std (C, 1, 1) or, alike for all channels, (1, 1, 1)."""
+        if self.mean is None or self.std is None:
+            return torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
+        mean, std = (torch.as_tensor(x, dtype=torch.float).cpu().view(-1, 1, 1)
+                     for x in (self.mean, self.std))
+        return mean, std
 
     @classmethod
     def of(cls, preprocessor: nn.Module | None) -> 'InputFormat':
@@ -88,8 +98,7 @@ class InputFormat:
             return cls()
         mean = std = None
         if getattr(preprocessor, '_enable_normalize', False):
-            mean = preprocessor.mean.cpu().float()
-            std = preprocessor.std.cpu().float()
+            mean, std = preprocessor.mean, preprocessor.std
         test_cfg = getattr(preprocessor, 'test_cfg', None) or {}
         multiple = (test_cfg.get('size_divisor')
                     or getattr(preprocessor, 'size_divisor', None)

@@ -51,7 +51,8 @@ def _grid(patch: Size, firsts: set[int], tokens: int,
 
 def _patch_size(module: Any) -> Size | None:
     embed = getattr(module, 'patch_embed', None)
-    for owner, name in ((embed, 'projection'), (embed, 'proj')):
+    for owner, name in ((embed, 'projection'), (embed, 'proj'),
+                        (module, 'conv_proj')):
         conv = getattr(owner, name, None)
         if isinstance(conv, nn.Conv2d):
             return tuple(conv.stride)
@@ -72,5 +73,6 @@ def _first_tokens(module: Any) -> int:
     if getattr(module, 'with_cls_token', True) is False:
         return 0
     tokens = [getattr(module, name, None) for name in
-              ('cls_token', 'dist_token', 'reg_token', 'register_tokens')]
+              ('cls_token', 'class_token', 'dist_token', 'reg_token',
+               'register_tokens')]
     return sum(t.shape[1] for t in tokens if t is not None)

@@ -1,10 +1,11 @@
 """What is compared between student and teacher: one paper per file.
 
 A loss knows no model. It derives from
-:class:`~mmselfkd.losses.base.DistillationLoss`, which is the contract between
-a loss and the run that calls it. This package needs torch alone.
+:class:`~mmselfkd.losses.DistillationLoss`, which is the contract between a
+loss and the run that calls it. This package needs torch alone.
 """
 from .at_loss import ATLoss, at_loss
+from .base import AdversarialLoss, DistillationLoss
 from .holistic_loss import (
     HolisticLoss,
     holistic_discriminator_loss,
@@ -29,10 +30,10 @@ from .tfd_loss import (
 )
 
 __all__ = [
-    'ATLoss', 'HolisticLoss', 'ICSDLoss', 'KDLoss', 'MixSKDAdversarialLoss',
-    'MixSKDFeatureLoss', 'MixSKDLogitLoss', 'NFDLoss', 'PairwiseLoss',
-    'TFDInterLoss', 'TFDIntraLoss', 'at_loss', 'holistic_discriminator_loss',
-    'holistic_loss', 'icsd_loss', 'kd_loss', 'mixskd_feature_loss',
-    'mixskd_logit_loss', 'nfd_loss', 'pairwise_loss', 'tfd_inter_loss',
-    'tfd_intra_loss'
+    'ATLoss', 'AdversarialLoss', 'DistillationLoss', 'HolisticLoss',
+    'ICSDLoss', 'KDLoss', 'MixSKDAdversarialLoss', 'MixSKDFeatureLoss',
+    'MixSKDLogitLoss', 'NFDLoss', 'PairwiseLoss', 'TFDInterLoss',
+    'TFDIntraLoss', 'at_loss', 'holistic_discriminator_loss', 'holistic_loss',
+    'icsd_loss', 'kd_loss', 'mixskd_feature_loss', 'mixskd_logit_loss',
+    'nfd_loss', 'pairwise_loss', 'tfd_inter_loss', 'tfd_intra_loss'
 ]

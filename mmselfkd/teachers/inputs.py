@@ -88,13 +88,26 @@ class InputAdapter:
 
     def cut(self, level: torch.Tensor,
             size: tuple[int, int]) -> torch.Tensor:
-        """What of a level (N, C, h, w) covers an input of ``size``."""
+        """What of a level (N, C, h, w) covers an input of ``size``.
+
+        Where that is no whole number of cells, it is sampled bilinearly with
+        as many cells as reach into the input.
+        """
         padded = self.size(size)
         if self.format.size is not None or padded == size:
             return level
+        tall, wide = (side / total for side, total in zip(size, padded))
         height, width = (-(-cells * side // total) for cells, side, total in
                          zip(level.shape[2:], size, padded))
-        return level[:, :, :height, :width]
+        if (height, width) == (level.shape[2] * tall, level.shape[3] * wide):
+            return level[:, :, :height, :width]
+        theta = level.new_tensor(
+            [[wide, 0, wide - 1], [0, tall, tall - 1]]).expand(
+                len(level), 2, 3)
+        grid = F.affine_grid(
+            theta, [*level.shape[:2], height, width], align_corners=False)
+        return F.grid_sample(level, grid, padding_mode='border',
+                             align_corners=False)
 
     def describe(self, size: tuple[int, int]) -> str:
         """What happens to an input of ``size``, for the log."""
@@ -107,8 +120,10 @@ class InputAdapter:
     def _normalisation_change(self, theirs: InputFormat, ours: InputFormat,
                               channels: int, device: torch.device) -> Any:
         """``(swap, scale, shift)`` from the student's input; None: none."""
-        mean_s, std_s = _statistics(theirs, self._channels)
-        mean_t, std_t = _statistics(ours)
+        mean_s, std_s = theirs.statistics()
+        mean_t, std_t = ours.statistics()
+        if self._channels is not None and len(mean_s) > 1:
+            mean_s, std_s = mean_s[self._channels], std_s[self._channels]
         swap = theirs.is_swapped != ours.is_swapped and channels == 3
         if swap:  # the student's statistics in the teacher's channel order
             mean_s, std_s = mean_s.flip(0), std_s.flip(0)
@@ -117,17 +132,6 @@ class InputAdapter:
         # there once and for all: a copy in each step would wait for the GPU
         return swap, *(x.to(device) for x in (
             std_s / std_t, (mean_s - mean_t) / std_t))
-
-
-def _statistics(form: InputFormat, picked: Sequence[int] | None = None
-                ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and std (C, 1, 1) or, for all channels, (1, 1, 1)."""
-    if form.mean is None or form.std is None:
-        return torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
-    mean, std = form.mean.view(-1, 1, 1), form.std.view(-1, 1, 1)
-    if picked is not None and len(mean) > 1:
-        mean, std = mean[list(picked)], std[list(picked)]
-    return mean, std
 
 
 def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:

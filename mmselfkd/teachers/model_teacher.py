@@ -40,6 +40,7 @@ class ModelTeacher(Teacher):
     """
 
     model: nn.Module
+    is_pretrained = True  # has its weights before the run begins
 
     def __init__(self,
                  model: nn.Module | None = None,
