@@ -1,41 +1,38 @@
 """The discriminator's turn: its own optimizer, in proportion to the lr."""
 import pytest
 import torch
-from mmengine.hooks import Hook
-
-from mmselfkd import DistillHook
+from helpers import At, distillation
+from helpers import train as train_config
 
 HO = dict(type='HolisticLoss', source='logits', loss_weight=0.1,
           optimizer=dict(type='SGD', lr=0.1))
 
 
-class Watch(Hook):
-    priority = 'VERY_LOW'
+class Watch:
+    """Its weights before each iteration, the learning rates after."""
 
     def __init__(self):
-        self.weights, self.lrs, self.grads = [], [], []
+        self.weights, self.lrs = [], []
+        self.hook = At(before_train_iter=self.before,
+                       after_train_iter=self.after)
 
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        self.adversary, = next(
-            h for h in runner.hooks if isinstance(h, DistillHook)
-        ).adversaries.values()
-        score = self.adversary.losses[0].discriminator.score
+    def before(self, runner, **_):
+        self.trainer, = distillation(runner).discriminators.values()
+        score = self.trainer.losses[0].discriminator.score
         self.weights.append(score.weight.detach().clone())
 
-    def after_train_iter(self, runner, batch_idx, data_batch=None,
-                         outputs=None):
+    def after(self, runner, **_):
         self.lrs.append((
-            self.adversary.optimizer.param_groups[0]['lr'],
+            self.trainer.optimizer.param_groups[0]['lr'],
             runner.optim_wrapper.param_groups[0]['lr']))
 
 
 def train(tiny, tmp_path, loss=HO, **changes):
-    runner = tiny.build(tiny.config(
-        tmp_path, dict(type='mmselfkd.DistillHook', teacher=tiny.teacher(),
-                       losses=dict(loss_ho=loss)), iters=4, **changes))
     watch = Watch()
-    runner.register_hook(watch)
-    runner.train()
+    runner, _ = train_config(tiny.config(
+        tmp_path, dict(type='mmselfkd.DistillHook', teacher=tiny.teacher(),
+                       losses=dict(loss_ho=loss)), iters=4, **changes),
+        watch.hook)
     return runner, watch
 
 
@@ -45,7 +42,7 @@ def test_it_learns_apart_from_the_student(tiny, tmp_path, mode, conditional):
     runner, watch = train(tiny, tmp_path, dict(
         HO, mode=mode, conditional=conditional))
     assert not torch.equal(watch.weights[0], watch.weights[1])
-    mine = {id(p) for p in watch.adversary.losses.parameters()}
+    mine = {id(p) for p in watch.trainer.losses.parameters()}
     student = {id(p) for g in runner.optim_wrapper.param_groups
                for p in g['params']}
     assert not mine & student

@@ -3,14 +3,20 @@ import copy
 
 import pytest
 import torch
-from mmengine.hooks import Hook
+from helpers import (
+    KD,
+    NO_DROPOUT,
+    At,
+    assert_equal,
+    distillation,
+    keep_order,
+    load,
+    pair,
+)
+from helpers import train as train_config
 
 from mmselfkd import ConfigError, DistillHook, FrozenTeacher, NFDHook, TFDHook
-from mmselfkd.hooks.plan import joined
-
-KD = dict(type='KDLoss', source='logits')
-PIPELINE = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'),
-            dict(type='PackSegInputs')]  # nothing random
+from mmselfkd.distillation import joined
 
 
 def kd_hook(teacher, **more):
@@ -22,107 +28,94 @@ def nfd_hook(teacher, **more):
     return dict(type='mmselfkd.NFDHook', teacher=teacher, **more)
 
 
-class Watch(Hook):
-    """Logs, and how often the backbone of each teacher ran."""
+def train(cfg):
+    """Runner, log, and how often the backbone of each teacher ran."""
+    ran = {}
 
-    priority = 'VERY_LOW'
-
-    def __init__(self):
-        self.logs, self.ran, self.lines = [], {}, []
-
-    def before_train(self, runner):
-        hook, = [h for h in runner.hooks if isinstance(h, DistillHook)]
-        for name, teacher in hook.teachers.items():
+    def count(runner):
+        for name, teacher in distillation(runner).teachers.items():
             if not hasattr(teacher, 'model'):  # the student teaches itself
                 continue
-            self.ran[name] = 0
+            ran[name] = 0
             teacher.model.backbone.register_forward_hook(
-                lambda *_, name=name: self.ran.update(
-                    {name: self.ran[name] + 1}))
+                lambda *_, name=name: ran.update({name: ran[name] + 1}))
 
-    def after_train_iter(self, runner, batch_idx, data_batch=None,
-                         outputs=None):
-        self.logs.append({k: float(v.detach()) for k, v in outputs.items()})
-
-
-def train(tiny, work_dir, *hooks, **changes):
-    runner = tiny.build(tiny.config(
-        work_dir, *copy.deepcopy(hooks), **changes))
-    watch = Watch()
-    runner.register_hook(watch)
-    before = [type(hook) for hook in runner.hooks
-              if isinstance(hook, DistillHook)]
-    runner.train()
-    after = [type(hook) for hook in runner.hooks
+    before = [hook['type'] for hook in cfg.custom_hooks]
+    runner, logs = train_config(cfg, At(before_train=count))
+    after = [f'mmselfkd.{type(hook).__name__}' for hook in runner.hooks
              if isinstance(hook, DistillHook)]
-    assert sorted(map(str, before)) == sorted(map(str, after))
-    return watch, runner
+    assert sorted(before) == sorted(after)
+    return runner, logs.entries, ran
 
 
 def test_two_hooks_are_one_with_all_losses(tiny, tmp_path):
     """The equal teacher is one, which runs once a step; same training."""
     big = tiny.teacher()
-    both, runner = train(tiny, tmp_path / 'a', nfd_hook(big), kd_hook(big))
-    assert both.ran == dict(teacher=2)
-    whole, expected = train(tiny, tmp_path / 'b', nfd_hook(
-        big, losses=dict(loss_kd=KD)))
-    assert both.logs == whole.logs
-    assert {'distill.loss_nfd', 'distill.loss_kd'} <= both.logs[0].keys()
-    for name, value in expected.model.state_dict().items():
-        assert torch.equal(value, runner.model.state_dict()[name]), name
-    saved = torch.load(tmp_path / 'a' / 'iter_2.pth', weights_only=False)
-    assert list(saved['mmselfkd']['modules']) == [
-        'loss_nfd.0.weight', 'loss_nfd.0.bias']
+    runner, both, ran = train(tiny.config(
+        tmp_path / 'a', nfd_hook(big), kd_hook(big)))
+    assert ran == dict(teacher=2)
+    expected, whole, _ = train(tiny.config(
+        tmp_path / 'b', nfd_hook(big, losses=dict(loss_kd=KD))))
+    assert both == whole
+    assert {'distill.loss_nfd', 'distill.loss_kd'} <= both[0].keys()
+    assert_equal(expected.model.state_dict(), runner.model.state_dict())
+    saved = load(tmp_path / 'a', 2)['mmselfkd']['modules']
+    assert_equal(saved, load(tmp_path / 'b', 2)['mmselfkd']['modules'])
+    assert saved and all(name.startswith('loss_nfd.') for name in saved)
 
 
 def test_two_hooks_resume(tiny, tmp_path):
     hooks = nfd_hook(tiny.teacher()), kd_hook(tiny.teacher())
-    still = {'param_scheduler': [], 'model.decode_head.dropout_ratio': 0.,
-             'model.auxiliary_head.dropout_ratio': 0.,
-             'train_dataloader.dataset.pipeline': PIPELINE}
-    whole, _ = train(tiny, tmp_path / 'a', *hooks, iters=4, **still)
-    train(tiny, tmp_path / 'b', *hooks, **still)
-    rest, _ = train(tiny, tmp_path / 'b', *hooks, iters=4, resume=True,
-                    **still)
-    assert rest.logs == whole.logs[2:]
+
+    def go(name, **changes):
+        cfg = tiny.config(tmp_path / name, *copy.deepcopy(hooks),
+                          param_scheduler=[], **NO_DROPOUT, **changes)
+        keep_order(cfg)
+        cfg.train_dataloader.sampler.shuffle = True
+        return train(cfg)[1]
+
+    whole = go('a', iters=4)
+    go('b')
+    assert go('b', iters=4, resume=True) == whole[2:]
 
 
 def test_different_teachers_stay_two(tiny, tmp_path):
-    watch, _ = train(
-        tiny, tmp_path, nfd_hook(tiny.teacher(8)), kd_hook(tiny.teacher(12)))
-    assert watch.ran == dict(teacher=2, teacher_2=2)
-    assert watch.logs[0]['distill.loss_nfd'] > 0
-    assert watch.logs[0]['distill.loss_kd'] > 0
+    _, logs, ran = train(tiny.config(
+        tmp_path, nfd_hook(tiny.teacher(8)), kd_hook(tiny.teacher(12))))
+    assert ran == dict(teacher=2, teacher_2=2)
+    assert logs[0]['distill.loss_nfd'] > 0
+    assert logs[0]['distill.loss_kd'] > 0
 
 
 def test_without_and_with_a_teacher(tiny, tmp_path):
-    watch, _ = train(tiny, tmp_path, dict(type='mmselfkd.TFDHook'),
-                     kd_hook(dict(a=tiny.teacher())))
+    _, logs, _ = train(tiny.config(
+        tmp_path, dict(type='mmselfkd.TFDHook'),
+        kd_hook(dict(a=tiny.teacher()))))
     assert {'distill.loss_inter', 'distill.loss_intra',
-            'distill.loss_kd'} <= watch.logs[0].keys()
+            'distill.loss_kd'} <= logs[0].keys()
 
 
 def test_joined_renames_teachers_and_keeps_the_plans():
     a, b = dict(config='a.py', checkpoint='a'), dict(config='b', checkpoint='')
     first = DistillHook(
         teacher=dict(x=a, y=b), losses=dict(
-            loss_x=dict(KD, source=dict(student='logits', teacher='x:neck')),
-            loss_y=dict(KD, source=dict(student='logits', teacher='y:neck'))))
+            loss_x=dict(KD, source=pair('logits', 'x:neck')),
+            loss_y=dict(KD, source=pair('logits', 'y:neck'))))
     second = DistillHook(
         teacher=dict(x=b, y=dict(type='EMATeacher')), losses=dict(
-            loss_b=dict(KD, source=dict(student='logits', teacher='x:neck')),
-            loss_e=dict(KD, source=dict(student='logits', teacher='y:neck'))),
+            loss_b=dict(KD, source=pair('logits', 'x:neck')),
+            loss_e=dict(KD, source=pair('logits', 'y:neck'))),
         inherit='x:neck', task_schedule=dict(type='LinearRamp'))
     first, second = first.plan, second.plan
     whole = joined([first, second])
     assert {name: cfg for name, (_, cfg) in whole.teachers.items()} == dict(
         x=a, y=b, y_2=dict(type='EMATeacher'))
-    assert {term.name: term.teachers for term in whole.terms} == dict(
+    assert {loss.name: loss.teachers for loss in whole.losses} == dict(
         loss_x=['x'], loss_y=['y'], loss_b=['y'], loss_e=['y_2'])
     assert whole.inherit == [('DistillHook.inherit', 'y', 'neck')]
     assert whole.task_schedule is second.task_schedule
-    assert [term.teachers for term in second.terms] == [['x'], ['y']]
-    assert len(first.terms) == 2 and list(first.teachers) == ['x', 'y']
+    assert [loss.teachers for loss in second.losses] == [['x'], ['y']]
+    assert len(first.losses) == 2 and list(first.teachers) == ['x', 'y']
 
 
 @pytest.mark.parametrize('one, other, shared', [

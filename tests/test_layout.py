@@ -3,8 +3,11 @@ import pytest
 import torch
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
-from mmselfkd.areas import BACKGROUND, IGNORED, Areas
-from mmselfkd.errors import ConfigError
+from mmselfkd import ConfigError
+from mmselfkd.hosts import Host, MMDetHost, MMSegHost
+from mmselfkd.layout import BACKGROUND, BatchLayout
+
+IGNORED = 255
 
 
 def sample(shape=None, boxes=None, labels=None):
@@ -17,12 +20,14 @@ def sample(shape=None, boxes=None, labels=None):
     return element
 
 
-def areas(*samples, size=(32, 48)):
-    return Areas(torch.zeros(len(samples), 3, *size), list(samples))
+def layout(*samples, size=(32, 48), host=MMDetHost, ignore_index=IGNORED):
+    """Of a batch of so many samples; of one image without any."""
+    return BatchLayout(torch.zeros(len(samples) or 1, 3, *size),
+                       list(samples) or None, host(), ignore_index)
 
 
 def by_loops(size, shape, boxes, share, total=(32, 48)):
-    """The equation of ``Areas.weight``, position by position."""
+    """The equation of ``BatchLayout.weight``, position by position."""
     height, width = size
     cell = total[0] / height, total[1] / width
     valid = [(y, x) for y in range(height) for x in range(width)
@@ -47,13 +52,13 @@ def by_loops(size, shape, boxes, share, total=(32, 48)):
 
 
 def test_no_padding_needs_no_weight():
-    assert areas(sample((32, 48)), sample((32, 48))).weight((4, 6)) is None
-    assert areas(sample()).weight((4, 6)) is None
-    assert Areas(torch.zeros(1, 3, 8, 8), None).weight((2, 2)) is None
+    assert layout(sample((32, 48)), sample((32, 48))).weight((4, 6)) is None
+    assert layout(sample()).weight((4, 6)) is None
+    assert layout().weight((2, 2)) is None
 
 
 def test_padding_weighs_nothing():
-    got = areas(sample((32, 48)), sample((17, 24))).weight((4, 6))
+    got = layout(sample((32, 48)), sample((17, 24))).weight((4, 6))
     assert got.shape == (2, 1, 4, 6)
     assert got[0].min() == 1
     # a cell of 8 x 8 counts where it reaches into the image
@@ -63,7 +68,7 @@ def test_padding_weighs_nothing():
 
 
 def test_even_the_coarsest_level_keeps_a_position():
-    got = areas(sample((32, 48)), sample((3, 3))).weight((1, 1))
+    got = layout(sample((32, 48)), sample((3, 3))).weight((1, 1))
     assert got.flatten().tolist() == [1, 1]
 
 
@@ -75,43 +80,46 @@ def test_even_the_coarsest_level_keeps_a_position():
     [[10.2, 10.2, 10.9, 10.9], [47, 31, 48, 32]],  # less than a position
 ])
 def test_foreground_by_the_equation(size, share, boxes):
-    got = areas(sample((32, 48), boxes)).weight(size, share)[0, 0]
+    got = layout(sample((32, 48), boxes)).weight(size, share)[0, 0]
     expected = by_loops(size, (32, 48), boxes, share)
     torch.testing.assert_close(got, expected)
 
 
 def test_foreground_in_a_padded_image():
     boxes = [[2, 3, 20, 17]]
-    got = areas(sample((24, 30), boxes)).weight((8, 12), 0.5)[0, 0]
+    got = layout(sample((24, 30), boxes)).weight((8, 12), 0.5)[0, 0]
     torch.testing.assert_close(got, by_loops((8, 12), (24, 30), boxes, 0.5))
 
 
 def test_every_object_counts_the_same():
     small, large = [4, 4, 8, 8], [16, 0, 48, 32]
-    got = areas(sample((32, 48), [small, large])).weight((32, 48), 0.5)[0, 0]
+    got = layout(sample((32, 48), [small, large])).weight((32, 48), 0.5)[0, 0]
     assert got[4:8, 4:8].sum() == pytest.approx(0.25)
     assert got[:, 16:].sum() == pytest.approx(0.25)
     assert got.sum() == pytest.approx(1)
 
 
 def test_no_object_leaves_the_background():
-    got = areas(sample((32, 48), [])).weight((4, 6), 0.5)
+    got = layout(sample((32, 48), [])).weight((4, 6), 0.5)
     assert got.sum() == pytest.approx(0.5)
-    assert areas(sample((32, 48), [])).weight((4, 6), 1).sum() == 0
+    assert layout(sample((32, 48), [])).weight((4, 6), 1).sum() == 0
 
 
 def test_foreground_without_boxes():
     with pytest.raises(ConfigError, match='no boxes'):
-        areas(sample((32, 48))).weight((4, 6), 0.5)
+        layout(sample((32, 48))).weight((4, 6), 0.5)
     with pytest.raises(ConfigError, match='no boxes'):
-        Areas(torch.zeros(1, 3, 8, 8), None).weight((4, 6), 0.5)
+        layout().weight((4, 6), 0.5)
 
 
-def test_label_of_boxes():
-    got = areas(sample((20, 40), [[0, 0, 30, 18], [5, 5, 9, 9],
-                                  [35, 15, 48, 32]], [3, 1, 2])).label()[0]
+@pytest.mark.parametrize('ignore_index, padding', [
+    (IGNORED, IGNORED), (-100, -100), (None, BACKGROUND)])
+def test_label_of_boxes(ignore_index, padding):
+    got = layout(
+        sample((20, 40), [[0, 0, 30, 18], [5, 5, 9, 9], [35, 15, 48, 32]],
+               [3, 1, 2]), ignore_index=ignore_index).label()[0]
     assert got.dtype == torch.long
-    assert (got[20:] == IGNORED).all() and (got[:, 40:] == IGNORED).all()
+    assert (got[20:] == padding).all() and (got[:, 40:] == padding).all()
     assert (got[5:9, 5:9] == 1).all()  # the smaller box is in front
     assert got[0, 0] == got[17, 29] == 3
     assert got[19, 39] == 2
@@ -123,7 +131,19 @@ def test_label_of_a_segmentation_batch():
     for element, value in ((first, 1), (second, 2)):
         element.gt_sem_seg = PixelData(
             data=torch.full((1, 4, 6), value))
-    got = areas(first, second, size=(4, 6)).label()
+    got = layout(first, second, size=(4, 6), host=MMSegHost).label()
     assert got.shape == (2, 4, 6) and got[1].unique().item() == 2
-    assert areas(sample()).label() is None
-    assert Areas(torch.zeros(1, 3, 8, 8), None).label() is None
+
+
+@pytest.mark.parametrize('host', [Host, MMSegHost, MMDetHost])
+def test_no_label_in_the_data(host):
+    assert layout(sample(), host=host).label() is None
+    assert layout(host=host).label() is None
+
+
+def test_where_the_image_is():
+    assert layout(sample((32, 48))).image() is None
+    got = layout(sample((32, 48)), sample((17, 24))).image()
+    assert got.shape == (2, 1, 32, 48) and got.dtype == torch.bool
+    assert got[0].all() and got[1, 0, :17, :24].all()
+    assert got[1].sum() == 17 * 24

@@ -1,12 +1,16 @@
 """What the log says of a distillation, and when it warns."""
+import logging
 import math
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 
-from mmselfkd.hooks.report import (
+from mmselfkd.distillation.monitor import (
+    LARGE,
     WINDOW,
     Monitor,
+    accuracy,
     class_agreement,
     linear_cka,
     render,
@@ -14,16 +18,16 @@ from mmselfkd.hooks.report import (
 
 
 @pytest.fixture
-def warnings(monkeypatch):
+def warnings():
+    """What the current logger is told."""
     texts = []
 
-    class Logger:
+    class Keep(logging.Handler):
 
-        def warning(self, text):
-            texts.append(text)
+        def emit(self, record):
+            texts.append(record.getMessage())
 
-    monkeypatch.setattr(
-        'mmselfkd.hooks.report.MMLogger.get_current_instance', Logger)
+    MMLogger.get_instance(f'monitor{id(texts)}').addHandler(Keep())
     return texts
 
 
@@ -43,11 +47,26 @@ def test_healthy_term_gives_no_warning(warnings):
     assert warnings == []
 
 
-def test_constant_term(warnings):
-    feed([0.5] * (WINDOW - 1))
+@pytest.mark.parametrize('spread', [0, 1e-7])
+def test_constant_term(warnings, spread):
+    """Also where float32 leaves a little of it."""
+    values = [0.5 * (1 + spread * (i % 2)) for i in range(60)]
+    feed(values[:WINDOW - 1])
     assert warnings == []
-    feed([0.5] * 60)
+    feed(values)
     assert len(warnings) == 1 and 'has not changed' in warnings[0]
+
+
+def test_a_small_term_that_moves_is_not_constant(warnings):
+    feed([1e-5 * (1 + 1e-3 * (i % 2)) for i in range(60)])
+    assert warnings == []
+
+
+def test_a_term_that_is_nothing_beside_the_task(warnings):
+    """A zero, but for what float32 leaves of it."""
+    feed([1e-9 * (i % 3) for i in range(60)])
+    assert len(warnings) == 1
+    assert 'nothing beside the task loss 1' in warnings[0]
 
 
 def test_term_that_is_off_is_not_watched(warnings):
@@ -63,10 +82,38 @@ def test_non_finite_term_is_named_each_time(warnings):
 
 
 def test_term_that_dwarfs_the_task(warnings):
-    feed([999., 998.])
+    feed([LARGE - 1., LARGE - 2.])
     assert warnings == []
-    feed([1001., 1002.])
-    assert len(warnings) == 1 and '1000 times the task loss' in warnings[0]
+    feed([LARGE + 1., LARGE + 2.])
+    assert len(warnings) == 1
+    assert f'{LARGE + 1} times the task loss 1' in warnings[0]
+    assert 'distill.loss_kd' in warnings[0]
+    assert 'loss_weight' in warnings[0]
+
+
+def test_a_size_before_training_is_not_told_twice(warnings):
+    monitor = Monitor(['loss_kd'])
+    monitor.check_size('loss_kd', 1., 0.)  # no task loss to compare with
+    assert warnings == []
+    for _ in range(2):
+        monitor.check_size('loss_kd', 1000., 2.)
+    assert len(warnings) == 1 and '500 times' in warnings[0]
+
+
+@pytest.mark.parametrize('alive, says', [
+    ([True, True], None),
+    ([False], 'trains nothing: what it looks at carries no gradient'),
+    ([False, True, False],
+     'trains nothing there: level 0, 2 (0 to 2) of what it looks at')])
+def test_what_carries_no_gradient(warnings, alive, says):
+    monitor = Monitor(['loss_kd'])
+    for _ in range(2):
+        monitor.check_gradients('loss_kd', alive)
+    if says is None:
+        assert warnings == []
+    else:
+        text, = warnings
+        assert text.startswith('distill.loss_kd ') and says in text
 
 
 def test_summary_has_first_and_last(warnings):
@@ -79,6 +126,18 @@ def test_class_agreement_by_hand():
     student = torch.tensor([[[[2., 0.]], [[1., 1.]]]])
     teacher = torch.tensor([[[[3., 9.]], [[1., 1.]]]])
     assert class_agreement(student, teacher) == 0.5
+
+
+def test_accuracy_by_hand():
+    """Nearest labels; neither ignored pixels nor background count."""
+    teacher = torch.tensor([[[[2., 0., 0., 5.]], [[1., 1., 1., 0.]]]])
+    label = torch.tensor([[[0, 0, 255, 1]]])
+    assert accuracy(teacher, label, 255) == pytest.approx(1 / 3)
+    label = torch.tensor([[[-1, 1, 0, 0]]])
+    assert accuracy(teacher, label, 255) == pytest.approx(2 / 3)
+    larger = label.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    assert accuracy(teacher, larger, 255) == pytest.approx(2 / 3)
+    assert accuracy(teacher, torch.full((1, 1, 4), 255), 255) == 0
 
 
 def test_linear_cka_against_the_gram_matrix_of_samples():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmselfkd.adapters import (
+from mmselfkd.distillation.level_matching import (
     build_adapters,
     match_queries,
     resize_like,
