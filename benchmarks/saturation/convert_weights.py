@@ -16,8 +16,9 @@ from pathlib import Path
 import mmcv
 import numpy as np
 import torch
-from benchmarks.saturation.models import EfficientNetLite2, MobileNetV1
 from torch import nn
+
+from benchmarks.saturation.models import EfficientNetLite2, MobileNetV1
 
 
 def rename(model, weights):
