@@ -30,7 +30,8 @@ def tap_student(model: nn.Module, configs: Iterable[LossConfig],
     return taps
 
 
-def record(taps: dict[str, Tap], sources: Iterable[str], run: Callable[[], Any]) -> None:
+def record(taps: dict[str, Tap], sources: Iterable[str],
+           run: Callable[[], Any]) -> None:
     """Call ``run`` with the taps of ``sources`` open."""
     for source in sources:
         taps[source].open()
