@@ -1,9 +1,9 @@
 """A teacher of your own: any ``nn.Module`` with weights from a file.
 
 ``python examples/own_teacher.py`` trains a small vision transformer on toy
-data in plain PyTorch, saves its weights as ``vit.pth`` and lets it teach. In your project
-keep model and teacher in a module of yours, say ``own_teacher.py``. Your
-config imports it and names them::
+data in plain PyTorch, saves its weights as ``vit.pth`` and lets it teach. In
+your project keep model and teacher in a module of yours, say
+``own_teacher.py``. Your config imports it and names the teacher::
 
     custom_imports = dict(imports=['mmselfkd', 'own_teacher'])
     custom_hooks = [
@@ -86,6 +86,7 @@ class ViTTeacher(ModelTeacher):
 
 def train_vit(checkpoint: str, steps: int) -> None:
     """What you have done already: a training of your own."""
+    torch.manual_seed(0)
     vit = ViT(classes=7)
     optimizer = torch.optim.AdamW(vit.parameters(), lr=1e-3)
     scenes = [make_scene(i) for i in range(32)]
@@ -100,7 +101,7 @@ def train_vit(checkpoint: str, steps: int) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    print(f'the teacher\'s last loss: {loss:.4f}')
+    print(f"the teacher's last loss: {loss:.4f}")
     torch.save(vit.state_dict(), checkpoint)
 
 

@@ -39,6 +39,7 @@ def train(work_dir: str, hook: dict, **changes: Any) -> Runner:
         val_cfg=None, val_dataloader=None, val_evaluator=None,
         default_hooks=dict(
             logger=dict(interval=1), checkpoint=dict(interval=10)),
+        randomness=dict(seed=0),
         log_level='WARNING'))
     cfg.merge_from_dict(changes)
     runner = Runner.from_cfg(cfg)

@@ -1,6 +1,7 @@
 """One thread and a fixed seed for every test, in whatever order they run."""
 import gc
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -105,3 +106,24 @@ def two_processes(tmp_path):
             for rank in range(2)], timeout=50)
 
     return run
+
+
+@pytest.fixture
+def outside(root):
+    """Runs a file below the root, as a user's project imports it.
+
+    What it registers is forgotten after the test.
+    """
+    from mmengine.registry import DATASETS, MODELS
+    from mmseg.registry import MODELS as MMSEG_MODELS
+
+    from mmselfkd.hosts import temporary_registrations
+    from mmselfkd.registry import TEACHERS
+
+    registries = DATASETS, MODELS, MMSEG_MODELS, TEACHERS
+    before = [dict(registry.module_dict) for registry in registries]
+    with temporary_registrations():
+        yield lambda path: runpy.run_path(str(root / path))
+    for registry, parts in zip(registries, before):
+        registry.module_dict.clear()
+        registry.module_dict.update(parts)

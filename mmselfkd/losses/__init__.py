@@ -31,14 +31,15 @@ from .tfd_loss import (
     tfd_inter_loss,
     tfd_intra_loss,
 )
+from .value_loss import ValueLoss, value_loss
 
 __all__ = [
     'ATLoss', 'AdversarialLoss', 'CWDLoss', 'DISTLoss', 'DistillationLoss',
     'FitNetsLoss', 'HolisticLoss', 'ICSDLoss', 'KDLoss',
-    'MixSKDAdversarialLoss', 'MixSKDFeatureLoss', 'MixSKDLogitLoss',
-    'NFDLoss', 'PairwiseLoss', 'TFDInterLoss', 'TFDIntraLoss', 'at_loss',
+    'MixSKDAdversarialLoss', 'MixSKDFeatureLoss', 'MixSKDLogitLoss', 'NFDLoss',
+    'PairwiseLoss', 'TFDInterLoss', 'TFDIntraLoss', 'ValueLoss', 'at_loss',
     'cwd_loss', 'dist_loss', 'fitnets_loss', 'holistic_discriminator_loss',
     'holistic_loss', 'icsd_loss', 'kd_loss', 'mixskd_feature_loss',
     'mixskd_logit_loss', 'nfd_loss', 'pairwise_loss', 'tfd_inter_loss',
-    'tfd_intra_loss'
+    'tfd_intra_loss', 'value_loss'
 ]

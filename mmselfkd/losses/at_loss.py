@@ -159,6 +159,14 @@ class ATLoss(DistillationLoss):
         self.p = p
         self.reduction = reduction
 
+    def check(self, student: Tensor, teacher: Tensor) -> None:
+        """Refuse a map of one position, whose attention is always 1."""
+        if student[0, 0].numel() == 1:
+            raise ValueError(
+                'ATLoss compares where a map is active, but the map has one '
+                'position; use a finer level, or MixSKDFeatureLoss or '
+                "NFDLoss(dims='c') for vectors")
+
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,

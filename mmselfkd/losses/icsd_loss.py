@@ -172,6 +172,18 @@ class ICSDLoss(DistillationLoss):
         check_positive('temperature', temperature, LEAST_TEMPERATURE)
         self.temperature = temperature
 
+    def check(self, student: Tensor, teacher: Tensor) -> None:
+        """Refuse one class or one position: all divergences are 0."""
+        if student.shape[1] == 1:
+            raise ValueError(
+                'ICSDLoss compares the maps of classes with each other, but '
+                'there is one class; use KDLoss with '
+                "activation='sigmoid', or ValueLoss for depth")
+        if student[0, 0].numel() == 1:
+            raise ValueError(
+                'ICSDLoss takes a softmax over the positions, but the map '
+                'has one; use a finer level, or KDLoss')
+
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,

@@ -7,7 +7,12 @@ from torch.func import functional_call
 from ..checks import check_choice, check_integer, check_positive
 from ._maps import autocast_off, check_maps, full_precision
 from .base import AdversarialLoss, DistillationLoss
-from .kd_loss import ACTIVATIONS, check_ignore_index, kd_loss
+from .kd_loss import (
+    ACTIVATIONS,
+    check_ignore_index,
+    check_softmax,
+    kd_loss,
+)
 
 
 def mixskd_feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -184,6 +189,10 @@ class MixSKDLogitLoss(DistillationLoss):
         self.ignore_index = ignore_index
         self.activation = activation
         self.needs_label = ignore_index is not None
+
+    def check(self, student: Tensor, teacher: Tensor) -> None:
+        """Refuse a softmax over one channel."""
+        check_softmax(self, student)
 
     def forward(self,
                 student: Tensor,

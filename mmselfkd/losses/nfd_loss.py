@@ -1,5 +1,7 @@
 """Normalised feature distillation."""
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -134,6 +136,7 @@ class NFDLoss(DistillationLoss):
         True
     """
     channels = 'adapt'
+    level_reduction = 'mean'
     takes_weight = True
 
     def __init__(self, dims: str = 'hw', eps: float = 1e-5):
@@ -142,6 +145,22 @@ class NFDLoss(DistillationLoss):
         self.dims = dims
         self.eps = eps
         self.needs_positions = dims == 'hw'
+
+    def check(self, student: Tensor, teacher: Tensor) -> None:
+        """Refuse statistics over one or two numbers.
+
+        One number standardised is 0, and two are -1 and 1.
+        """
+        count = math.prod(student.shape[axis] for axis in DIMS[self.dims])
+        if count < 3:
+            others = [dims for dims, axes in DIMS.items() if math.prod(
+                student.shape[axis] for axis in axes) > 2]
+            raise ValueError(
+                f'NFDLoss(dims={self.dims!r}) standardises {count} '
+                f'number{"s"[:count - 1]} at a time in maps of shape '
+                f'{tuple(student.shape)}, and the result is constant; use '
+                + ' or '.join(['a finer level', *(
+                    f'dims={dims!r}' for dims in others)]))
 
     def forward(self,
                 student: Tensor,

@@ -1,5 +1,7 @@
 """Similarities between the positions of a map (structured distillation)."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -132,7 +134,7 @@ def pairwise_loss(student: Tensor,
 def _check_arguments(pool, pool_mode, connection_range):
     check_integer_or_none('pool', pool, minimum=1)
     check_choice('pool_mode', pool_mode, POOL_MODES)
-    check_integer_or_none('connection_range', connection_range, minimum=0)
+    check_integer_or_none('connection_range', connection_range, minimum=1)
 
 
 def _without(maps, left_out, pool, pool_mode):
@@ -357,6 +359,23 @@ class PairwiseLoss(DistillationLoss):
         self.pool = pool
         self.pool_mode = pool_mode
         self.connection_range = connection_range
+
+    def check(self, student: Tensor, teacher: Tensor) -> None:
+        """Refuse one channel or one node: all similarities are 1 or -1."""
+        if student.shape[1] == 1:
+            raise ValueError(
+                'PairwiseLoss compares the directions of feature vectors, '
+                'but the student has one channel; use ValueLoss for depth '
+                "and other values, or a map of more channels, such as "
+                "source='features'")
+        nodes = math.prod(-(-side // (self.pool or 1))
+                          for side in student.shape[2:])
+        if nodes == 1:
+            raise ValueError(
+                'PairwiseLoss compares the nodes of a map with each other, '
+                f'but pool={self.pool!r} makes one of '
+                f'{student.shape[2]} x {student.shape[3]} positions; use '
+                'pool=1 or a finer level')
 
     def forward(self,
                 student: Tensor,

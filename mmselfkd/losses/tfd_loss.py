@@ -243,6 +243,13 @@ class TFDIntraLoss(DistillationLoss):
     channels = 'equal'
     takes_weight = True
 
+    def check(self, student: Tensor, teacher: Tensor) -> None:
+        """Refuse one channel, which has no other to learn from."""
+        if student.shape[1] == 1:
+            raise ValueError(
+                'TFDIntraLoss lets the channels of a map teach each other, '
+                'but the map has one; use a source with more channels')
+
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,

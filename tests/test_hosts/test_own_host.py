@@ -4,7 +4,6 @@ The model below has the shape of mmpose's ``TopdownPoseEstimator`` with a
 ``HeatmapHead``: attributes, modes, samples, and a head whose ``forward`` is
 called directly.
 """
-import runpy
 
 import pytest
 import torch
@@ -125,18 +124,10 @@ class HeatmapLoss(DistillationLoss):
 
 
 @pytest.fixture(autouse=True)
-def outside(root):
-    """What a user's project registers, for the time of one test."""
-    parts = (MODELS, TinyPose), (DATASETS, Poses)
-    for registry, part in parts:
-        registry.register_module(module=part)
-    try:
-        with temporary_registrations():
-            runpy.run_path(str(root / 'tests' / 'mmpose_host.py'))
-            yield
-    finally:
-        for registry, part in parts:
-            registry.module_dict.pop(part.__name__)
+def host(outside):
+    MODELS.register_module(module=TinyPose)
+    DATASETS.register_module(module=Poses)
+    return outside('tests/mmpose_host.py')
 
 
 def batch(model):

@@ -14,6 +14,7 @@ from mmselfkd.losses import (
     KDLoss,
     NFDLoss,
     PairwiseLoss,
+    ValueLoss,
     cwd_loss,
     dist_loss,
     icsd_loss,
@@ -32,12 +33,13 @@ LOSSES = [
     ICSDLoss(2.0),
     ATLoss(),
     ATLoss(p=3, reduction='sum'),
+    ValueLoss(),
     CWDLoss(),
+    DISTLoss(),
     FitNetsLoss(),
-    DISTLoss()
 ]
 IDS = ['kd', 'pair', 'pair-local', 'nfd', 'nfd-c', 'icsd', 'at', 'at-sum',
-       'cwd', 'fitnets', 'dist']
+       'value', 'cwd', 'dist', 'fitnets']
 every_loss = pytest.mark.parametrize('loss', LOSSES, ids=IDS)
 
 

@@ -23,7 +23,8 @@ OPTIONS = [
     losses.KDLoss(adjust=dict(type='LabelSmoothing')),
     losses.KDLoss(dynamic_temperature=dict(type='FLSW')),
     losses.KDLoss(dynamic_temperature=dict(type='CWSM')),
-    losses.KDLoss(ignore_index=None), losses.KDLoss(activation='sigmoid')]
+    losses.KDLoss(ignore_index=None), losses.KDLoss(activation='sigmoid'),
+    losses.KDLoss(groups=7), losses.ValueLoss('scale_invariant')]
 
 
 @pytest.fixture(autouse=True)

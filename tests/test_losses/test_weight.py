@@ -16,6 +16,7 @@ from mmselfkd.losses import (
     PairwiseLoss,
     TFDInterLoss,
     TFDIntraLoss,
+    ValueLoss,
 )
 
 LOSSES = dict(
@@ -27,8 +28,10 @@ LOSSES = dict(
     pair_local=PairwiseLoss(pool=None, connection_range=1),
     pair_few=PairwiseLoss(pool=4), icsd=ICSDLoss(2.0), at=ATLoss(),
     at_sum=ATLoss(reduction='sum'), inter=TFDInterLoss(),
-    intra=TFDIntraLoss(), cwd=CWDLoss(2.0), fitnets=FitNetsLoss(),
-    dist=DISTLoss(), dist_sigmoid=DISTLoss(activation='sigmoid'))
+    intra=TFDIntraLoss(), value=ValueLoss(),
+    value_si=ValueLoss('scale_invariant'), kd_sides=KDLoss(groups=2),
+    cwd=CWDLoss(2.0), dist=DISTLoss(), fitnets=FitNetsLoss(),
+    dist_sigmoid=DISTLoss(activation='sigmoid'))
 every_loss = pytest.mark.parametrize('name', LOSSES)
 
 
@@ -90,9 +93,9 @@ def test_only_the_ratio_of_the_weights_counts(name):
 @pytest.mark.parametrize(
     'name', [name for name in LOSSES if name != 'kd_dtd'])
 def test_gradient_is_the_derivative(name):  # temperatures have no gradient
-    student, teacher = maps(2, 3, 3, 4)
+    student, teacher = maps(2, 4, 3, 4)
     if name == 'pair_few':
-        student, teacher = maps(2, 3, 5, 6)
+        student, teacher = maps(2, 4, 5, 6)
     weight = torch.rand(2, 1, *student.shape[2:])
     weight[0, 0, 0] = 0
     student.requires_grad_()
