@@ -1,5 +1,4 @@
 """DIST: the order of the classes of a pixel and of the pixels of a class."""
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
