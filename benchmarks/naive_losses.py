@@ -125,6 +125,12 @@ def dist(s, t, label, image):
             + (1 - correlation(s.T, t.T).mean()))
 
 
+def mgd(s, t, label, image, module):
+    """What the generator makes of a map with three quarters masked."""
+    keep = (torch.rand(len(s), 1, *s.shape[2:], device=s.device) >= 0.75)
+    return ((module.generator(s * keep) - t)**2).mean()
+
+
 def at(s, t, label, image):
     """Attention maps of unit length."""
     s, t = (f.abs().pow(2).mean(1).flatten(1) for f in (s, t))

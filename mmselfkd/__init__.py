@@ -10,9 +10,9 @@ from .version import __version__
 __all__ = [
     'AICSDHook', 'CWDHook', 'ConfigError', 'DISTHook', 'DistillHook',
     'EMATeacher', 'FRSKDHook', 'FitNetsHook', 'FrozenTeacher', 'ICSDHook',
-    'KADTDHook', 'MixSKDHook', 'MixTeacher', 'ModelTeacher', 'NFDHook',
-    'SKDHook', 'SelfTeacher', 'SnapshotTeacher', 'StudentAsTeacher', 'TFDHook',
-    '__version__', 'register_head', 'register_host'
+    'KADTDHook', 'MGDHook', 'MixSKDHook', 'MixTeacher', 'ModelTeacher',
+    'NFDHook', 'SKDHook', 'SelfTeacher', 'SnapshotTeacher', 'StudentAsTeacher',
+    'TFDHook', '__version__', 'register_head', 'register_host'
 ]
 
 if find_spec('mmengine') is None:
@@ -39,6 +39,7 @@ else:
         FRSKDHook,
         ICSDHook,
         KADTDHook,
+        MGDHook,
         MixSKDHook,
         NFDHook,
         SKDHook,

@@ -33,9 +33,9 @@ CONFIGS = sorted(
     path.relative_to(ROOT) for path in ROOT.glob('configs/*/*.py')
     if path.parent.name != '_base_')
 METHODS = ('aicsd', 'cwd', 'dist', 'fitnets', 'frskd', 'icsd', 'ka_dtd',
-           'mixskd', 'nfd', 'skd', 'tfd')
-NOT_MEASURED = ('cwd', 'dist', 'fitnets')  # no results yet
-NO_DETECTORS = ('cwd', 'dist', 'fitnets', 'mixskd')
+           'mgd', 'mixskd', 'nfd', 'skd', 'tfd')
+NOT_MEASURED = ('cwd', 'dist', 'fitnets', 'mgd')  # no results yet
+NO_DETECTORS = (*NOT_MEASURED, 'mixskd')
 SMALL_DATA = ('_camvid-', '_bccd-')  # trained on a CPU, with results
 PAIRS = sorted(ROOT.glob('configs/_base_/pairs/*.py'))
 SIDE = 64

@@ -7,6 +7,7 @@ from .fitnets_hook import FitNetsHook
 from .frskd_hook import FRSKDHook
 from .icsd_hook import ICSDHook
 from .ka_dtd_hook import KADTDHook
+from .mgd_hook import MGDHook
 from .mixskd_hook import MixSKDHook
 from .nfd_hook import NFDHook
 from .skd_hook import SKDHook
@@ -14,6 +15,6 @@ from .tfd_hook import TFDHook
 
 __all__ = [
     'AICSDHook', 'CWDHook', 'DISTHook', 'DistillHook', 'FRSKDHook',
-    'FitNetsHook', 'ICSDHook', 'KADTDHook', 'MixSKDHook', 'NFDHook', 'SKDHook',
-    'TFDHook'
+    'FitNetsHook', 'ICSDHook', 'KADTDHook', 'MGDHook', 'MixSKDHook', 'NFDHook',
+    'SKDHook', 'TFDHook'
 ]

@@ -16,6 +16,7 @@ from .holistic_loss import (
 )
 from .icsd_loss import ICSDLoss, icsd_loss
 from .kd_loss import KDLoss, kd_loss
+from .mgd_loss import MGDLoss, mgd_loss
 from .mixskd_loss import (
     MixSKDAdversarialLoss,
     MixSKDFeatureLoss,
@@ -35,11 +36,11 @@ from .value_loss import ValueLoss, value_loss
 
 __all__ = [
     'ATLoss', 'AdversarialLoss', 'CWDLoss', 'DISTLoss', 'DistillationLoss',
-    'FitNetsLoss', 'HolisticLoss', 'ICSDLoss', 'KDLoss',
+    'FitNetsLoss', 'HolisticLoss', 'ICSDLoss', 'KDLoss', 'MGDLoss',
     'MixSKDAdversarialLoss', 'MixSKDFeatureLoss', 'MixSKDLogitLoss', 'NFDLoss',
     'PairwiseLoss', 'TFDInterLoss', 'TFDIntraLoss', 'ValueLoss', 'at_loss',
     'cwd_loss', 'dist_loss', 'fitnets_loss', 'holistic_discriminator_loss',
-    'holistic_loss', 'icsd_loss', 'kd_loss', 'mixskd_feature_loss',
+    'holistic_loss', 'icsd_loss', 'kd_loss', 'mgd_loss', 'mixskd_feature_loss',
     'mixskd_logit_loss', 'nfd_loss', 'pairwise_loss', 'tfd_inter_loss',
     'tfd_intra_loss', 'value_loss'
 ]

@@ -9,7 +9,8 @@ import mmselfkd
 from mmselfkd.sources import STUDENT
 
 # hook -> the folder of its configs
-HOOKS = dict(CWDHook='cwd', DISTHook='dist', FitNetsHook='fitnets')
+HOOKS = dict(
+    CWDHook='cwd', DISTHook='dist', FitNetsHook='fitnets', MGDHook='mgd')
 every_hook = pytest.mark.parametrize('name', HOOKS)
 
 
