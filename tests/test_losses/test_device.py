@@ -4,18 +4,16 @@ Tensors on torch's device ``meta`` have a shape and no values: an operation
 that mixes devices fails as on a GPU, and so does whatever reads a value on
 the host, for which a GPU would have to finish first.
 """
-import inspect
 from contextlib import nullcontext
 
 import pytest
 import torch
+from every_loss import CLASSES, made
 
 from mmselfkd import losses
 from mmselfkd.distillation.level_matching import resize_like
 from mmselfkd.distillation.monitor import class_agreement, linear_cka
 
-CLASSES = [getattr(losses, name) for name in losses.__all__
-           if inspect.isclass(getattr(losses, name))]
 OPTIONS = [
     losses.PairwiseLoss(pool=None), losses.PairwiseLoss(pool_mode='max'),
     losses.PairwiseLoss(connection_range=2),
@@ -46,7 +44,7 @@ def test_what_the_device_shows():
 
 @pytest.mark.parametrize('loss, weighted', [
     pytest.param(loss, weighted, id=f'{type(loss).__name__}-{weighted}')
-    for loss in [cls() for cls in CLASSES] + OPTIONS
+    for loss in [made(cls) for cls in CLASSES] + OPTIONS
     for weighted in (False, True)[:1 + loss.takes_weight]])
 def test_no_value_is_read_and_no_device_mixed(loss, weighted):
     student, teacher = (on_meta(2, 70, 12, 16) for _ in range(2))
