@@ -16,18 +16,14 @@ from ..layout import BatchLayout
 from ..registry import TEACHERS, build_part
 from ..schedules import factor_at
 from ..sources import STUDENT, gather
-from ..teachers import (
-    BatchContext,
-    ModelTeacher,
-    Teacher,
-    TeacherOutput,
-)
+from ..teachers import BatchContext, ModelTeacher, Teacher, TeacherOutput
 from .discriminators import DiscriminatorTrainer
 from .level_matching import resize_like
 from .loss_term import LossTerm
 from .monitor import Monitor, accuracy, class_agreement, linear_cka, render
 from .plan import Plan
-from .rehearsal import all_levels, label_for, rehearse, run_tapped, tap_student
+from .recording import all_levels, label_for, run_tapped, tap_student
+from .rehearsal import rehearse
 
 ENTRY = 'mmselfkd'  # the submodule of the student with what is trained along
 AGREEMENT_INTERVAL = 10  # iterations between two agreement measurements
