@@ -9,7 +9,7 @@ from torch import nn
 
 from ..errors import ConfigError, nearest
 from .heads import find_head_spec
-from .places import InputFormat, Place, watched_modules
+from .places import InputFormat, Place, Size, watched_modules
 from .tokens import token_grid
 
 KINDS: tuple[Literal['classes', 'boxes'], ...] = ('classes', 'boxes')
@@ -133,7 +133,7 @@ class Host:
         return [_cloned(sample) for sample in samples]
 
     def image_size(self, sample: Any,
-                   size: tuple[int, int]) -> tuple[int, int]:
+                   size: Size) -> Size:
         """Height and width of the image in an input of ``size``."""
         meta = getattr(sample, 'metainfo', {})
         height, width = meta.get('img_shape', size)[:2]
