@@ -113,7 +113,9 @@ def build_part(cfg: Any, registry: Registry, key: str,
     except ConfigError:
         raise
     except (ValueError, TypeError) as error:
-        raise ConfigError(f'{key} = {dict(cfg)!r}: {error}') from error
+        says = str(error)  # of a teacher it has the key already
+        raise ConfigError(says if says.startswith(f'{key}.') else
+                          f'{key} = {dict(cfg)!r}: {says}') from error
 
 
 def _find(name: str, registry: Registry) -> Any:

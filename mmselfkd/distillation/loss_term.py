@@ -2,6 +2,7 @@
 import copy
 
 import torch
+from mmengine.logging import MMLogger
 from torch import nn
 
 from ..errors import ConfigError
@@ -34,11 +35,11 @@ class LossTerm:
                  pairs: Pairs, image: torch.Tensor) -> None:
         self.config, self.matcher = config, matcher
         self.name, self.key, self.loss = config.name, config.key, config.loss
+        self._check(pairs)
         one_each = []
         for s, t in pairs:
             loss = copy.deepcopy(self.loss)
             try:
-                loss.check(s, t)
                 loss.build(s, t, image)
             except ValueError as error:
                 raise ConfigError(f'{self.key}: {error}') from error
@@ -57,6 +58,21 @@ class LossTerm:
     def adapters(self) -> nn.ModuleList:
         """The convolutions in front of the loss."""
         return self.matcher.adapters
+
+    def _check(self, pairs: Pairs) -> None:
+        """Refuse what is constant at every level, say where one is."""
+        refused = {}
+        for number, (s, t) in enumerate(pairs):
+            try:
+                self.loss.check(s, t)
+            except ValueError as error:
+                refused[number] = error
+        for number, error in refused.items():
+            if len(refused) == len(pairs):
+                raise ConfigError(f'{self.key}: {error}') from error
+            MMLogger.get_current_instance().warning(
+                f'{self.key}: level {number} (0 to {len(pairs) - 1}) of what '
+                f'it looks at teaches nothing: {error}')
 
     def value(self, pairs: Pairs, label: torch.Tensor | None,
               image: torch.Tensor, layout: BatchLayout) -> torch.Tensor:
