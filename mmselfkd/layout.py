@@ -18,7 +18,7 @@ class BatchLayout:
     Args:
         inputs (Tensor): The preprocessed batch (N, C, H, W), padded at the
             right and at the bottom.
-        samples (list | None): Its data samples.
+        samples (Any): Its data samples; what is no list says nothing.
         host (Host): Knows how to read these.
         ignore_index (int | None): The label of the padding of a class map
             made of boxes. None: background.
@@ -29,7 +29,7 @@ class BatchLayout:
         self.device = inputs.device
         height, width = inputs.shape[2:]
         self.size = height, width
-        self.samples = samples or []
+        self.samples = samples if isinstance(samples, (list, tuple)) else []
         self.host = host
         self.padding_label = (
             BACKGROUND if ignore_index is None else ignore_index)
