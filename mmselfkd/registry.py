@@ -118,7 +118,7 @@ def build_part(cfg: Any, registry: Registry, key: str,
                           f'{key} = {dict(cfg)!r}: {says}') from error
 
 
-def _find(name: str, registry: Registry):
+def _find(name: str, registry: Registry) -> Any:
     try:
         found = registry.get(name)
     except RuntimeError:  # mmengine's word for a name it cannot import

@@ -1,6 +1,7 @@
 """What is recorded of a forward pass, and what goes with it."""
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,8 +56,7 @@ def run_tapped(model: nn.Module, taps: dict[str, Tap],
     failed: Exception | None = None
     for call in (host.run, host.run_to_predict):
         try:
-            record(taps, sources, lambda call=call: call(
-                model, inputs, samples))
+            record(taps, sources, partial(call, model, inputs, samples))
         except Exception as error:
             if not all(taps[source].runs for source in sources):
                 failed = failed or error

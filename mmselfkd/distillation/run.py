@@ -326,10 +326,10 @@ def inherited(student: nn.Module, teacher: Teacher, module: str,
         raise ConfigError(f'{where}: a pretrained teacher (config=..., '
                           'checkpoint=...) is needed to inherit from')
     for name, model in (('student', student), ('teacher', teacher.model)):
-        names = dict(model.named_modules())
-        if module not in names:
+        modules = dict(model.named_modules())
+        if module not in modules:
             raise ConfigError(f'{where}: the {name} has no such module' +
-                              nearest(module, names))
+                              nearest(module, modules))
     own, state = student.state_dict(), teacher.model.state_dict()
     names = [name for name in own if name.startswith(f'{module}.')]
     taken = [name for name in names

@@ -59,7 +59,7 @@ class FRSKDHook(DistillHook):
             loss_weight=1.0, schedule=_RAMP))
     preset_teacher = dict(type='SelfTeacher')
 
-    def __init__(self, teacher: Any = None, **kwargs) -> None:
+    def __init__(self, teacher: Any = None, **kwargs: Any) -> None:
         if isinstance(teacher, dict) and 'source' in teacher:
             self.preset = copy.deepcopy(self.preset)
             self.preset['loss_at']['source']['student'] = teacher['source']

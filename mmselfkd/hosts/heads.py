@@ -2,7 +2,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -111,7 +111,7 @@ def activation_of(head: nn.Module) -> str:
     """
     if hasattr(head, 'use_sigmoid_cls'):
         return 'sigmoid' if head.use_sigmoid_cls else 'softmax'
-    losses = []
+    losses: list[Any] = []
     for name in ('loss_cls', 'loss_decode', 'loss_mask'):
         loss = getattr(head, name, None)
         losses += list(loss) if isinstance(loss, nn.ModuleList) else [loss]

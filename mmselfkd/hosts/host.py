@@ -9,7 +9,7 @@ from torch import nn
 
 from ..errors import ConfigError, nearest
 from .heads import find_head_spec
-from .places import InputFormat, Place, watched_modules
+from .places import InputFormat, Place, Size, watched_modules
 from .tokens import token_grid
 
 KINDS: tuple[Literal['classes', 'boxes'], ...] = ('classes', 'boxes')
@@ -121,19 +121,20 @@ class Host:
         return data['inputs'], data.get('data_samples')
 
     def without_labels(self, samples: Any) -> Any:
-        """The same samples with their meta information only."""
-        if samples is None:
+        """The same samples with their meta information only, if any."""
+        if not _is_list(samples) or not all(
+                hasattr(sample, 'metainfo') for sample in samples):
             return None
         return [type(s)(metainfo=s.metainfo) for s in samples]
 
     def snapshot(self, samples: Any) -> Any:
         """The samples as they are, whatever a loss may put in their place."""
-        if samples is None:
-            return None
+        if not _is_list(samples):
+            return samples
         return [_cloned(sample) for sample in samples]
 
     def image_size(self, sample: Any,
-                   size: tuple[int, int]) -> tuple[int, int]:
+                   size: Size) -> Size:
         """Height and width of the image in an input of ``size``."""
         meta = getattr(sample, 'metainfo', {})
         height, width = meta.get('img_shape', size)[:2]
@@ -240,6 +241,11 @@ class PixelLoss:
     norm_cfg: dict | None
     value: Callable[[torch.Tensor, Sequence[tuple[torch.Tensor, float]]],
                     torch.Tensor]
+
+
+def _is_list(samples: Any) -> bool:
+    """Whether there is one for each image; a loop may have a tensor."""
+    return isinstance(samples, (list, tuple))
 
 
 def _cloned(element: Any) -> Any:

@@ -6,7 +6,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-Size = tuple[int, int]
+Size = tuple[int, ...]  # height and width
+Model = Any  # an nn.Module whose parts are known by name
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ class InputFormat:
             return cls()
         mean = std = None
         if getattr(preprocessor, '_enable_normalize', False):
-            mean, std = preprocessor.mean, preprocessor.std
+            mean, std = (getattr(preprocessor, name) for name in (
+                'mean', 'std'))
         test_cfg = getattr(preprocessor, 'test_cfg', None) or {}
         multiple = (test_cfg.get('size_divisor')
                     or getattr(preprocessor, 'size_divisor', None)

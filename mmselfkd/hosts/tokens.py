@@ -61,8 +61,9 @@ def _patch_size(module: Any) -> Size | None:
     size = getattr(module, 'patch_size', None)
     if isinstance(size, int):
         return size, size
-    is_pair = isinstance(size, (tuple, list)) and len(size) == 2
-    return tuple(size) if is_pair else None
+    if isinstance(size, (tuple, list)) and len(size) == 2:
+        return tuple(size)
+    return None
 
 
 def _first_tokens(module: Any) -> int:

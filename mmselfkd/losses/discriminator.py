@@ -85,8 +85,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` with what its positions attend to."""
-        sides = [min(side, self.max_side) for side in x.shape[2:]]
-        context = F.adaptive_avg_pool2d(x, sides)
+        height, width = (min(side, self.max_side) for side in x.shape[2:])
+        context = F.adaptive_avg_pool2d(x, (height, width))
         query = self.query(x).flatten(2)
         key = self.key(context).flatten(2)
         value = self.value(context).flatten(2)

@@ -190,6 +190,10 @@ class _DynamicTemperature:
             spread = self.beta * (centre - weight)
             return (temperature + spread).clamp(min=self.minimum)
 
+    def _weight(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """How hard each position is, (N, 1, H, W)."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True, kw_only=True)
 class FLSW(_DynamicTemperature):

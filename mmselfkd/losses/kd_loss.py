@@ -1,4 +1,5 @@
 """Soft labels of the teacher, pixel by pixel."""
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -176,8 +177,9 @@ def kd_loss(student: Tensor,
     check_choice('activation', activation, ACTIVATIONS)
     check_positive('temperature', temperature)
     check_integer_or_none('ignore_index', ignore_index)
-    adjust, dynamic = _build_options(adjust, dynamic_temperature, temperature)
-    _check_groups(groups, student.shape[1], activation, adjust)
+    adjustment, dynamic = _build_options(
+        adjust, dynamic_temperature, temperature)
+    _check_groups(groups, student.shape[1], activation, adjustment)
     if activation == 'sigmoid' and isinstance(dynamic, CWSM):
         raise ValueError(
             'dynamic_temperature must be of type FLSW with '
@@ -202,17 +204,18 @@ def kd_loss(student: Tensor,
             temperature = dynamic(student, teacher, temperature, valid)
         student, teacher = student / temperature, teacher / temperature
         if label is None:
-            adjust = None
+            adjustment = None
         if activation == 'sigmoid':
-            divergence = _binary_divergence(student, teacher, label, adjust)
+            divergence = _binary_divergence(
+                student, teacher, label, adjustment)
         else:
             student = F.log_softmax(student, dim=1)
             teacher = F.log_softmax(teacher, dim=1)
-            if adjust is not None:
-                teacher = adjust(teacher, label)
+            if adjustment is not None:
+                teacher = adjustment(teacher, label)
             divergence = teacher.exp() * (teacher - student)
         loss = temperature**2 * divergence.sum(dim=1, keepdim=True)
-        share = None if valid is None else valid[:, None]
+        share: Any = None if valid is None else valid[:, None]
         return mean_over(
             loss, share if weight is None else share * weight, sync_ranks)
 

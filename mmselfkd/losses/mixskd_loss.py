@@ -1,4 +1,6 @@
 """Agreement of mixed images with mixed outputs (MixSKD)."""
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -131,7 +133,7 @@ def mixskd_logit_loss(student: Tensor,
         >>> round(loss.item(), 4)
         0.2747
     """
-    options = dict(
+    options: dict[str, Any] = dict(
         label=label, temperature=temperature, ignore_index=ignore_index,
         activation=activation, sync_ranks=sync_ranks)
     return (kd_loss(student, teacher, **options)
@@ -366,7 +368,7 @@ class MixSKDAdversarialLoss(AdversarialLoss):
 
     def _value(self, student, teacher, parameters):
         """The loss, by ``parameters`` in place of the discriminator's."""
-        loss = 0
+        loss: Any = 0
         with autocast_off(student):
             dtype = next(self.discriminator.parameters()).dtype
             for kind, maps in enumerate((student, teacher)):

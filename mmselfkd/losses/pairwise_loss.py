@@ -1,6 +1,6 @@
 """Similarities between the positions of a map (structured distillation)."""
-
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -194,8 +194,9 @@ class _SimilarityDistance(torch.autograd.Function):
     @staticmethod
     def forward(ctx, student, teacher, connection_range, weight):
         with_slope = ctx.needs_input_grad[0]
-        slopes = torch.empty_like(student) if with_slope else None
-        size, total = student.shape[2:], 0
+        slopes: Any = torch.empty_like(student) if with_slope else None
+        size = student.shape[2:]
+        total: Any = 0
         for n in range(len(student)):
             w = None if weight is None else weight[n].double()
             scales = [_scale(x[n], w) for x in (student, teacher)]
@@ -272,9 +273,9 @@ def _near(student, teacher, scales, with_slope):
         out[0].copy_(node)
     s, d = s.flatten(1), d.flatten(1)
     products = ss, sd, dd = _gram(s), s @ d.T, _gram(d)
-    slope = (ss - sd).mul_(4) @ d if with_slope else None
+    slope = None
     if with_slope:
-        slope.addmm_(sd, s, alpha=4)
+        slope = ((ss - sd).mul_(4) @ d).addmm_(sd, s, alpha=4)
     ss, sd, dd = (x.double() for x in products)
     value = (2 * (ss * dd).sum() + 2 * (sd * sd.T).sum()
              - 4 * (sd * dd).sum() + dd.square().sum())
@@ -307,7 +308,7 @@ def _local(s, t, reach, with_slope):
     """Sum over the pairs within ``reach``; s (C_s, H, W), t (C_t, H, W)."""
     height, width = s.shape[1:]
     value = 0
-    slope = torch.zeros_like(s) if with_slope else None
+    slope: Any = torch.zeros_like(s) if with_slope else None
     for down in range(min(reach, height - 1) + 1):
         # downwards and to the right: the other half of the window holds the
         # same pairs in the other order

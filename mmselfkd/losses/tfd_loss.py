@@ -86,7 +86,9 @@ def tfd_inter_loss(student: Tensor,
     with autocast_off(student):
         student, teacher = full_precision(student, teacher)
         channels = min(student.shape[1], teacher.shape[1])
-        student, size = student[:, :channels], teacher.shape[2:]
+        student = student[:, :channels]
+        height, width = teacher.shape[2:]
+        size = height, width
         weight = normalise_weight(weight, student)
         if weight is not None:
             mask = weight > 0

@@ -262,13 +262,15 @@ class Fusion(nn.Module):
 
     def shares(self) -> Tensor:
         """The weights as they enter the sum: none negative, total 1."""
+        assert self.weights is not None
         weights = F.relu(self.weights)
         return weights / (weights.sum() + self.eps)
 
     def forward(self, *maps: Tensor) -> Tensor:
         """The fused map."""
         if self.weights is not None:
-            maps = [share * x for share, x in zip(self.shares(), maps)]
+            maps = tuple(
+                share * x for share, x in zip(self.shares(), maps))
         return self.block(sum(maps[1:], maps[0]))
 
 

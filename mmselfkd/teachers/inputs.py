@@ -46,7 +46,7 @@ class InputAdapter:
             raise ConfigError(f'{key}.channels = {channels!r}: numbers from 0 '
                               f'to {count - 1} are needed, channels of the '
                               "student's input")
-        given = count if channels is None else len(self._channels)
+        given = count if channels is None else len(channels)
         if seen is not None and seen != given:
             raise ConfigError(
                 f'{key}.channels = {channels!r}: the teacher takes {seen} '
@@ -69,7 +69,7 @@ class InputAdapter:
             image = layout.image()
             if image is not None:
                 inputs = inputs.where(image, self.format.pad_value)
-        size = self.size(tuple(inputs.shape[2:]))
+        size = self.size(inputs.shape[2:])
         if self.format.size is not None and size != inputs.shape[2:]:
             return F.interpolate(
                 inputs, size, mode='bilinear', align_corners=False)
@@ -79,15 +79,16 @@ class InputAdapter:
                            value=self.format.pad_value)
         return inputs
 
-    def size(self, size: tuple[int, int]) -> tuple[int, int]:
+    def size(self, size: Sequence[int]) -> tuple[int, ...]:
         """Of the teacher's input for a student's input of ``size``."""
         if self.format.size is not None:
             return self.format.size
         step = self.format.multiple
-        return tuple(-(-side // step) * step for side in size)
+        height, width = (-(-side // step) * step for side in size)
+        return height, width
 
     def cut(self, level: torch.Tensor,
-            size: tuple[int, int]) -> torch.Tensor:
+            size: tuple[int, ...]) -> torch.Tensor:
         """What of a level (N, C, h, w) covers an input of ``size``.
 
         Where that is no whole number of cells, it is sampled bilinearly with
@@ -109,7 +110,7 @@ class InputAdapter:
         return F.grid_sample(level, grid, padding_mode='border',
                              align_corners=False)
 
-    def describe(self, size: tuple[int, int]) -> str:
+    def describe(self, size: tuple[int, ...]) -> str:
         """What happens to an input of ``size``, for the log."""
         other = self.size(size)
         if other == size:

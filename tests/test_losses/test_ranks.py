@@ -1,15 +1,13 @@
 """Collectives: none without ``sync_ranks``, means over all ranks with it."""
-import inspect
 
 import pytest
 import torch
+from loss_classes import CLASSES
 from torch import distributed
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmselfkd import losses
 
-CLASSES = [getattr(losses, name) for name in losses.__all__
-           if inspect.isclass(getattr(losses, name))]
 # that have a mean over all ranks
 SYNCED = (losses.KDLoss, losses.MixSKDLogitLoss, losses.HolisticLoss)
 
