@@ -89,11 +89,11 @@ class ModelTeacher(Teacher):
     def fit(self, context: BatchContext, resources: ExitStack) -> None:
         """Tap the model, and move it to the student's device."""
         device = context.inputs.device
-        self.model.to(device).requires_grad_(False).eval()
         self._host = host_of(self.model)
+        expected = self.input_format or self._host.input_format(self.model)
+        self.model.to(device).requires_grad_(False).eval()
         self._inputs = InputAdapter(
-            context.host.input_format(context.student),
-            self.input_format or self._host.input_format(self.model),
+            context.host.input_format(context.student), expected,
             context.inputs, _input_channels(self.model), self.channels,
             self.key)
         self.execution.prepare(
