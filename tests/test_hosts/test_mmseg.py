@@ -131,24 +131,33 @@ def test_a_model_of_no_host():
 
 
 class Transformer(nn.Module):
-    """A ViT of mmpretrain's shape: a class token in front of the patches."""
+    """A ViT of mmpretrain's shape: a class token in front of the patches.
 
-    def __init__(self, patch=4, cls_token=True, merges=0):
+    Args:
+        cls_token (bool): Whether there is one.
+        merges (int): How often the grid is halved.
+        rounds_up (bool): Whether what is no whole patch is padded to one.
+    """
+
+    def __init__(self, cls_token=True, merges=0, rounds_up=False):
         super().__init__()
         self.patch_embed = nn.Module()
-        self.patch_embed.projection = nn.Conv2d(3, 5, patch, patch)
+        self.patch_embed.projection = nn.Conv2d(3, 5, 4, 4)
         if cls_token:
             self.cls_token = nn.Parameter(torch.zeros(1, 1, 5))
         self.block = nn.Identity()
-        self.merges, self.has_token = merges, cls_token
+        self.merges, self.rounds_up = merges, rounds_up
 
     def forward(self, inputs, samples=None, mode='tensor'):
+        if self.rounds_up:
+            inputs = nn.functional.pad(
+                inputs, (0, -inputs.shape[3] % 4, 0, -inputs.shape[2] % 4))
         x = self.patch_embed.projection(inputs)
         for _ in range(self.merges):
-            x = nn.functional.avg_pool2d(x, 2, ceil_mode=True)
+            x = nn.functional.avg_pool2d(x, 2, ceil_mode=self.rounds_up)
         self.map = x
         tokens = x.flatten(2).transpose(1, 2)
-        if self.has_token:
+        if hasattr(self, 'cls_token'):
             tokens = torch.cat(
                 [self.cls_token.expand(len(x), 1, 5), tokens], 1)
         return self.block(tokens)
@@ -156,12 +165,11 @@ class Transformer(nn.Module):
 
 @pytest.mark.parametrize('cls_token', [True, False])
 @pytest.mark.parametrize('merges', [0, 1, 2])
+@pytest.mark.parametrize('rounds_up', [True, False])
 @pytest.mark.parametrize('size', [(16, 16), (16, 40), (18, 22)])
-def test_tokens_of_a_grid_become_a_map(cls_token, merges, size):
+def test_tokens_of_a_grid_become_a_map(cls_token, merges, rounds_up, size):
     """Class tokens have no place; merging layers halve the grid."""
-    model = Transformer(4, cls_token, merges)
-    model.patch_embed.projection.padding = (2, 2)  # a cell that reaches out
-    model.patch_embed.projection.padding = (0, 0)
+    model = Transformer(cls_token, merges, rounds_up)
     level, = take(model, 'block', torch.rand(2, 3, *size))
     assert torch.equal(level, model.map)
 
