@@ -75,9 +75,8 @@ class ViTTeacher(ModelTeacher):
         # brings the student's batch to that, and cuts the padding off again.
         super().__init__(
             vit, InputFormat(
-                mean=torch.full((3, 1, 1), 127.5),
-                std=torch.full((3, 1, 1), 127.5),
-                is_swapped=True, multiple=8), key=key)
+                mean=[127.5] * 3, std=[127.5] * 3, is_swapped=True,
+                multiple=8), key=key)
 
     def calls(self) -> list:
         """It is called with the images alone."""

@@ -17,7 +17,7 @@ class BatchLayout:
     Args:
         inputs (Tensor): The preprocessed batch (N, C, H, W), padded at the
             right and at the bottom.
-        samples (list | None): Its data samples.
+        samples (Any): Its data samples; what is no list says nothing.
         host (Host): Knows how to read these.
         ignore_index (int | None): The label of the padding of a class map
             made of boxes. None: background.
@@ -27,7 +27,7 @@ class BatchLayout:
                  ignore_index: int | None = None) -> None:
         self.device = inputs.device
         self.size = tuple(inputs.shape[2:])
-        self.samples = samples or []
+        self.samples = samples if isinstance(samples, (list, tuple)) else []
         self.host = host
         self.padding_label = (
             BACKGROUND if ignore_index is None else ignore_index)

@@ -121,15 +121,16 @@ class Host:
         return data['inputs'], data.get('data_samples')
 
     def without_labels(self, samples: Any) -> Any:
-        """The same samples with their meta information only."""
-        if samples is None:
+        """The same samples with their meta information only, if any."""
+        if not _is_list(samples) or not all(
+                hasattr(sample, 'metainfo') for sample in samples):
             return None
         return [type(s)(metainfo=s.metainfo) for s in samples]
 
     def snapshot(self, samples: Any) -> Any:
         """The samples as they are, whatever a loss may put in their place."""
-        if samples is None:
-            return None
+        if not _is_list(samples):
+            return samples
         return [_cloned(sample) for sample in samples]
 
     def image_size(self, sample: Any,
@@ -240,6 +241,11 @@ class PixelLoss:
     norm_cfg: dict | None
     value: Callable[[torch.Tensor, Sequence[tuple[torch.Tensor, float]]],
                     torch.Tensor]
+
+
+def _is_list(samples: Any) -> bool:
+    """Whether there is one for each image; a loop may have a tensor."""
+    return isinstance(samples, (list, tuple))
 
 
 def _cloned(element: Any) -> Any:

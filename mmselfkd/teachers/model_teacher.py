@@ -165,7 +165,8 @@ class ModelTeacher(Teacher):
             context.batch_size or len(context.inputs))]
         batch = dataclasses.replace(
             context, inputs=context.inputs[order],
-            samples=context.samples and [context.samples[i] for i in order])
+            samples=[context.layout.samples[i] for i in order]
+            if context.layout.samples else context.samples)
         try:
             self.teach(batch, None).join()
         except Exception as error:  # of a compiler: whatever it may raise
