@@ -369,10 +369,6 @@ class MixSKDAdversarialLoss(AdversarialLoss):
 
     def _value(self, student, teacher, parameters):
         """The loss, by ``parameters`` in place of the discriminator's."""
-<<<<<<< HEAD
-        loss: Any = 0
-=======
->>>>>>> losses
         with autocast_off(student):
             dtype = next(self.discriminator.parameters()).dtype
             scores = torch.stack([
