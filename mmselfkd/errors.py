@@ -3,6 +3,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
+__all__ = ['ConfigError']
+
 # what people write who come from other projects: what it is called here
 SYNONYMS = dict(pretrained='checkpoint', ckpt='checkpoint',
                 load_from='checkpoint', tau='temperature', T='temperature',

@@ -61,18 +61,18 @@ class LossTerm:
 
     def _check(self, pairs: Pairs) -> None:
         """Refuse what is constant at every level, say where one is."""
-        refused = {}
+        refused: dict[int, ValueError] = {}
         for number, (s, t) in enumerate(pairs):
             try:
                 self.loss.check(s, t)
             except ValueError as error:
                 refused[number] = error
-        for number, error in refused.items():
+        for number, reason in refused.items():
             if len(refused) == len(pairs):
-                raise ConfigError(f'{self.key}: {error}') from error
+                raise ConfigError(f'{self.key}: {reason}') from reason
             MMLogger.get_current_instance().warning(
                 f'{self.key}: level {number} (0 to {len(pairs) - 1}) of what '
-                f'it looks at teaches nothing: {error}')
+                f'it looks at teaches nothing: {reason}')
 
     def value(self, pairs: Pairs, label: torch.Tensor | None,
               image: torch.Tensor, layout: BatchLayout) -> torch.Tensor:

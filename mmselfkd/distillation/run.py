@@ -218,8 +218,11 @@ class DistillationRun:
 
     def _ask(self, context: BatchContext,
              early: bool) -> dict[str, TeacherOutput]:
-        """The teachers that need nothing of the student's forward pass
-        (early), or the others."""
+        """Ask some of the teachers.
+
+        Early those that need nothing of the student's forward pass, then the
+        others.
+        """
         outputs = {}
         for name, teacher in self.teachers.items():
             wanted = self._wanted_of(name)

@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+__all__ = ['Block', 'Discriminator', 'InputNorm', 'SelfAttention']
+
 
 class InputNorm(nn.Module):
     """Standardise every channel by the statistics of the whole batch.
