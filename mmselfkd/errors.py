@@ -30,12 +30,23 @@ def config_errors() -> Iterator[None]:
         raise ConfigError(str(error)) from error
 
 
-def nearest(value: object, allowed: Iterable[str], most: int = 3) -> str:
-    """``'; nearest: ...'`` for a misspelt ``value``, else all ``allowed``."""
+def nearest(value: object, allowed: Iterable[str], most: int = 3,
+            examples: Iterable[str] | None = None) -> str:
+    """``'; nearest: ...'`` for a misspelt ``value``, else all ``allowed``.
+
+    Args:
+        value (object): What is not allowed.
+        allowed (Iterable[str]): What is.
+        most (int): How many of the nearest are named.
+        examples (Iterable[str], optional): Named in place of all, where none
+            is near.
+    """
     allowed = sorted(map(str, allowed))
     if SYNONYMS.get(str(value)) in allowed:
         return f'; nearest: {SYNONYMS[str(value)]!r}'
     close = get_close_matches(str(value), allowed, n=most, cutoff=0.5)
     if close:
         return '; nearest: ' + ', '.join(map(repr, close))
-    return '; allowed: ' + (', '.join(map(repr, allowed)) or 'nothing')
+    shown = allowed if examples is None else list(examples)
+    return '; allowed: ' + (', '.join(map(repr, shown)) or 'nothing') + (
+        '' if examples is None else ' and the modules inside')

@@ -72,7 +72,8 @@ class Host:
         if path not in modules or path == '':
             raise ConfigError(
                 f'{where}: {type(model).__name__} has no module {path!r}' +
-                nearest(path, [*modules, *self.aliases]))
+                nearest(path, [*modules, *self.aliases], examples=[
+                    *self.aliases, *(n for n, _ in model.named_children())]))
         watched = watched_modules(modules[path])
         for known in self.known_places(model):
             if known.modules == watched and known.argument is None:

@@ -94,8 +94,7 @@ class ModelTeacher(Teacher):
         self.model.to(device).requires_grad_(False).eval()
         self._inputs = InputAdapter(
             context.host.input_format(context.student), expected,
-            context.inputs, _input_channels(self.model), self.channels,
-            self.key)
+            context.inputs, self.channels, self.key)
         self.execution.prepare(
             self.model, device,
             self.student_sources[0] if self.student_sources else None)
@@ -113,8 +112,19 @@ class ModelTeacher(Teacher):
         return self._taps[source].place
 
     def rehearse(self, context: BatchContext) -> TeacherOutput:
-        """A first, full run, which learns which taps fire how often."""
-        output = self._run(context, self._forward.rehearse)
+        """A first, full run, which learns which taps fire how often.
+
+        Raises:
+            ConfigError: The model takes another number of channels.
+        """
+        try:
+            output = self._run(context, self._forward.rehearse)
+        except RuntimeError as error:
+            wanted = _input_channels(self.model)
+            if 'channels' not in str(error) or (
+                    wanted in (None, self._inputs.given)):
+                raise
+            raise self._inputs.other_channels(wanted) from error
         if self.execution.compile is not None:
             self._compile(context)
         return output
@@ -176,7 +186,7 @@ class ModelTeacher(Teacher):
 
 
 def _input_channels(model: nn.Module) -> int | None:
-    """Those of the first convolution, which is the one on the image."""
+    """Those of the first convolution, mostly the one on the image."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             return module.in_channels

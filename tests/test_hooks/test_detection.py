@@ -272,12 +272,14 @@ def test_teachers_that_do_not_fit(tiny, detectors, tmp_path, losses, change,
         loss_x=dict(KD, source='mask_rois'))),
      ['losses.loss_x.source', 'roi_head.mask_roi_extractor', "'neck'"]),
     ('fcos', dict(type='DistillHook', teacher=True, losses=dict(
-        loss_x=dict(KD, foreground=1.5))), ['loss_x.foreground = 1.5', '0.5']),
+        loss_x=dict(KD, foreground=1.5))),
+     ['loss_x.foreground', 'at most 1', 'got 1.5']),
     ('fcos', dict(type='DistillHook', teacher=True, losses=dict(
         loss_x=dict(type='HolisticLoss', source='logits', foreground=0.5))),
      ['loss_x.foreground', 'HolisticLoss', 'no weight']),
     ('fcos', dict(type='DistillHook', teacher=True, losses=dict(
-        loss_x=dict(KD, source='depth'))), ['loss_x.source', 'detector']),
+        loss_x=dict(KD, source='depth'))),
+     ["loss_x.source = 'depth'", 'FCOS has no', "'logits', 'features'"]),
     ('detr', dict(type='DistillHook', teacher=True, losses=dict(
         loss_x=dict(type='NFDLoss', source='boxes'))),
      ['loss_x.source', 'boxes of a DETRHead', "'neck'"]),
