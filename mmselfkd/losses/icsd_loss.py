@@ -47,8 +47,7 @@ def icsd_loss(student: Tensor,
     Differs from the official code: that one takes the softmax over H only
     (per column), feeds probabilities where log-probabilities belong, mirrors
     the upper triangle of an asymmetric matrix, averages over the batch
-    before comparing, normalises the rows and fixes K to 21. Its weight of
-    9500 belongs to that scale.
+    before comparing, normalises the rows and fixes K to 21.
 
     Args:
         student (Tensor): logits of the student.

@@ -262,15 +262,16 @@ class MixSKDAdversarialLoss(AdversarialLoss):
     r"""Adversarial loss that makes two kinds of features hard to tell apart.
 
     .. math::
-        L_{dis} = \mathrm{BCE}(D(\bar F'), [1, 0])
-            + \mathrm{BCE}(D(\bar{\tilde F}), [0, 1]), \quad
+        L_{dis} = \frac{1}{2} \mathrm{BCE}(D(\bar F'), [1, 0])
+            + \frac{1}{2} \mathrm{BCE}(D(\bar{\tilde F}), [0, 1]), \quad
         \bar F_{nc} = \frac{1}{HW} \sum_{h,w} F_{nchw}
 
     :math:`F'` = ``student`` (N, C, H, W) is interpolated from the features
     of the plain images, :math:`\tilde F` = ``teacher`` (N, C, H, W) is what
     the same network makes of the mixed images, :math:`D` (N, 2) are the
     logits of the discriminator and BCE is the binary cross entropy with
-    logits, a mean over the N images and the 2 logits.
+    logits, a mean over the N images and the 2 logits. So the loss is one
+    mean over both kinds of maps.
 
     The result of the call has this value and the reversed gradient: it
     trains the network to raise what the discriminator lowers, and leaves the
@@ -305,8 +306,8 @@ class MixSKDAdversarialLoss(AdversarialLoss):
         - student, teacher: (N, C, H, W).
 
     Returns:
-        Tensor: scalar, the mean over the images and the two logits, summed
-        over the two kinds of maps.
+        Tensor: scalar, the mean over the images, the two kinds of maps and
+        the two logits.
 
     Raises:
         TypeError: if the maps are not floating point.
@@ -368,17 +369,15 @@ class MixSKDAdversarialLoss(AdversarialLoss):
 
     def _value(self, student, teacher, parameters):
         """The loss, by ``parameters`` in place of the discriminator's."""
-        loss: Any = 0
         with autocast_off(student):
             dtype = next(self.discriminator.parameters()).dtype
-            for kind, maps in enumerate((student, teacher)):
-                scores = functional_call(
+            scores = torch.stack([
+                functional_call(
                     self.discriminator, parameters, (maps.to(dtype), ))
-                target = torch.zeros_like(scores)
-                target[:, kind] = 1
-                loss = loss + F.binary_cross_entropy_with_logits(
-                    scores, target)
-        return loss
+                for maps in (student, teacher)])
+            target = torch.eye(2, dtype=dtype, device=scores.device)
+            target = target[:, None].expand_as(scores)
+            return F.binary_cross_entropy_with_logits(scores, target)
 
     def _prepare(self, student, teacher):
         check_maps(student, teacher)

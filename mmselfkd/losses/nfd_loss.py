@@ -40,7 +40,8 @@ def nfd_loss(student: Tensor,
     small eps the loss is the mean over (n, c) of 2 * (1 - r), r being
     Pearson's correlation of the two maps. With ``weight`` the statistics are
     those of the positions that weigh more than 0, and the mean over the
-    positions of an image is the weighted one.
+    positions of an image is the weighted one. Of several levels
+    :class:`NFDLoss` is the mean.
 
     Differs from the paper: its body and code were not at hand. The axes 'hw'
     are what two other groups that cite it use; they take the root of the sum
