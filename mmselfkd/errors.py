@@ -30,6 +30,23 @@ def config_errors() -> Iterator[None]:
         raise ConfigError(str(error)) from error
 
 
+@contextmanager
+def blamed_on(key: str) -> Iterator[None]:
+    """Raise a :class:`ConfigError` with ``key`` for whatever fails inside.
+
+    A user's own part may raise anything. What is no ValueError or TypeError
+    keeps its name in the message.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        name = '' if isinstance(error, (ValueError, TypeError)) else (
+            f'{type(error).__name__}: ')
+        raise ConfigError(f'{key}: {name}{error}') from error
+
+
 def nearest(value: object, allowed: Iterable[str], most: int = 3,
             examples: Iterable[str] | None = None) -> str:
     """``'; nearest: ...'`` for a misspelt ``value``, else all ``allowed``.
