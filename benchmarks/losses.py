@@ -68,6 +68,8 @@ class Case:
         mutual (bool): Whether the teacher's side gets a gradient too.
         quadratic (bool): Whether the plain form grows with the square of the
             positions.
+        of_module (bool): Whether the plain form gets the loss too, for what
+            it has learned or remembers.
     """
     name: str
     build: Callable[[], nn.Module]
@@ -77,6 +79,7 @@ class Case:
     deeper: bool = False
     mutual: bool = False
     quadratic: bool = False
+    of_module: bool = False
 
 
 def _kd(name, dynamic=None, adjust=None, sizes=LOGITS):
@@ -113,6 +116,13 @@ CASES = (
     Case('HolisticLoss', losses.HolisticLoss, naive.holistic, LOGITS,
          positive=False),
     Case('NFDLoss', losses.NFDLoss, naive.nfd, FEATURES),
+    Case('CWDLoss', losses.CWDLoss, naive.cwd, LOGITS + CLASSES,
+         positive=False),
+    Case('CWDLoss, features', losses.CWDLoss, naive.cwd, FEATURES),
+    Case('FitNetsLoss', losses.FitNetsLoss, naive.fitnets, FEATURES),
+    Case('DISTLoss', losses.DISTLoss, naive.dist, LOGITS + CLASSES,
+         positive=False),
+    Case('MGDLoss', losses.MGDLoss, naive.mgd, FEATURES[:3], of_module=True),
     Case('ICSDLoss', losses.ICSDLoss, naive.icsd, LOGITS + CLASSES,
          positive=False),
     Case('ATLoss', losses.ATLoss, naive.at, FEATURES),
@@ -192,6 +202,7 @@ class Maps:
     def value_and_gradient(self, loss):
         """Of the student's map."""
         self.clear()
+        torch.manual_seed(0)  # the same masks in both forms
         value = loss(*self)
         value.backward()
         return value.detach().double(), self.student.grad.double()
@@ -207,6 +218,10 @@ def forms(case, device):
             extra['label'] = label
         return module(student, teacher, **extra)
 
+    if case.of_module:
+        return module, ours, lambda *maps: case.naive(
+            *maps, module=module), lambda *maps: case.naive(
+                *maps, module=copy.deepcopy(module).double())
     if not module.is_adversarial:
         return module, ours, case.naive, case.naive
     return module, ours, lambda *maps: case.naive(

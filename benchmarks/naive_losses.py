@@ -101,6 +101,36 @@ def nfd(s, t, label, image):
     return ((s - t)**2).mean()
 
 
+def cwd(s, t, label, image, temperature=4.0):
+    """Divergence of each channel over the positions."""
+    q_s, q_t = (F.softmax(f.flatten(2) / temperature, dim=2) for f in (s, t))
+    divergence = (q_t * (q_t.log() - q_s.log())).nan_to_num().sum(2)
+    return temperature**2 * divergence.mean()
+
+
+def fitnets(s, t, label, image):
+    """Features as they are."""
+    return ((s - t)**2).mean()
+
+
+def dist(s, t, label, image):
+    """Correlations of the rows and of the columns of (pixels, classes)."""
+    def correlation(a, b):
+        a, b = (x - x.mean(1, keepdim=True) for x in (a, b))
+        return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-8)
+
+    s, t = (F.softmax(z, dim=1).transpose(1, 3).flatten(0, 2)
+            for z in (s, t))
+    return ((1 - correlation(s, t).mean())
+            + (1 - correlation(s.T, t.T).mean()))
+
+
+def mgd(s, t, label, image, module):
+    """What the generator makes of a map with three quarters masked."""
+    keep = (torch.rand(len(s), 1, *s.shape[2:], device=s.device) >= 0.75)
+    return ((module.generator(s * keep) - t)**2).mean()
+
+
 def at(s, t, label, image):
     """Attention maps of unit length."""
     s, t = (f.abs().pow(2).mean(1).flatten(1) for f in (s, t))

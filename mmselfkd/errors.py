@@ -3,6 +3,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
+__all__ = ['ConfigError']
+
 # what people write who come from other projects: what it is called here
 SYNONYMS = dict(pretrained='checkpoint', ckpt='checkpoint',
                 load_from='checkpoint', tau='temperature', T='temperature',
@@ -26,6 +28,23 @@ def config_errors() -> Iterator[None]:
         raise
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+@contextmanager
+def blamed_on(key: str) -> Iterator[None]:
+    """Raise a :class:`ConfigError` with ``key`` for whatever fails inside.
+
+    A user's own part may raise anything. What is no ValueError or TypeError
+    keeps its name in the message.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        name = '' if isinstance(error, (ValueError, TypeError)) else (
+            f'{type(error).__name__}: ')
+        raise ConfigError(f'{key}: {name}{error}') from error
 
 
 def nearest(value: object, allowed: Iterable[str], most: int = 3,

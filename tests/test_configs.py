@@ -32,8 +32,10 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(
     path.relative_to(ROOT) for path in ROOT.glob('configs/*/*.py')
     if path.parent.name != '_base_')
-METHODS = ('aicsd', 'frskd', 'icsd', 'ka_dtd', 'mixskd', 'nfd', 'skd', 'tfd')
-NO_DETECTORS = ('mixskd', )
+METHODS = ('aicsd', 'cwd', 'dist', 'fitnets', 'frskd', 'icsd', 'ka_dtd',
+           'mgd', 'mixskd', 'nfd', 'skd', 'tfd')
+NOT_MEASURED = ('cwd', 'dist', 'fitnets', 'mgd')  # no results yet
+NO_DETECTORS = (*NOT_MEASURED, 'mixskd')
 SMALL_DATA = ('_camvid-', '_bccd-')  # trained on a CPU, with results
 PAIRS = sorted(ROOT.glob('configs/_base_/pairs/*.py'))
 SIDE = 64
@@ -241,7 +243,7 @@ def test_training_step(name, tmp_path, monkeypatch):
     assert any(not torch.equal(start[k], v)
                for k, v in runner.model.named_parameters())
 
-    for hook in hooks:
+    if hooks:
         own = [key for key in scalars if 'distill.teacher.loss' in key]
         for key in [f'train/distill.{name}' for name in witness.terms] + own:
             value = scalars[key].current()
@@ -395,7 +397,8 @@ def test_results_were_measured(method):
     for model in yaml.safe_load(path.read_text())['Models']:
         small = method == 'toy' or any(
             data in model['Name'] for data in SMALL_DATA)
-        assert ('Results' in model) == small, model['Name']
+        assert ('Results' in model) == (
+            small and method not in NOT_MEASURED), model['Name']
         for result in model.get('Results', []):
             for value in result['Metrics'].values():
                 # the tables of the toys round to one digit

@@ -237,7 +237,7 @@ def _photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 
 
 def _grid(size: int) -> Grid:
-    """x and y of the pixel centres, in units of the image side."""
+    """Columns and rows of the pixel centres, in units of the image side."""
     ticks = (np.arange(size) + 0.5) / size
     x, y = np.meshgrid(ticks, ticks)
     return x, y

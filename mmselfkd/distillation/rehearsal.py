@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from .. import randomness
-from ..errors import ConfigError
+from ..errors import ConfigError, blamed_on
 from ..hosts import Place, host_of
 from ..sources import STUDENT, Levels, Source, gather
 from ..taps import Tap
@@ -103,11 +103,11 @@ def rehearse(student: nn.Module, twin: nn.Module,
                 context.host.has_fixed_strides(student))
             pairs = matcher(ours, theirs, context.layout)
             term = LossTerm(config, matcher, pairs, inputs)
-            try:
+            term.level_losses.eval()  # what remembers batches leaves this out
+            with blamed_on(config.key):
                 value = term.value(pairs, label_for(term, context, outputs),
                                    inputs, context.layout)
-            except (ValueError, TypeError) as error:
-                raise ConfigError(f'{config.key}: {error}') from error
+            term.level_losses.train()
             result.values[term.name] = config.loss_weight * float(value)
             result.terms.append(term)
             result.rows.append(_row(term, ours, theirs))
@@ -150,8 +150,11 @@ def _first_output(teacher: Teacher, context: BatchContext,
 
 def _fill_in(config: LossConfig, student: nn.Module) -> None:
     """What a loss leaves to the student's head."""
+    host = host_of(student)
     if getattr(config.loss, 'ignore_index', None) == 'head':
-        config.loss.ignore_index = host_of(student).ignore_index(student)
+        config.loss.ignore_index = host.ignore_index(student)
+    if config.loss.num_classes is None:
+        config.loss.num_classes = host.num_classes(student)
 
 
 def _places(sources: Iterable[Source], taps: dict[str, Tap],

@@ -70,12 +70,12 @@ class DistillationRun:
         self._outputs: dict[str, TeacherOutput] = {}
         try:
             self.teachers: dict[str, Teacher] = {
-                name: build_part(
-                    dict(type='FrozenTeacher', key=where) | dict(cfg),
-                    TEACHERS, where)
+                name: build_part(dict(type='FrozenTeacher') | dict(cfg),
+                                 TEACHERS, where, offered=dict(key=where))
                 for name, (where, cfg) in plan.used_teachers.items()
             }
-            for teacher in self.teachers.values():
+            for name, teacher in self.teachers.items():
+                teacher.key, _ = plan.used_teachers[name]
                 teacher.check_length(*plan.length)
             for config in plan.used:
                 config.loss.sync_ranks = distributed
@@ -218,8 +218,11 @@ class DistillationRun:
 
     def _ask(self, context: BatchContext,
              early: bool) -> dict[str, TeacherOutput]:
-        """The teachers that need nothing of the student's forward pass
-        (early), or the others."""
+        """Ask some of the teachers.
+
+        Early those that need nothing of the student's forward pass, then the
+        others.
+        """
         outputs = {}
         for name, teacher in self.teachers.items():
             wanted = self._wanted_of(name)

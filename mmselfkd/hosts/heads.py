@@ -78,8 +78,12 @@ def register_head(name: str, *, classes: Where = None, boxes: Where = None,
 
     Args:
         name (str): Name of the class.
-        classes, boxes, features, activation, size, bins: See
-            :class:`HeadSpec`.
+        classes (str | Callable): See :class:`HeadSpec`, and for the others.
+        boxes (str | Callable): Box outputs.
+        features (str | Callable): What the head classifies.
+        activation (str, optional): ``'softmax'`` or ``'sigmoid'``.
+        size (str): The attribute with the channels of one anchor.
+        bins (str, optional): The attribute with the largest bin.
     """
     _SPECS[name] = HeadSpec(classes, boxes, features, activation, size, bins)
 

@@ -1,4 +1,5 @@
 """What the toolkit asks of the project that a model comes from."""
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -72,8 +73,9 @@ class Host:
         if path not in modules or path == '':
             raise ConfigError(
                 f'{where}: {type(model).__name__} has no module {path!r}' +
-                nearest(path, [*modules, *self.aliases], examples=[
-                    *self.aliases, *(n for n, _ in model.named_children())]))
+                nearest(path, [*filter(None, modules), *self.aliases],
+                        examples=[*self.aliases,
+                                  *(n for n, _ in model.named_children())]))
         watched = watched_modules(modules[path])
         for known in self.known_places(model):
             if known.modules == watched and known.argument is None:
@@ -162,8 +164,16 @@ class Host:
 
     def run(self, model: nn.Module, inputs: torch.Tensor,
             samples: Any) -> None:
-        """A forward pass without labels."""
-        model(inputs, samples, mode='tensor')
+        """A forward pass without labels.
+
+        A model of mmengine has modes; any other one is given the inputs.
+        """
+        parameters = inspect.signature(model.forward).parameters
+        if 'mode' in parameters or any(
+                p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            model(inputs, samples, mode='tensor')
+        else:
+            model(inputs)
 
     def run_to_predict(self, model: nn.Module, inputs: torch.Tensor,
                        samples: Any) -> None:

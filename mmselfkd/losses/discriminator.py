@@ -5,6 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from ._maps import sum_over_ranks
+
+__all__ = ['Block', 'Discriminator', 'InputNorm', 'SelfAttention']
+
 
 class InputNorm(nn.Module):
     """Standardise every channel by the statistics of the whole batch.
@@ -45,8 +49,7 @@ def _batch_mean(x, sync_ranks):
     """Mean over (n, h, w), of all ranks if wanted, (1, C, 1, 1)."""
     mean = x.mean((0, 2, 3), keepdim=True)
     if sync_ranks:
-        from torch.distributed.nn.functional import all_reduce
-        mean = all_reduce(mean) / distributed.get_world_size()
+        mean = sum_over_ranks(mean) / distributed.get_world_size()
     return mean
 
 

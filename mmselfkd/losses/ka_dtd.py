@@ -47,6 +47,8 @@ from ..checks import check_choice, check_not_negative, check_positive
 from ..errors import nearest
 from ._maps import autocast_off, check_maps, full_precision, resize_label
 
+__all__ = ['CWSM', 'FLSW', 'LabelSmoothing', 'ProbabilityShift']
+
 
 @dataclass(frozen=True)
 class ProbabilityShift:

@@ -99,7 +99,7 @@ def kd_loss(student: Tensor,
     the logits as given, before any adjustment, and has no gradient.
 
     ``weight`` weighs the pixels: the sums over V become weighted ones, and
-    |V| the sum of the weights.
+    :math:`|V|` the sum of the weights.
 
     Differs from the paper: the paper has one score vector per image; here
     every pixel is such a sample. Its second term, the cross entropy with the

@@ -295,7 +295,7 @@ def _connected(s, t, with_slope):
 
 
 def _gram(x):
-    """x @ x.T; of its symmetric halves little more than one is computed."""
+    """All products of rows; little more than one half is computed."""
     out = x.new_empty(len(x), len(x))
     for begin in range(0, len(x), PANEL):
         end = begin + PANEL

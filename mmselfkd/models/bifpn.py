@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from ..checks import check_bool, check_choice, check_integer
 from ..registry import MODELS
 
+__all__ = ['BiFPN', 'BiFPNLayer', 'Fusion']
+
 
 @MODELS.register_module()
 class BiFPN(BaseModule):

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from ..registry import MODELS
 
+__all__ = ['DepthHead', 'Range']
+
 try:
     from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 except ModuleNotFoundError as error:

@@ -229,7 +229,7 @@ def test_aicsd_turns_from_the_teacher_to_the_labels(tiny, tmp_path):
         hook = dict(hook, teacher=tiny.teacher())
         return run(tiny, tmp_path / name, hook, iters=iters, **changes)[1]
 
-    kd = dict(KD, ignore_index=None)
+    kd = dict(KD, ignore_index=None, loss_weight=20 / 7)
     raw, = logged(
         'raw', dict(type='mmselfkd.ICSDHook', losses=dict(loss_kd=kd)), 1)
     steps = logged('aicsd', dict(type='mmselfkd.AICSDHook'), 4)

@@ -7,6 +7,9 @@ import torch.nn.functional as F
 
 from mmselfkd.losses import (
     ATLoss,
+    CWDLoss,
+    DISTLoss,
+    FitNetsLoss,
     ICSDLoss,
     KDLoss,
     NFDLoss,
@@ -26,7 +29,9 @@ LOSSES = dict(
     pair_few=PairwiseLoss(pool=4), icsd=ICSDLoss(2.0), at=ATLoss(),
     at_sum=ATLoss(reduction='sum'), inter=TFDInterLoss(),
     intra=TFDIntraLoss(), value=ValueLoss(),
-    value_si=ValueLoss('scale_invariant'), kd_sides=KDLoss(groups=2))
+    value_si=ValueLoss('scale_invariant'), kd_sides=KDLoss(groups=2),
+    cwd=CWDLoss(2.0), dist=DISTLoss(), fitnets=FitNetsLoss(),
+    dist_sigmoid=DISTLoss(activation='sigmoid'))
 every_loss = pytest.mark.parametrize('name', LOSSES)
 
 
@@ -106,7 +111,7 @@ def test_shape_is_checked(name):
 
 
 @pytest.mark.parametrize('name', [
-    'kd', 'kd_sigmoid', 'nfd_c', 'pair', 'icsd'])
+    'kd', 'kd_sigmoid', 'nfd_c', 'pair', 'icsd', 'cwd', 'fitnets', 'dist'])
 def test_weight_two_is_a_position_twice(name):
     # where a position stands does not matter to these
     student, teacher = maps(1, 4, 1, 5)
