@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import ConfigError
+from ..errors import blamed_on
 from ..hosts import InputFormat, Place, host_of
 from ..sources import Levels
 from ..taps import Tap
@@ -168,21 +168,18 @@ class ModelTeacher(Teacher):
 
     def _compile(self, context: BatchContext) -> None:
         """Compile, and run once on a batch of the size of the run's."""
-        self.execution.compile_parts(
-            self.model,
-            [m for tap in self._taps.values() for m in tap.place.modules])
         order = [i % len(context.inputs) for i in range(
             context.batch_size or len(context.inputs))]
         batch = dataclasses.replace(
             context, inputs=context.inputs[order],
             samples=[context.layout.samples[i] for i in order]
             if context.layout.samples else context.samples)
-        try:
+        where = f'{self.key}.compile = {self.execution.compile!r}'
+        with blamed_on(where):  # a compiler may raise whatever it likes
+            self.execution.compile_parts(
+                self.model,
+                [m for tap in self._taps.values() for m in tap.place.modules])
             self.teach(batch, None).join()
-        except Exception as error:  # of a compiler: whatever it may raise
-            raise ConfigError(
-                f'{self.key}.compile: {type(error).__name__}: {error}'
-            ) from error
 
 
 def _input_channels(model: nn.Module) -> int | None:
