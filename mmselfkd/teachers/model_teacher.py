@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import blamed_on
+from ..errors import ConfigError
 from ..hosts import InputFormat, Place, host_of
 from ..sources import Levels
 from ..taps import Tap
@@ -174,12 +174,16 @@ class ModelTeacher(Teacher):
             context, inputs=context.inputs[order],
             samples=[context.layout.samples[i] for i in order]
             if context.layout.samples else context.samples)
-        where = f'{self.key}.compile = {self.execution.compile!r}'
-        with blamed_on(where):  # a compiler may raise whatever it likes
-            self.execution.compile_parts(
-                self.model,
-                [m for tap in self._taps.values() for m in tap.place.modules])
+        try:
+            self.execution.compile_parts(self.model, [
+                m for tap in self._taps.values() for m in tap.place.modules])
             self.teach(batch, None).join()
+        except ConfigError:
+            raise
+        except Exception as error:  # of a compiler: whatever it may raise
+            raise ConfigError(
+                f'{self.key}.compile = {self.execution.compile!r}: '
+                f'{type(error).__name__}: {error}') from error
 
 
 def _input_channels(model: nn.Module) -> int | None:
