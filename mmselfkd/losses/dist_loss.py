@@ -17,7 +17,7 @@ from ._maps import (
     weight_of_valid,
 )
 from .base import DistillationLoss
-from .kd_loss import ACTIVATIONS, check_ignore_index
+from .kd_loss import ACTIVATIONS, check_ignore_index, check_softmax
 
 EPS = 1e-8
 LEAST = 1e-12  # square of a norm that counts as 0
@@ -199,6 +199,17 @@ class DISTLoss(DistillationLoss):
         self.ignore_index = ignore_index
         self.activation = activation
         self.needs_label = ignore_index is not None
+
+    def check(self, student: Tensor, teacher: Tensor) -> None:
+        """Refuse correlations of one or two numbers, which are constant."""
+        check_softmax(self, student)
+        classes, pixels = student.shape[1], student[:, 0].numel()
+        if not (self.beta and classes > 2 or self.gamma and pixels > 2):
+            raise ValueError(
+                f'DISTLoss(beta={self.beta:g}, gamma={self.gamma:g}) '
+                f'correlates {classes} classes (beta) and {pixels} pixels '
+                '(gamma), and of one or two numbers the correlation is '
+                'constant; use KDLoss')
 
     def forward(self,
                 student: Tensor,

@@ -51,8 +51,8 @@ def mgd_loss(student: Tensor,
              teacher: Tensor,
              *,
              generator: nn.Module,
-             mask: Tensor | None = None,
              weight: Tensor | None = None,
+             mask: Tensor | None = None,
              reduction: str = 'mean') -> Tensor:
     r"""Squared difference of the teacher and what a generator makes.
 
