@@ -116,7 +116,8 @@ def dist_loss(student: Tensor,
             x.sigmoid() if activation == 'sigmoid' else F.softmax(x, dim=1)
             for x in (student / temperature, teacher / temperature))
         inter = _correlation(
-            *(x - x.mean(1, keepdim=True) for x in (student, teacher)),
+            student - student.mean(1, keepdim=True),
+            teacher - teacher.mean(1, keepdim=True),
             lambda x: x.sum(1, keepdim=True))
         loss = beta * mean_over(1 - inter, weight, sync_ranks)
         return loss + gamma * _intra(student, teacher, weight, sync_ranks)
