@@ -6,9 +6,10 @@ PYTHON ?= python3
 TORCH ?= $(shell grep '^torch==' requirements.txt)
 MAX_JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet
+UPSTREAM_PIP := $(subst .venv/,.venv-upstream/,$(PIP))
 SHELL := /bin/bash
 
-.PHONY: demo demo-det test clean
+.PHONY: demo demo-det test coverage lint docs upstream clean
 demo: .venv/stack
 	.venv/bin/python tools/demo.py
 
@@ -18,22 +19,68 @@ demo-det: .venv/stack
 test: .venv/tests
 	.venv/bin/python -m pytest -n 2
 
-clean:
-	rm -rf .venv build dist *.egg-info mmselfkd/.mim
+coverage: .venv/tests
+	.venv/bin/python -m pytest -n 2 --cov --cov-report=term --cov-report=html
 
-.venv/stack: requirements.txt requirements/build.txt setup.py pyproject.toml
+# needs torch and mmengine alone, nothing that compiles
+lint: .venv/lint
+	.venv/bin/python -m ruff check .
+	.venv/bin/python -m mypy
+
+docs: .venv/docs
+	.venv/bin/python -m sphinx --fail-on-warning --keep-going --jobs auto \
+	    --quiet docs docs/_build/html
+	@echo 'docs/_build/html/index.html'
+
+# does everything distil with the original distributions of OpenMMLab too?
+# mmengine 0.10.7 reads its own checkpoints on torch 2.6 and newer only so
+upstream: export TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD = 1
+upstream: .venv-upstream/stack
+	.venv-upstream/bin/python tools/check_stack.py
+	.venv-upstream/bin/python -m pytest -n 2 tests/test_distillation \
+	    $(addprefix tests/test_hooks/test_, distill_hook.py inherit.py \
+	    resume.py) tests/test_teachers/test_frozen.py \
+	    tests/test_readme_projects.py
+
+clean:
+	rm -rf .venv .venv-upstream build dist *.egg-info mmselfkd/.mim \
+	    docs/_build docs/_generated htmlcov .coverage*
+
+.venv/base: requirements.txt requirements/build.txt
 	$(PYTHON) -m venv .venv
-	@echo '[1/3] $(TORCH)'
+	@echo '$(TORCH) and mmengine'
 	$(PIP) -r requirements/build.txt
 	$(if $(TORCH),$(PIP) $(TORCH))
-	@echo '[2/3] OpenMMLab; onedl-mmcv compiles for about 10 minutes once'
+	$(PIP) $$(grep '^onedl-mmengine==' requirements.txt)
+	touch $@
+
+.venv/stack: .venv/base setup.py pyproject.toml
+	@echo 'OpenMMLab; onedl-mmcv compiles for about 10 minutes once'
 	grep -v '^torch==' requirements.txt > .venv/openmmlab.txt
 	MAX_JOBS=$(MAX_JOBS) $(PIP) --no-build-isolation -r .venv/openmmlab.txt
 	$(PIP) --no-build-isolation --no-deps ./requirements/mmsegmentation
-	@echo '[3/3] mmselfkd, editable'
 	$(PIP) --no-build-isolation -e .
 	touch $@
 
 .venv/tests: .venv/stack requirements/tests.txt
 	$(PIP) -r requirements/tests.txt
+	touch $@
+
+.venv/lint: .venv/base requirements/lint.txt
+	$(PIP) -r requirements/lint.txt
+	touch $@
+
+.venv/docs: .venv/stack requirements/docs.txt
+	$(PIP) -r requirements/docs.txt
+	touch $@
+
+.venv-upstream/stack: requirements.txt requirements/upstream.txt \
+    requirements/mmcv_ext.py requirements/build.txt requirements/tests.txt
+	$(PYTHON) -m venv .venv-upstream
+	$(UPSTREAM_PIP) -r requirements/build.txt
+	$(if $(TORCH),$(UPSTREAM_PIP) $(TORCH))
+	$(UPSTREAM_PIP) -r requirements/upstream.txt -r requirements/tests.txt
+	cp requirements/mmcv_ext.py \
+	    $$(echo .venv-upstream/lib/python3.*/site-packages/mmcv)/_ext.py
+	$(UPSTREAM_PIP) --no-build-isolation --no-deps -e .
 	touch $@

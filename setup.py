@@ -1,13 +1,13 @@
-"""Packages the Python code and, under ``mmselfkd/.mim``, what mim looks for.
+"""Builds what pyproject.toml describes, and ``mmselfkd/.mim`` for OpenMMLab.
 
-Neither a distribution of OpenMMLab nor a version of torch is required: this
-project goes into an environment that has them and must change none of them.
+mmengine and mim look there for ``mmselfkd::...``: for the configs, the tools
+and the model index.
 """
 import os
 import shutil
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
@@ -15,7 +15,7 @@ MIM = ('configs', 'tools', 'model-index.yml')
 
 
 class BuildWithMim(build_py):
-    """Puts :data:`MIM` where mmengine and mim resolve ``mmselfkd::...``.
+    """Puts :data:`MIM` into ``mmselfkd/.mim``.
 
     An editable install links them, so that an edited config counts at once;
     a wheel holds copies.
@@ -44,29 +44,4 @@ def _copy(source, target):
         shutil.copy(source, target)
 
 
-def version():
-    scope = {}
-    exec((ROOT / 'mmselfkd' / 'version.py').read_text(), scope)
-    return scope['__version__']
-
-
-setup(
-    name='mmselfkd',
-    version=version(),
-    description='Distillation for dense prediction on OpenMMLab, '
-    'by one hook entry',
-    long_description=(ROOT / 'README.md').read_text(),
-    long_description_content_type='text/markdown',
-    license='Apache-2.0',
-    packages=find_packages(include=['mmselfkd', 'mmselfkd.*']),
-    python_requires='>=3.10',
-    install_requires=['torch'],
-    extras_require=dict(
-        onedl=[
-            'onedl-mmengine', 'onedl-mmcv', 'onedl-mmsegmentation',
-            'onedl-mmdetection'
-        ],
-        upstream=['mmengine', 'mmcv', 'mmsegmentation', 'mmdet'],
-        tests=(ROOT / 'requirements' / 'tests.txt').read_text().split()),
-    cmdclass=dict(build_py=BuildWithMim),
-    zip_safe=False)
+setup(cmdclass=dict(build_py=BuildWithMim))

@@ -23,7 +23,7 @@ for seed in ${SEEDS:-0}; do
     run frskd "frskd/frskd_$student.py"
     run mixskd "mixskd/mixskd_$student.py"
     run tfd "tfd/tfd_$student.py"
-    run skd-pi-pa-ema "self_teachers/skd-pi-pa-ema_$student.py"
-    run skd-pi-pa-snapshot "self_teachers/skd-pi-pa-snapshot_$student.py"
+    run skd-pi-pa-ema "skd/skd-pi-pa-ema_$student.py"
+    run skd-pi-pa-snapshot "skd/skd-pi-pa-snapshot_$student.py"
 done
 "$PYTHON" tools/summarize.py "work_dirs/$teacher" work_dirs/*-seed*

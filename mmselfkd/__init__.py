@@ -8,11 +8,11 @@ from importlib.util import find_spec
 from .version import __version__
 
 __all__ = [
-    'AICSDHook', 'ConfigError', 'DistillHook', 'EMATeacher', 'FRSKDHook',
-    'FrozenTeacher', 'ICSDHook', 'KADTDHook', 'MixSKDHook', 'MixTeacher',
-    'ModelTeacher', 'NFDHook', 'SKDHook', 'SelfTeacher', 'SnapshotTeacher',
-    'StudentAsTeacher', 'TFDHook', '__version__', 'register_head',
-    'register_host'
+    'AICSDHook', 'CWDHook', 'ConfigError', 'DISTHook', 'DistillHook',
+    'EMATeacher', 'FRSKDHook', 'FitNetsHook', 'FrozenTeacher', 'ICSDHook',
+    'KADTDHook', 'MGDHook', 'MixSKDHook', 'MixTeacher', 'ModelTeacher',
+    'NFDHook', 'SKDHook', 'SelfTeacher', 'SnapshotTeacher', 'StudentAsTeacher',
+    'TFDHook', '__version__', 'register_head', 'register_host'
 ]
 
 if find_spec('mmengine') is None:
@@ -32,10 +32,14 @@ else:
     from .errors import ConfigError
     from .hooks import (
         AICSDHook,
+        CWDHook,
+        DISTHook,
         DistillHook,
+        FitNetsHook,
         FRSKDHook,
         ICSDHook,
         KADTDHook,
+        MGDHook,
         MixSKDHook,
         NFDHook,
         SKDHook,

@@ -1,6 +1,7 @@
 """One thread and a fixed seed for every test, in whatever order they run."""
 import gc
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,20 @@ def detectors(monkeypatch):
 
 
 @pytest.fixture
+def spy():
+    """``helpers.Spy`` and ``LabelSpy``, registered; it has seen nothing."""
+    from helpers import LabelSpy, Spy
+    from mmengine.registry import MODELS
+
+    Spy.calls = []
+    for cls in (Spy, LabelSpy):
+        MODELS.register_module(module=cls, force=True)
+    yield Spy
+    for cls in (Spy, LabelSpy):
+        MODELS.module_dict.pop(cls.__name__)
+
+
+@pytest.fixture
 def two_processes(tmp_path):
     """Runs code twice at once; its arguments are the rank and a store.
 
@@ -91,3 +106,24 @@ def two_processes(tmp_path):
             for rank in range(2)], timeout=50)
 
     return run
+
+
+@pytest.fixture
+def outside(root):
+    """Runs a file below the root, as a user's project imports it.
+
+    What it registers is forgotten after the test.
+    """
+    from mmengine.registry import DATASETS, MODELS
+    from mmseg.registry import MODELS as MMSEG_MODELS
+
+    from mmselfkd.hosts import temporary_registrations
+    from mmselfkd.registry import TEACHERS
+
+    registries = DATASETS, MODELS, MMSEG_MODELS, TEACHERS
+    before = [dict(registry.module_dict) for registry in registries]
+    with temporary_registrations():
+        yield lambda path: runpy.run_path(str(root / path))
+    for registry, parts in zip(registries, before):
+        registry.module_dict.clear()
+        registry.module_dict.update(parts)

@@ -933,9 +933,10 @@ def source_of_no_maps(rng, case):
 def source_of_auxiliary_head(rng, case):
     if case.head != 'Auxiliary':
         return None
-    for key, (entry, full) in case.terms.items():
-        if full['type'] != 'MixSKDFeatureLoss':
-            break
+    terms = list(case.terms.items())
+    key, (entry, _) = next(
+        (term for term in terms
+         if term[1][1]['type'] != 'MixSKDFeatureLoss'), terms[-1])
     name, taught = rng.choice(list(case.teachers.items()))
     if not isinstance(taught.cfg, dict) or taught.cfg.get(
             'type', 'FrozenTeacher') == 'OwnTeacher':

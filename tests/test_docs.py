@@ -1,4 +1,6 @@
-"""The tests that docs/reliability.md names are there."""
+"""The docs say what is there, and what is there is documented."""
+import importlib
+import inspect
 import re
 
 
@@ -18,3 +20,19 @@ def test_every_promise_has_its_tests(root):
             inside = [files[file.split('/')[-1]]] if file else files.values()
             assert any(f'def {test}(' in one for one in inside), test
     assert count > 50
+
+
+def test_public_methods_are_documented():
+    """Their own docstring, or that of the method which they override."""
+    missing = []
+    for name in ('hooks', 'hosts', 'losses', 'schedules', 'teachers'):
+        module = importlib.import_module(f'mmselfkd.{name}')
+        for cls in vars(module).values():
+            if inspect.isclass(cls) and cls.__name__ in module.__all__:
+                missing += [
+                    f'{cls.__name__}.{method}'
+                    for method, value in vars(cls).items()
+                    if inspect.isfunction(value) and method[0] != '_'
+                    and value.__name__ == method  # no default of a field
+                    and not inspect.getdoc(getattr(cls, method))]
+    assert not missing

@@ -43,7 +43,12 @@ def test_metadata_requires_torch_alone(wheel):
         if 'extra ==' not in line
     ]
     assert required == ['torch']
-    assert {'onedl', 'upstream'} < set(metadata.get_all('Provides-Extra'))
+    assert metadata['Requires-Python'] == '>=3.10'
+    assert {'onedl', 'upstream'} == set(metadata.get_all('Provides-Extra'))
+
+
+def test_types_are_published(wheel):
+    assert 'mmselfkd/py.typed' in wheel.namelist()
 
 
 def test_wheel_holds_configs_and_tools(wheel, root):
@@ -76,6 +81,20 @@ def test_configs_resolve_from_the_installed_package(wheel, tmp_path):
                          check=True)
     package = tmp_path / 'mmselfkd' / '__init__.py'
     assert run.stdout.split() == [str(package), '7']
+
+
+def test_tools_run_from_the_installed_package(wheel, tmp_path):
+    """``python -m mmselfkd``, in a folder that knows no repository."""
+    wheel.extractall(tmp_path)
+    for args, expected in ((['methods'], 'NFDHook'),
+                           (['train', 'mmselfkd::toy/fpn_r18.py'],
+                            f'nearest in {tmp_path / "mmselfkd" / ".mim"}')):
+        run = subprocess.run(
+            [sys.executable, '-m', 'mmselfkd', *args], cwd=tmp_path,
+            env={**os.environ, 'PYTHONPATH': str(tmp_path)},
+            capture_output=True, text=True)
+        assert expected in run.stdout + run.stderr
+        assert (run.returncode == 0) == (args[0] == 'methods')
 
 
 def test_losses_need_torch_alone(run_without):

@@ -62,11 +62,11 @@ CHECKS = dict(mmseg=segmentation, mmdet=detection)
 
 def distil(path, hook, folder):
     """Train, save, resume and load strictly; an exception if one fails."""
-    import torch
     from mmengine.config import Config
     from mmengine.registry import MODELS, RUNNERS
 
     import mmselfkd  # noqa: F401
+    from mmselfkd.checkpoint_files import load_checkpoint_file
 
     cfg = Config.fromfile(str(path))
     cfg.merge_from_dict(dict(
@@ -78,7 +78,7 @@ def distil(path, hook, folder):
         cfg.train_cfg.update(max_iters=steps, val_interval=steps)
         cfg.update(resume=resume, experiment_name=f'{path.stem}_{steps}')
         RUNNERS.build(cfg).train()
-    saved = torch.load(folder / 'iter_3.pth', weights_only=False)
+    saved = load_checkpoint_file(str(folder / 'iter_3.pth'), trust=True)
     plain = MODELS.build(dict(cfg.model, _scope_=cfg.default_scope))
     plain.load_state_dict(saved['state_dict'], strict=True)
     if not all(value.isfinite().all() for value in plain.state_dict().values()

@@ -13,8 +13,6 @@ import os
 import os.path as osp
 import re
 from collections import Counter, OrderedDict
-from contextlib import nullcontext
-from pickle import UnpicklingError
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +21,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from train import find_config, find_file
 
-from mmselfkd.hooks.state import ENTRY
+from mmselfkd.checkpoint_files import load_checkpoint_file
+from mmselfkd.distillation import ENTRY
 
 
 class Format(NamedTuple):
@@ -66,73 +65,8 @@ MUTABLE_PART = re.compile(r'architecture\.(.*\.)?(mutable_|_candidate)')
 MUTABLE_CONFIG = re.compile(r'\bmutator(_cfg)?\s*=(?!\s*None)')
 
 
-class HistoryBuffer:
-    """Stands for mmengine's, in its logs; they are dropped in any case."""
-
-    __module__ = 'mmengine.logging.history_buffer'
-
-
-def named(name, function):
-    """``function`` for the unpickler that meets ``name``."""
-
-    def stand_in(*args):
-        return function(*args)
-
-    stand_in.__module__, _, stand_in.__name__ = name.rpartition('.')
-    stand_in.__qualname__ = stand_in.__name__
-    return stand_in
-
-
-def harmless():
-    """What an ordinary checkpoint names besides tensors.
-
-    These are the logs of mmengine and numpy's numbers and arrays. The logs
-    name `getattr` too, with which a file could reach anything: it finds a
-    function here that returns None.
-    """
-    numbers = np.typecodes['AllInteger'] + np.typecodes['AllFloat'] + '?SU'
-    found = {type(np.dtype(code)) for code in numbers}
-    found |= {HistoryBuffer, np.ndarray, np.dtype,
-              named('builtins.getattr', lambda *_: None)}
-    for array in np.zeros(()), np.float64():
-        rebuild = array.__reduce__()[0]
-        found |= {  # of numpy 1 and 2, whichever wrote the file
-            named(f'numpy.{core}.multiarray.{rebuild.__name__}', rebuild)
-            for core in ('core', '_core')}
-    return list(found)
-
-
-def load(path, trusted):
-    """The checkpoint, without running what it may ask for."""
-    safe_globals = getattr(torch.serialization, 'safe_globals', None)
-    try:  # torch before 2.5 has no such list: it refuses more
-        with safe_globals(harmless()) if safe_globals else nullcontext():
-            return torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # a broken file makes torch raise anything
-        # of a refusal, what there was before torch's advice on it
-        reason = error.__context__ or error
-        name = re.search(r'GLOBAL (\S+)', str(reason))
-        reason = (f'it wants to unpickle {name[1]!r}' if name else
-                  f'{type(reason).__name__}: {reason}'.splitlines()[0])
-        if not isinstance(error, UnpicklingError):
-            raise SystemExit(f'{path!r} cannot be read: {reason}') from error
-    if trusted:
-        print(f'{path}: not safe to read, but trusted: {reason}')
-        try:
-            return torch.load(path, map_location='cpu', weights_only=False)
-        except Exception as error:
-            raise SystemExit(f'{path!r} cannot be read: {error}') from error
-    raise SystemExit(
-        f'{path!r} cannot be read safely: {reason}. '
-        '--trust-pickle reads it all the same, and runs whatever code is in '
-        'it: only for files whose origin you trust')
-
-
 def weights_of(loaded, path):
     """All weights of a checkpoint, without the `module.` of a wrapper."""
-    if not isinstance(loaded, dict):
-        raise SystemExit(
-            f'{path!r} holds a {type(loaded).__name__}, not a checkpoint')
     state = loaded.get('state_dict', loaded)
     if not isinstance(state, dict) or not any(
             isinstance(value, torch.Tensor) for value in state.values()):
@@ -390,7 +324,7 @@ def parse_args(argv):
         help='config of the student, which must then fit: a path, or '
         'mmseg::..., mmdet::...')
     parser.add_argument(
-        '--trust-pickle',
+        '--trust-checkpoint',
         action='store_true',
         help='run the code that SOURCE may hold, if it cannot be read '
         'otherwise: only for files whose origin you trust')
@@ -403,7 +337,12 @@ def main(argv=None):
     args = parse_args(argv)
     find_file(args.source, '.pth', 'checkpoint')
     check_target(args.target, args.source, args.force)
-    student = convert(load(args.source, args.trust_pickle), args.source)
+    try:
+        loaded = load_checkpoint_file(
+            args.source, args.trust_checkpoint, '--trust-checkpoint')
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    student = convert(loaded, args.source)
     if args.config:
         check(student['state_dict'], args.config)
         print(f'  checked: it loads strictly into {args.config}')

@@ -3,7 +3,13 @@ import os.path as osp
 import sys
 
 from mmengine.registry import RUNNERS
-from train import find_checkpoint, load_config, make_parser
+from train import (
+    check_checkpoint,
+    find_checkpoint,
+    host_of,
+    load_config,
+    make_parser,
+)
 
 
 def parse_args():
@@ -35,7 +41,7 @@ def draw(cfg, args):
     hook.draw = True
     hook.show = args.show
     hook.wait_time = args.wait_time
-    if args.show_dir and cfg.default_scope == 'mmdet':
+    if args.show_dir and host_of(cfg) == 'mmdet':
         hook.test_out_dir = osp.abspath(args.show_dir)  # not in the work dir
     elif args.show_dir:
         cfg.visualizer.save_dir = args.show_dir
@@ -45,10 +51,10 @@ def keep_predictions(cfg, out):
     """Add what the host needs to write predictions to ``out``."""
     metrics = cfg.test_evaluator
     metrics = metrics if isinstance(metrics, list) else [metrics]
-    if cfg.default_scope == 'mmdet':
+    if host_of(cfg) == 'mmdet':
         if not out.endswith(('.pkl', '.pickle')):
             sys.exit(f'--out {out!r}: a .pkl file is needed for mmdet')
-        metrics.append(dict(type='DumpDetResults', out_file_path=out))
+        metrics.append(dict(type='mmdet.DumpDetResults', out_file_path=out))
     else:
         for metric in metrics:
             metric.update(output_dir=out, keep_results=True)
@@ -71,6 +77,7 @@ def main():
     args = parse_args()
     cfg = load_config(args)
     cfg.load_from = find_checkpoint(args.checkpoint)
+    check_checkpoint(cfg.load_from, args.trust_checkpoint)
     cfg.resume = False
     if args.show or args.show_dir:
         draw(cfg, args)

@@ -1,12 +1,20 @@
-"""Trains what a config of mmseg, mmdet or this project describes."""
+"""Trains what a config of mmseg, mmdet or this project describes.
+
+With --method it distils any student's config, without a config of its own:
+the method hook is added to custom_hooks, and the whole config is written into
+the work directory, where the stock train.py of mmseg and mmdet can run it from
+the same folder.
+"""
 import argparse
 import os
 import os.path as osp
+import re
 import sys
 from difflib import get_close_matches
 from pathlib import Path
 
 import torch.distributed as dist
+from methods import is_distillation, make_entry
 from mmengine.config import Config, DictAction
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.device import get_device
@@ -14,6 +22,7 @@ from mmengine.registry import RUNNERS
 from mmengine.utils import get_installed_path, is_installed
 
 import mmselfkd  # noqa: F401  registers the hooks
+from mmselfkd.checkpoint_files import is_whole, load_checkpoint_file
 
 
 def make_parser(description):
@@ -36,6 +45,11 @@ def make_parser(description):
         choices=['none', 'pytorch', 'slurm', 'mpi'],
         default='none',
         help='what started the processes of a distributed run')
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='read checkpoints although that runs the code in them; without '
+        'it, one that holds more than weights and plain data is refused')
     # torchrun sets LOCAL_RANK, older launchers pass it in one of these forms
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
     return parser
@@ -45,15 +59,41 @@ def load_config(args):
     """The config that the shared arguments name, changed as they say."""
     path = find_config(args.config)
     cfg = Config.fromfile(path)
+    folder = cfg.get('work_dir') or osp.join('work_dirs', Path(path).stem)
+    method = getattr(args, 'method', None)
+    if method:
+        add_method(cfg, args)
+        parent, name = osp.split(folder.rstrip('/'))
+        prefix = method.rpartition('.')[2].removesuffix('Hook').lower()
+        folder = osp.join(parent, f'{prefix}_{name}')
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or osp.join(
-        'work_dirs', Path(path).stem)
+        if 'work_dir' in args.cfg_options:
+            folder = cfg.work_dir
+    cfg.work_dir = args.work_dir or folder
     cfg.launcher = args.launcher
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if args.launcher == 'pytorch' and get_device() == 'cpu':
         _distribute_on_cpu(cfg)
     return cfg
+
+
+def add_method(cfg, args):
+    """Append the hook that --method and its options describe."""
+    scope = cfg.get('default_scope')
+    if args.teacher:
+        find_config(args.teacher)
+    if args.teacher_checkpoint not in (None, 'random'):
+        find_checkpoint(args.teacher_checkpoint)
+    entry = make_entry(args.method, scope, args.teacher,
+                       args.teacher_checkpoint, args.method_options,
+                       args.trust_checkpoint)
+    hooks = list(cfg.get('custom_hooks') or [])
+    for hook in hooks:
+        if is_distillation(hook, scope):
+            print(f'--method {args.method}: the config distils already, by '
+                  f'{hook["type"]}; the run has the losses of both')
+    cfg.custom_hooks = [*hooks, entry]
 
 
 def find_config(name):
@@ -75,9 +115,9 @@ def find_file(path, suffix, kind):
     folder = Path(path).parent
     siblings = sorted(file.name for file in folder.glob('*' + suffix))
     if not siblings:
-        sys.exit(f'no {kind} {path!r}, nor any other in that folder')
+        sys.exit(f'no {kind} {path!r}, nor any other in {folder.resolve()}')
     near = get_close_matches(osp.basename(path), siblings, 3, 0) or siblings
-    sys.exit(f'no {kind} {path!r}; nearest in that folder: ' +
+    sys.exit(f'no {kind} {path!r}; nearest in {folder.resolve()}: ' +
              ', '.join(near[:3]))
 
 
@@ -98,6 +138,71 @@ def _distribute_on_cpu(cfg):
             find_unused_parameters=cfg.get('find_unused_parameters', False)))
 
 
+def host_of(cfg):
+    """``mmseg`` or ``mmdet``: whose model the config has."""
+    scope = cfg.get('default_scope')
+    if scope:
+        return scope
+    kind = cfg.model['type']  # of a new-style config: a class, or its path
+    return (kind if isinstance(kind, str) else kind.__module__).split('.')[0]
+
+
+def check_checkpoint(path, trust):
+    """End if reading ``path`` would run code; mmengine itself would run it.
+
+    mmengine's own loading tries torch's safe loader, if at all, and falls back
+    on the other.
+    """
+    if trust:
+        return
+    try:
+        load_checkpoint_file(path, option='--trust-checkpoint')
+    except ValueError as error:
+        sys.exit(str(error))
+
+
+def check_start(cfg, trust):
+    """End if the run cannot or should not start from what the config says."""
+    path = cfg.get('load_from')
+    if path is not None:
+        check_checkpoint(path, trust)
+    elif cfg.get('resume'):  # a file of this run: mmengine reads it
+        last = Path(cfg.work_dir) / 'last_checkpoint'
+        path = last.read_text().strip() if last.is_file() else None
+        if path is not None and not (osp.isfile(path) and is_whole(path)):
+            sys.exit(f'--resume: {path!r}, the last checkpoint, is ' +
+                     ('cut off' if osp.isfile(path) else 'not there') +
+                     _newest_whole(path))
+
+
+def _newest_whole(path):
+    """What to resume from instead, for the error."""
+    def age(file):
+        number = re.search(r'(\d+)\.pth$', file.name)
+        return int(number[1]) if number else -1, file.stat().st_mtime_ns
+
+    others = [file for file in Path(path).parent.glob('*.pth')
+              if not file.name.startswith('best_')]  # without the optimizer
+    for file in sorted(others, key=age, reverse=True):
+        if is_whole(file):
+            return f'; the newest whole one: --resume {file}'
+    return ', and there is no whole one beside it'
+
+
+def use_amp(cfg):
+    """What --amp asks for."""
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    name = (kind if isinstance(kind, str) else kind.__name__).split('.')[-1]
+    if name not in ('OptimWrapper', 'AmpOptimWrapper'):
+        sys.exit('--amp turns an OptimWrapper into an AmpOptimWrapper; '
+                 f'this config has a {name}')
+    if get_device() == 'cpu':
+        sys.exit('--amp: mixed precision needs a GPU, and there is none')
+    if name == 'OptimWrapper':
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
 def parse_args():
     parser = make_parser(__doc__)
     parser.add_argument(
@@ -108,8 +213,40 @@ def parse_args():
         help='go on from a checkpoint, by default from the latest in the '
         'work directory')
     parser.add_argument(
-        '--amp', action='store_true', help='train in mixed precision')
-    return parser.parse_args()
+        '--amp',
+        action='store_true',
+        help='train in mixed precision; needs a GPU')
+    method = parser.add_argument_group(
+        'distillation of a config that has none',
+        'A config that distils already keeps its hook: the run has the losses '
+        'of both.')
+    method.add_argument(
+        '--method',
+        metavar='HOOK',
+        help='such as NFDHook; tools/methods.py lists them. By default the '
+        "work directory is then the student's with the method in front, such "
+        'as work_dirs/nfd_STUDENT')
+    method.add_argument(
+        '--teacher',
+        metavar='CONFIG',
+        help='config of a trained teacher, as the first argument. A relative '
+        'path stays relative to the current folder')
+    method.add_argument(
+        '--teacher-checkpoint',
+        metavar='FILE',
+        help="its weights: path, URL, or 'random' for untrained ones")
+    method.add_argument(
+        '--method-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='further arguments of the hook, such as losses.loss_ho=None '
+        'losses.loss_pi.loss_weight=5 teacher.precision=bf16')
+    args = parser.parse_args()
+    for name in ('teacher', 'teacher_checkpoint', 'method_options'):
+        if getattr(args, name) is not None and args.method is None:
+            parser.error(f'--{name.replace("_", "-")} needs --method')
+    return args
 
 
 def main():
@@ -119,12 +256,9 @@ def main():
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else find_checkpoint(
             args.resume)
-    if args.amp and cfg.optim_wrapper.type != 'AmpOptimWrapper':
-        if cfg.optim_wrapper.type != 'OptimWrapper':
-            sys.exit('--amp turns an OptimWrapper into an AmpOptimWrapper; '
-                     f'this config has a {cfg.optim_wrapper.type}')
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.amp:
+        use_amp(cfg)
+    check_start(cfg, args.trust_checkpoint)
     RUNNERS.build(cfg).train()
 
 

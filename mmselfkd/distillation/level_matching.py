@@ -88,8 +88,7 @@ class LevelMatcher:
         pairs = [(adapt(s), resize_like(t, s))
                  for adapt, (s, t) in zip(adapters, pairs)]
         if not self.loss.takes_weight and self.is_map and layout.is_padded:
-            pairs = [(s * layout.weight(s.shape[2:]),
-                      t * layout.weight(t.shape[2:])) for s, t in pairs]
+            pairs = [(layout.cut(s), layout.cut(t)) for s, t in pairs]
         anchors = self._anchors(pairs[0][0])
         if anchors > 1:
             pairs = [(split_anchors(s, anchors), split_anchors(t, anchors))
@@ -130,7 +129,9 @@ class LevelMatcher:
     def _activation(self) -> str | None:
         """Of class scores: as the user says, else as the head does."""
         reading = self._reading(self.place)
-        return self.loss.activation or (reading and reading.activation)
+        if self.loss.activation is not None or reading is None:
+            return self.loss.activation
+        return reading.activation
 
     def _check_sizes(self, pairs: Pairs) -> None:
         """Tokens (L, 1) and a map (H, W) cannot be resized to each other."""
@@ -196,10 +197,10 @@ class LevelMatcher:
         theirs = self._reading(self._their_place) or ours
         loss = self.loss
         if not loss.is_adversarial:
-            if self._activation() is None:
-                self._refuse_unknown()
             if ours is not None and ours.kind == 'values':
                 self._refuse_values(pairs)
+            if self._activation() is None:
+                self._refuse_unknown()
             if ours is not None and ours.kind == 'distributions':
                 self._fill_groups(ours, pairs)
         self._check_counts(ours, theirs, pairs)

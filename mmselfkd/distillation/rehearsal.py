@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from .. import randomness
-from ..errors import ConfigError
+from ..errors import ConfigError, blamed_on
 from ..hosts import Place, host_of
 from ..sources import STUDENT, Levels, Source, gather
 from ..taps import Tap
@@ -23,6 +23,7 @@ from ..teachers import BatchContext, Teacher, TeacherOutput
 from .level_matching import FEATURES, LevelMatcher
 from .loss_config import LossConfig
 from .loss_term import LossTerm
+from .recording import all_levels, label_for, record, run_tapped, tap_student
 
 
 @dataclass
@@ -102,89 +103,15 @@ def rehearse(student: nn.Module, twin: nn.Module,
                 context.host.has_fixed_strides(student))
             pairs = matcher(ours, theirs, context.layout)
             term = LossTerm(config, matcher, pairs, inputs)
-            try:
+            term.level_losses.eval()  # what remembers batches leaves this out
+            with blamed_on(config.key):
                 value = term.value(pairs, label_for(term, context, outputs),
                                    inputs, context.layout)
-            except (ValueError, TypeError) as error:
-                raise ConfigError(f'{config.key}: {error}') from error
+            term.level_losses.train()
             result.values[term.name] = config.loss_weight * float(value)
             result.terms.append(term)
             result.rows.append(_row(term, ours, theirs))
     return result
-
-
-def tap_student(model: nn.Module, configs: Iterable[LossConfig],
-                teachers: dict[str, Teacher],
-                resources: ExitStack) -> dict[str, Tap]:
-    """A tap for whatever losses and teachers look at, by the source."""
-    wanted = [(path, f'{config.key}.source') for config in configs
-              for owner, path in config.sources if owner == STUDENT]
-    wanted += [(path, f'{teacher.key}.source')
-               for teacher in teachers.values()
-               for path in teacher.student_sources]
-    taps: dict[str, Tap] = {}
-    for path, key in wanted:
-        if path not in taps:
-            taps[path] = Tap(model, path, key, resources)
-    return taps
-
-
-def run_tapped(model: nn.Module, taps: dict[str, Tap],
-               sources: Iterable[str], inputs: torch.Tensor,
-               samples: Any) -> dict[str, Levels]:
-    """The levels of a student for other inputs, with gradient.
-
-    A model that cannot run ``mode='tensor'`` to its end takes the way of
-    inference; what fails behind the taps is of no interest.
-    """
-    host, sources = host_of(model), list(sources)
-    samples = host.without_labels(samples)
-    failed: Exception | None = None
-    for call in (host.run, host.run_to_predict):
-        try:
-            _record(taps, sources, lambda call=call: call(
-                model, inputs, samples))
-        except Exception as error:
-            if not all(taps[source].runs for source in sources):
-                failed = failed or error
-                continue
-        return {source: taps[source].take(inputs.shape)
-                for source in sources}
-    assert failed is not None
-    raise failed
-
-
-def all_levels(context: BatchContext, outputs: dict[str, TeacherOutput]
-               ) -> dict[Source, Levels]:
-    """The levels of student and teachers by their source."""
-    levels = {Source(STUDENT, path): found
-              for path, found in context.levels.items()}
-    for name, output in outputs.items():
-        for path, found in output.levels.items():
-            levels[Source(name, path)] = found
-    return levels
-
-
-def label_for(term: LossTerm, context: BatchContext,
-              outputs: dict[str, TeacherOutput]) -> torch.Tensor | None:
-    """The class maps that go with the levels of ``term``, if it asks."""
-    if not term.loss.needs_label or not term.matcher.is_map:
-        return None
-    for owner in term.config.teachers:
-        label = outputs[owner].label
-        if label is not None:
-            return label
-    return context.layout.label()
-
-
-def _record(taps: dict[str, Tap], sources: Iterable[str], run: Any) -> None:
-    for source in sources:
-        taps[source].open()
-    try:
-        run()
-    finally:
-        for source in sources:
-            taps[source].close()
 
 
 def _run_twin(twin: nn.Module, taps: dict[str, Tap], inputs: torch.Tensor,
@@ -192,7 +119,7 @@ def _run_twin(twin: nn.Module, taps: dict[str, Tap], inputs: torch.Tensor,
     """The levels of the copy, and the sum of its losses."""
     losses: dict[str, Any] = {}
     try:
-        _record(taps, list(taps), lambda: losses.update(
+        record(taps, list(taps), lambda: losses.update(
             twin(inputs, samples, mode='loss')))
     except Exception as error:  # the student's own, without distillation
         raise ConfigError(
@@ -223,8 +150,11 @@ def _first_output(teacher: Teacher, context: BatchContext,
 
 def _fill_in(config: LossConfig, student: nn.Module) -> None:
     """What a loss leaves to the student's head."""
+    host = host_of(student)
     if getattr(config.loss, 'ignore_index', None) == 'head':
-        config.loss.ignore_index = host_of(student).ignore_index(student)
+        config.loss.ignore_index = host.ignore_index(student)
+    if config.loss.num_classes is None:
+        config.loss.num_classes = host.num_classes(student)
 
 
 def _places(sources: Iterable[Source], taps: dict[str, Tap],

@@ -16,19 +16,14 @@ from ..layout import BatchLayout
 from ..registry import TEACHERS, build_part
 from ..schedules import factor_at
 from ..sources import STUDENT, gather
-from ..teachers import (
-    BatchContext,
-    FrozenTeacher,
-    ModelTeacher,
-    Teacher,
-    TeacherOutput,
-)
+from ..teachers import BatchContext, ModelTeacher, Teacher, TeacherOutput
 from .discriminators import DiscriminatorTrainer
 from .level_matching import resize_like
 from .loss_term import LossTerm
 from .monitor import Monitor, accuracy, class_agreement, linear_cka, render
 from .plan import Plan
-from .rehearsal import all_levels, label_for, rehearse, run_tapped, tap_student
+from .recording import all_levels, label_for, run_tapped, tap_student
+from .rehearsal import rehearse
 
 ENTRY = 'mmselfkd'  # the submodule of the student with what is trained along
 AGREEMENT_INTERVAL = 10  # iterations between two agreement measurements
@@ -48,7 +43,7 @@ class DistillationRun:
 
     Args:
         student (nn.Module): The unwrapped model.
-        plan (Plan): What is asked for, resolved to the length of the run.
+        plan (Plan): What is asked for, such as ``DistillHook(...).plan``.
         inputs (Tensor): A preprocessed training batch (N, C, H, W).
         samples (list): Its data samples.
         twin (nn.Module, optional): A copy of the student, with weights as
@@ -75,12 +70,12 @@ class DistillationRun:
         self._outputs: dict[str, TeacherOutput] = {}
         try:
             self.teachers: dict[str, Teacher] = {
-                name: build_part(
-                    dict(type='FrozenTeacher', key=where) | dict(cfg),
-                    TEACHERS, where)
+                name: build_part(dict(type='FrozenTeacher') | dict(cfg),
+                                 TEACHERS, where, offered=dict(key=where))
                 for name, (where, cfg) in plan.used_teachers.items()
             }
-            for teacher in self.teachers.values():
+            for name, teacher in self.teachers.items():
+                teacher.key, _ = plan.used_teachers[name]
                 teacher.check_length(*plan.length)
             for config in plan.used:
                 config.loss.sync_ranks = distributed
@@ -185,9 +180,9 @@ class DistillationRun:
 
     def _before_forward(self, student: nn.Module, args: tuple,
                         kwargs: dict) -> None:
-        if kwargs.get('mode') != 'loss' or not student.training:
+        inputs, samples, mode = _call(args, kwargs)
+        if mode != 'loss' or not student.training:
             return
-        inputs, samples = _batch(args, kwargs)
         samples = host_of(student).snapshot(samples)
         self._context = BatchContext(
             student, inputs, samples,
@@ -201,7 +196,7 @@ class DistillationRun:
 
     def _after_forward(self, student: nn.Module, args: tuple, kwargs: dict,
                        losses: dict[str, Any]) -> dict[str, Any] | None:
-        if kwargs.get('mode') != 'loss' or not student.training:
+        if _call(args, kwargs)[2] != 'loss' or not student.training:
             return None
         context, outputs = self._context, self._outputs
         self._context, self._outputs = None, {}
@@ -223,8 +218,11 @@ class DistillationRun:
 
     def _ask(self, context: BatchContext,
              early: bool) -> dict[str, TeacherOutput]:
-        """The teachers that need nothing of the student's forward pass
-        (early), or the others."""
+        """Ask some of the teachers.
+
+        Early those that need nothing of the student's forward pass, then the
+        others.
+        """
         outputs = {}
         for name, teacher in self.teachers.items():
             wanted = self._wanted_of(name)
@@ -327,14 +325,14 @@ def inherited(student: nn.Module, teacher: Teacher, module: str,
             teacher is no pretrained model.
     """
     where = f'{key} = {module!r}'
-    if not isinstance(teacher, FrozenTeacher):
+    if not isinstance(teacher, ModelTeacher) or not teacher.is_pretrained:
         raise ConfigError(f'{where}: a pretrained teacher (config=..., '
                           'checkpoint=...) is needed to inherit from')
     for name, model in (('student', student), ('teacher', teacher.model)):
-        names = dict(model.named_modules())
-        if module not in names:
+        modules = dict(model.named_modules())
+        if module not in modules:
             raise ConfigError(f'{where}: the {name} has no such module' +
-                              nearest(module, names))
+                              nearest(module, modules))
     own, state = student.state_dict(), teacher.model.state_dict()
     names = [name for name in own if name.startswith(f'{module}.')]
     taken = [name for name in names
@@ -349,9 +347,11 @@ def _count(modules: Iterable[nn.Module]) -> int:
     return sum(p.numel() for module in modules for p in module.parameters())
 
 
-def _batch(args: tuple, kwargs: dict) -> tuple[torch.Tensor, Any]:
-    values = dict(zip(('inputs', 'data_samples'), args), **kwargs)
-    return values['inputs'], values.get('data_samples')
+def _call(args: tuple, kwargs: dict) -> tuple[torch.Tensor, Any, str]:
+    """Inputs, samples and mode of a call of the student."""
+    values = dict(zip(('inputs', 'data_samples', 'mode'), args), **kwargs)
+    return (values['inputs'], values.get('data_samples'),
+            values.get('mode', 'tensor'))
 
 
 def _scaled(loss: Any, factor: float) -> Any:

@@ -17,6 +17,7 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.utils import apply_to
 
 from ..distillation import ENTRY, DistillationRun
+from ..distillation.monitor import AGREEMENTS
 from .setup import unwrapped
 
 # ENTRY names the entry of the checkpoint as well
@@ -108,11 +109,15 @@ class StateHook(Hook):
 
     def _forget_dropped(self, checkpoint: dict) -> None:
         """Keep values of losses that are gone out of the log."""
-        scalars = checkpoint.get('message_hub', {}).get('log_scalars', {})
-        for key in [key for key in scalars if key.startswith(
-                'train/distill.')]:
-            if key.removeprefix('train/distill.') not in self._logged:
-                del scalars[key]
+        ours = {f'train/distill.{name}' for name in self._logged}
+        ours |= {f'train/{name}' for name in AGREEMENTS}
+        hub = checkpoint.get('message_hub')
+        if not isinstance(hub, dict):  # of an old mmengine
+            return
+        for part in ('log_scalars', 'resumed_keys'):
+            for key in list(hub[part]):
+                if key.startswith('train/distill.') and key not in ours:
+                    del hub[part][key]
 
 
 def _loads(part: Any, state: dict[str, Any]) -> bool:

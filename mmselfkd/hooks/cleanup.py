@@ -37,6 +37,8 @@ def _wrap(owner: Any, name: str, resources: ExitStack,
           is_last: bool = False) -> None:
     """Close ``resources`` when ``owner.name()`` raises, or is the last."""
     method = getattr(owner, name)
+    if name in vars(owner):  # somebody else has patched it
+        resources.callback(setattr, owner, name, method)
 
     @functools.wraps(method)
     def wrapped(*args: Any, **kwargs: Any) -> Any:

@@ -20,7 +20,7 @@ class FRSKDHook(DistillHook):
     the levels of its neck) and learns the task, and by that loss, whose
     input is not detached, trains the student too. ``loss_at`` is
     :class:`~mmselfkd.losses.ATLoss` between the student's levels and the
-    refined ones, weight 50; ``loss_kd`` is
+    refined ones, a mean over the levels, weight 25 / 6; ``loss_kd`` is
     :class:`~mmselfkd.losses.KDLoss` between the logits, temperature 1, weight
     1; the teacher's side of both is detached. Both are 0 for the first two
     thirds of the run, then grow by an
@@ -33,9 +33,15 @@ class FRSKDHook(DistillHook):
     ``teacher=dict(type='SelfTeacher', source='neck')`` refines the neck's
     levels instead; ``loss_at`` follows.
 
-    Differs from the official code: logits are compared at the student's own
-    resolution, not enlarged to the image; the self-teacher of a student with
-    another neck than the paper's is BiFPNc, with a head over all levels.
+    Differs from the official code: there ``loss_at`` is a mean over the
+    positions and a sum over the levels, weight 50, so its size depends on
+    the pyramid. The weight here gives the largest total of the official
+    settings, 25 / 3, on any pyramid and crop (the arithmetic:
+    :func:`~mmselfkd.losses.at_loss`). There the coarsest level has three
+    quarters of it, here each level has the same share. Logits are compared
+    at the student's own resolution, not enlarged to the image; the
+    self-teacher of a student with another neck than the paper's is BiFPNc,
+    with a head over all levels.
 
     Args:
         teacher (dict, optional): Another teacher, or this one with options:
@@ -52,14 +58,16 @@ class FRSKDHook(DistillHook):
         loss_at=dict(
             type='ATLoss',
             source=dict(student='pyramid', teacher='neck'),
-            loss_weight=50.0,
+            reduction='sum',
+            level_reduction='mean',
+            loss_weight=25 / 6,
             schedule=_RAMP),
         loss_kd=dict(
             type='KDLoss', source='logits', ignore_index=None,
             loss_weight=1.0, schedule=_RAMP))
     preset_teacher = dict(type='SelfTeacher')
 
-    def __init__(self, teacher: Any = None, **kwargs) -> None:
+    def __init__(self, teacher: Any = None, **kwargs: Any) -> None:
         if isinstance(teacher, dict) and 'source' in teacher:
             self.preset = copy.deepcopy(self.preset)
             self.preset['loss_at']['source']['student'] = teacher['source']

@@ -2,9 +2,17 @@
 
 Asked for a model, the newest registered host that owns it answers.
 """
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from torch import nn
 
-from .heads import HeadSpec, find_head_spec, register_head
+from .heads import (
+    HeadSpec,
+    find_head_spec,
+    preserved_heads,
+    register_head,
+)
 from .host import Host, PixelLoss, Refinement
 from .mmdet import MMDetHost
 from .mmseg import MMSegHost
@@ -13,7 +21,7 @@ from .places import InputFormat, Place, Reading, attribute, watched_modules
 __all__ = [
     'HeadSpec', 'Host', 'InputFormat', 'PixelLoss', 'Place', 'Reading',
     'Refinement', 'attribute', 'find_head_spec', 'host_of', 'register_head',
-    'register_host', 'watched_modules'
+    'register_host', 'temporary_registrations', 'watched_modules'
 ]
 
 _HOSTS: list[Host] = [Host(), MMSegHost(), MMDetHost()]
@@ -28,3 +36,17 @@ def register_host(cls: type[Host]) -> type[Host]:
 def host_of(model: nn.Module) -> Host:
     """The host of a model."""
     return next(host for host in reversed(_HOSTS) if host.owns(model))
+
+
+@contextmanager
+def temporary_registrations() -> Iterator[None]:
+    """Forget at the end which hosts and heads were registered inside.
+
+    For tests and notebooks, where a registration shall not stay.
+    """
+    hosts = list(_HOSTS)
+    try:
+        with preserved_heads():
+            yield
+    finally:
+        _HOSTS[:] = hosts

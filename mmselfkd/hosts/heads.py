@@ -1,7 +1,8 @@
 """Which module of a head gives what: one line a head."""
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -77,10 +78,25 @@ def register_head(name: str, *, classes: Where = None, boxes: Where = None,
 
     Args:
         name (str): Name of the class.
-        classes, boxes, features, activation, size, bins: See
-            :class:`HeadSpec`.
+        classes (str | Callable): See :class:`HeadSpec`, and for the others.
+        boxes (str | Callable): Box outputs.
+        features (str | Callable): What the head classifies.
+        activation (str, optional): ``'softmax'`` or ``'sigmoid'``.
+        size (str): The attribute with the channels of one anchor.
+        bins (str, optional): The attribute with the largest bin.
     """
     _SPECS[name] = HeadSpec(classes, boxes, features, activation, size, bins)
+
+
+@contextmanager
+def preserved_heads() -> Iterator[None]:
+    """Put back at the end what is registered now."""
+    specs = dict(_SPECS)
+    try:
+        yield
+    finally:
+        _SPECS.clear()
+        _SPECS.update(specs)
 
 
 def find_head_spec(head: nn.Module) -> HeadSpec | None:
@@ -99,7 +115,7 @@ def activation_of(head: nn.Module) -> str:
     """
     if hasattr(head, 'use_sigmoid_cls'):
         return 'sigmoid' if head.use_sigmoid_cls else 'softmax'
-    losses = []
+    losses: list[Any] = []
     for name in ('loss_cls', 'loss_decode', 'loss_mask'):
         loss = getattr(head, name, None)
         losses += list(loss) if isinstance(loss, nn.ModuleList) else [loss]

@@ -1,4 +1,5 @@
 """What the toolkit asks of the project that a model comes from."""
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,7 +10,7 @@ from torch import nn
 
 from ..errors import ConfigError, nearest
 from .heads import find_head_spec
-from .places import InputFormat, Place, watched_modules
+from .places import InputFormat, Place, Size, watched_modules
 from .tokens import token_grid
 
 KINDS: tuple[Literal['classes', 'boxes'], ...] = ('classes', 'boxes')
@@ -72,7 +73,9 @@ class Host:
         if path not in modules or path == '':
             raise ConfigError(
                 f'{where}: {type(model).__name__} has no module {path!r}' +
-                nearest(path, [*modules, *self.aliases]))
+                nearest(path, [*filter(None, modules), *self.aliases],
+                        examples=[*self.aliases,
+                                  *(n for n, _ in model.named_children())]))
         watched = watched_modules(modules[path])
         for known in self.known_places(model):
             if known.modules == watched and known.argument is None:
@@ -121,19 +124,20 @@ class Host:
         return data['inputs'], data.get('data_samples')
 
     def without_labels(self, samples: Any) -> Any:
-        """The same samples with their meta information only."""
-        if samples is None:
+        """The same samples with their meta information only, if any."""
+        if not _is_list(samples) or not all(
+                hasattr(sample, 'metainfo') for sample in samples):
             return None
         return [type(s)(metainfo=s.metainfo) for s in samples]
 
     def snapshot(self, samples: Any) -> Any:
         """The samples as they are, whatever a loss may put in their place."""
-        if samples is None:
-            return None
+        if not _is_list(samples):
+            return samples
         return [_cloned(sample) for sample in samples]
 
     def image_size(self, sample: Any,
-                   size: tuple[int, int]) -> tuple[int, int]:
+                   size: Size) -> Size:
         """Height and width of the image in an input of ``size``."""
         meta = getattr(sample, 'metainfo', {})
         height, width = meta.get('img_shape', size)[:2]
@@ -160,8 +164,16 @@ class Host:
 
     def run(self, model: nn.Module, inputs: torch.Tensor,
             samples: Any) -> None:
-        """A forward pass without labels."""
-        model(inputs, samples, mode='tensor')
+        """A forward pass without labels.
+
+        A model of mmengine has modes; any other one is given the inputs.
+        """
+        parameters = inspect.signature(model.forward).parameters
+        if 'mode' in parameters or any(
+                p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            model(inputs, samples, mode='tensor')
+        else:
+            model(inputs)
 
     def run_to_predict(self, model: nn.Module, inputs: torch.Tensor,
                        samples: Any) -> None:
@@ -240,6 +252,11 @@ class PixelLoss:
     norm_cfg: dict | None
     value: Callable[[torch.Tensor, Sequence[tuple[torch.Tensor, float]]],
                     torch.Tensor]
+
+
+def _is_list(samples: Any) -> bool:
+    """Whether there is one for each image; a loop may have a tensor."""
+    return isinstance(samples, (list, tuple))
 
 
 def _cloned(element: Any) -> Any:

@@ -1,7 +1,7 @@
 """mmdetection: detectors and instance segmentors."""
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ from ..errors import ConfigError
 from .building import build_neck
 from .heads import activation_of, find_head_spec, register_head
 from .host import Host, Refinement
-from .places import Place, Reading, attribute, watched_modules
+from .places import Model, Place, Reading, attribute, watched_modules
 
 HEADS = ('bbox_head', 'roi_head.bbox_head', 'roi_head.mask_head',
          'mask_head', 'panoptic_head', 'rpn_head')
@@ -31,17 +31,17 @@ class MMDetHost(Host):
 
     aliases = ('logits', 'features', 'pyramid', 'boxes', *REGIONS)
 
-    def owns(self, model: nn.Module) -> bool:
+    def owns(self, model: Model) -> bool:
         return any(hasattr(model, name) for name in (
             'bbox_head', 'roi_head', 'mask_head', 'panoptic_head',
             'rpn_head'))
 
-    def heads(self, model: nn.Module) -> list[nn.Module]:
+    def heads(self, model: Model) -> list[nn.Module]:
         found = (attribute(model, name) for name in HEADS)
         return [head[-1] if isinstance(head, nn.ModuleList) else head
                 for head in found if isinstance(head, nn.Module)]
 
-    def alias(self, model: nn.Module, name: str, where: str) -> Place | None:
+    def alias(self, model: Model, name: str, where: str) -> Place | None:
         if name in REGIONS:
             path = f'roi_head.{REGIONS[name]}_roi_extractor'
             modules = watched_modules(attribute(model, path))
@@ -53,24 +53,24 @@ class MMDetHost(Host):
             neck = getattr(model, 'neck', None)
             return Place([model.backbone if neck is None else neck])
         return self._output(
-            model, dict(logits='classes', boxes='boxes')[name], name, where)
+            model, 'boxes' if name == 'boxes' else 'classes', name, where)
 
-    def known_places(self, model: nn.Module) -> list[Place]:
+    def known_places(self, model: Model) -> list[Place]:
         places = super().known_places(model)
         for place in places:
             self._locate(model, place)
         return places
 
-    def is_map(self, model: nn.Module, path: str) -> bool:
+    def is_map(self, model: Model, path: str) -> bool:
         return not path.startswith('roi_head.')
 
-    def has_fixed_strides(self, model: nn.Module) -> bool:
+    def has_fixed_strides(self, model: Model) -> bool:
         return True
 
-    def num_classes(self, model: nn.Module) -> int | None:
+    def num_classes(self, model: Model) -> int | None:
         return getattr(self.heads(model)[0], 'num_classes', None)
 
-    def ignore_index(self, model: nn.Module) -> int | None:
+    def ignore_index(self, model: Model) -> int | None:
         return -100  # class maps are made of boxes; torch's own choice
 
     def boxes(self, sample: Any
@@ -87,11 +87,11 @@ class MMDetHost(Host):
             return None
         return getattr(label, 'sem_seg', label).squeeze(0)
 
-    def run_to_predict(self, model: nn.Module, inputs: torch.Tensor,
+    def run_to_predict(self, model: Model, inputs: torch.Tensor,
                        samples: Any) -> None:
         model.predict(inputs, samples, rescale=False)
 
-    def regions_for(self, student: nn.Module, path: str) -> list[str]:
+    def regions_for(self, student: Model, path: str) -> list[str]:
         name = path.partition('[')[0]
         head = getattr(student, 'roi_head', None)
         if name in ('logits', 'boxes') and head is not None:
@@ -100,7 +100,7 @@ class MMDetHost(Host):
             return ['mask_rois']
         return ['rois'] if name.startswith('roi_head.') else []
 
-    def run_on_regions(self, model: nn.Module, inputs: torch.Tensor,
+    def run_on_regions(self, model: Model, inputs: torch.Tensor,
                        regions: dict[str, list[torch.Tensor]],
                        paths: Sequence[str]) -> None:
         """A two-stage detector on the RoIs of the student.
@@ -113,14 +113,15 @@ class MMDetHost(Host):
         self._check_stages(head, regions, paths)
         if any(path.startswith('rpn_head') for path in paths):
             model.rpn_head(levels)
-        for name, run in (('rois', head._bbox_forward),
-                          ('mask_rois', getattr(head, '_mask_forward', None))):
+        runs = dict(rois=head._bbox_forward,
+                    mask_rois=getattr(head, '_mask_forward', None))
+        for name, run in runs.items():
             is_cascade = isinstance(head.bbox_head, nn.ModuleList)
             for stage, rois in enumerate(regions.get(name, ())):
                 run(*(stage, ) if is_cascade else (), levels, rois)
 
     @staticmethod
-    def _check_stages(head: nn.Module, regions: dict[str, Any],
+    def _check_stages(head: Model, regions: dict[str, Any],
                       paths: Sequence[str]) -> None:
         """The last stage of a cascade sees no RoI of a one-stage student."""
         rois = regions.get('rois')
@@ -137,7 +138,7 @@ class MMDetHost(Host):
                     f"{path!r}, teacher='roi_head.bbox_head.{len(rois) - 1}"
                     f".{layer}')")
 
-    def refinement(self, student: nn.Module, levels: list[torch.Tensor],
+    def refinement(self, student: Model, levels: list[torch.Tensor],
                    neck: dict | None, head: dict | None,
                    key: str) -> Refinement:
         """The student with the neck in place of all in front of its heads."""
@@ -156,8 +157,8 @@ class MMDetHost(Host):
         return Refinement(network, lambda levels, samples: network.loss(
             levels, samples))
 
-    def _output(self, model: nn.Module, kind: str, name: str,
-                where: str) -> Place:
+    def _output(self, model: Model, kind: Literal['classes', 'boxes'],
+                name: str, where: str) -> Place:
         head = self.heads(model)[0]
         if _is_sparse(model):
             raise ConfigError(
@@ -179,10 +180,10 @@ class MMDetHost(Host):
                 'mmselfkd.hosts.register_head')
         return place
 
-    def _locate(self, model: nn.Module, place: Place) -> None:
+    def _locate(self, model: Model, place: Place) -> None:
         """Whether a head's output is of queries, RoIs or positions."""
         module = place.modules[0]
-        head = getattr(model, 'bbox_head', None)
+        head: Model = getattr(model, 'bbox_head', None)
         if _is_set_head(head) and module in set(head.modules()):
             queries = getattr(model, 'num_queries', 0)
             place.queries, place.is_map = queries, False
@@ -192,11 +193,11 @@ class MMDetHost(Host):
             place.is_map = False
 
 
-def _is_set_head(head: nn.Module | None) -> bool:
+def _is_set_head(head: Model | None) -> bool:
     return any(cls.__name__ == 'DETRHead' for cls in type(head).__mro__)
 
 
-def _is_sparse(model: nn.Module) -> bool:
+def _is_sparse(model: Model) -> bool:
     return any(cls.__name__ == 'SparseRoIHead'
                for cls in type(getattr(model, 'roi_head', None)).__mro__)
 
@@ -207,7 +208,7 @@ def _last_queries(value: torch.Tensor, queries: int) -> torch.Tensor:
     return last[:, -queries:]
 
 
-def _yolo(head: nn.Module, kind: str) -> Place:
+def _yolo(head: Model, kind: str) -> Place:
     """One convolution gives boxes, objectness and classes of each anchor."""
     first, last = (5, None) if kind == 'classes' else (0, 4)
 
@@ -223,7 +224,7 @@ def _yolo(head: nn.Module, kind: str) -> Place:
 def _corners(kind: str) -> Any:
     """The last of the stacked outputs, top left and bottom right."""
 
-    def place(head: nn.Module) -> Place:
+    def place(head: Model) -> Place:
         ends = [getattr(head, f'{corner}_{kind}')[-1]
                 for corner in ('tl', 'br')]
         return Place(ends, reading=Reading(
@@ -233,10 +234,14 @@ def _corners(kind: str) -> Any:
     return place
 
 
-def _ssd(head: nn.Module) -> Place:
+def _ssd(head: Model) -> Place:
     """A softmax with a background class for each anchor."""
     return Place(list(head.cls_convs), reading=Reading(
         'classes', activation_of(head), head.cls_out_channels))
+
+
+def _ssd_boxes(head: Model) -> Place:
+    return Place(list(head.reg_convs), reading=Reading('values'))
 
 
 register_head('AnchorHead', classes='conv_cls', boxes='conv_reg')
@@ -259,9 +264,7 @@ register_head('RTMDetHead', classes='rtm_cls', boxes='rtm_reg')
 register_head('CenterNetHead', classes='heatmap_head', boxes='wh_head',
               activation='sigmoid', size='num_classes')
 register_head('CornerHead', classes=_corners('heat'), boxes=_corners('off'))
-register_head('SSDHead', classes=_ssd,
-              boxes=lambda head: Place(list(head.reg_convs),
-                                       reading=Reading('values')))
+register_head('SSDHead', classes=_ssd, boxes=_ssd_boxes)
 register_head('YOLOV3Head', classes=lambda head: _yolo(head, 'classes'),
               boxes=lambda head: _yolo(head, 'boxes'))
 register_head('SOLOHead', classes='conv_cls')

@@ -2,7 +2,7 @@
 import copy
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from ..errors import ConfigError
 from .building import build_neck, build_registered
 from .heads import find_head_spec, register_head
 from .host import Host, PixelLoss, Refinement
-from .places import InputFormat, Place, Reading, attribute
+from .places import InputFormat, Model, Place, Reading, attribute
 from .tokens import token_grid
 
 # backbones that take images of one size only, and the attribute with it
@@ -32,10 +32,10 @@ class MMSegHost(Host):
 
     aliases = ('logits', 'features', 'pyramid', 'depth')
 
-    def owns(self, model: nn.Module) -> bool:
+    def owns(self, model: Model) -> bool:
         return isinstance(getattr(model, 'decode_head', None), nn.Module)
 
-    def heads(self, model: nn.Module) -> list[nn.Module]:
+    def heads(self, model: Model) -> list[nn.Module]:
         """The main head; of a cascade the last that gives maps."""
         head = model.decode_head
         if not isinstance(head, nn.ModuleList):
@@ -43,7 +43,7 @@ class MMSegHost(Host):
         maps = [h for h in head if not _is_point_head(h)]
         return maps[:-2:-1] if maps else [head[-1]]
 
-    def alias(self, model: nn.Module, name: str, where: str) -> Place | None:
+    def alias(self, model: Model, name: str, where: str) -> Place | None:
         if name == 'pyramid':
             return Place([model.backbone])
         head = self.heads(model)[0]
@@ -56,21 +56,21 @@ class MMSegHost(Host):
             return Place([classifier], reading=Reading('values'))
         return self._scores(model, head, where)
 
-    def num_classes(self, model: nn.Module) -> int | None:
+    def num_classes(self, model: Model) -> int | None:
         return getattr(self.heads(model)[0], 'num_classes', None)
 
-    def ignore_index(self, model: nn.Module) -> int | None:
+    def ignore_index(self, model: Model) -> int | None:
         return getattr(self.heads(model)[0], 'ignore_index', 255)
 
     def class_map(self, sample: Any) -> torch.Tensor | None:
         label = getattr(sample, 'gt_sem_seg', None)
         return None if label is None else label.data.squeeze(0)
 
-    def remove_unused(self, model: nn.Module) -> tuple[str, ...]:
+    def remove_unused(self, model: Model) -> tuple[str, ...]:
         model._modules.pop('auxiliary_head', None)
         return ('auxiliary_head', )
 
-    def run_to_predict(self, model: nn.Module, inputs: torch.Tensor,
+    def run_to_predict(self, model: Model, inputs: torch.Tensor,
                        samples: Any) -> None:
         """The whole image at once, whatever ``test_cfg`` says."""
         model.encode_decode(inputs, [
@@ -79,7 +79,7 @@ class MMSegHost(Host):
                  batch_input_shape=tuple(inputs.shape[2:]))
             for sample in samples])
 
-    def input_format(self, model: nn.Module) -> InputFormat:
+    def input_format(self, model: Model) -> InputFormat:
         form = super().input_format(model)
         backbone = getattr(model, 'backbone', None)
         for cls in type(backbone).__mro__:
@@ -90,11 +90,11 @@ class MMSegHost(Host):
                                    form.pad_value, form.multiple, size)
         return form
 
-    def refinement(self, student: nn.Module, levels: list[torch.Tensor],
+    def refinement(self, student: Model, levels: list[torch.Tensor],
                    neck: dict | None, head: dict | None,
                    key: str) -> Refinement:
         theirs = self._main_head(student, key)
-        network = nn.Module()
+        network: Model = nn.Module()
         norm = dict(norm_cfg=theirs.norm_cfg) if theirs.norm_cfg else {}
         network.neck = build_neck(levels, neck, f'{key}.neck', **norm)
         with torch.no_grad():
@@ -108,12 +108,13 @@ class MMSegHost(Host):
             if type(own).loss is type(theirs).loss and _is_plain(theirs):
                 return own.loss(network.neck(levels), samples, None)
             scores = own.forward(network.neck(levels))
-            label = torch.stack([self.class_map(s) for s in samples])
+            maps: list[Any] = [self.class_map(s) for s in samples]
+            label = torch.stack(maps)
             return dict(loss_seg=value(scores, [(label, 1.)]))
 
         return Refinement(network, losses)
 
-    def pixel_loss(self, student: nn.Module, key: str) -> PixelLoss:
+    def pixel_loss(self, student: Model, key: str) -> PixelLoss:
         head = self._main_head(student, key)
 
         def value(scores: torch.Tensor,
@@ -133,13 +134,13 @@ class MMSegHost(Host):
 
         return PixelLoss(head.ignore_index, head.norm_cfg, value)
 
-    def _main_head(self, model: nn.Module, key: str) -> nn.Module:
+    def _main_head(self, model: Model, key: str) -> Model:
         head = self.heads(model)[0]
         if not isinstance(getattr(head, 'conv_seg', None), nn.Module):
             self._refuse(model, head, key, 'conv_seg')
         return head
 
-    def _scores(self, model: nn.Module, head: nn.Module,
+    def _scores(self, model: Model, head: Model,
                 where: str) -> Place:
         spec = find_head_spec(head)
         place = None if spec is None else spec.place(head, 'classes')
@@ -148,7 +149,7 @@ class MMSegHost(Host):
         place.grid = _grid_of(model)
         return place
 
-    def _features(self, model: nn.Module, head: nn.Module,
+    def _features(self, model: Model, head: Model,
                   where: str) -> Place:
         spec = find_head_spec(head)
         place = None if spec is None else spec.place(head, 'features')
@@ -160,8 +161,8 @@ class MMSegHost(Host):
         place.grid = _grid_of(model)
         return place
 
-    def _refuse(self, model: nn.Module, head: nn.Module, where: str,
-                wanted: str) -> None:
+    def _refuse(self, model: Model, head: Model, where: str,
+                wanted: str) -> NoReturn:
         if hasattr(head, 'conv_depth'):
             hint = "it estimates depth; use 'depth' or 'features'"
         else:
@@ -175,34 +176,34 @@ class MMSegHost(Host):
             f'stands for; {hint}')
 
 
-def _grid_of(model: nn.Module) -> Callable:
+def _grid_of(model: Model) -> Callable:
     """Tokens in the head are those of the backbone."""
     return lambda tokens, size: token_grid(model, 'decode_head', tokens, size)
 
 
-def _path_of(model: nn.Module, head: nn.Module) -> str:
+def _path_of(model: Model, head: Model) -> str:
     """``decode_head``, or ``decode_head.1`` in a cascade."""
     return next((name for name, module in model.named_modules()
                  if module is head), 'decode_head')
 
 
-def _is_point_head(head: nn.Module) -> bool:
+def _is_point_head(head: Model) -> bool:
     return any(cls.__name__ == 'PointHead' for cls in type(head).__mro__)
 
 
-def _is_plain(head: nn.Module) -> bool:
+def _is_plain(head: Model) -> bool:
     """Whether the losses of a head are all of one class map."""
     return all(_accepts(loss, 'weight') and _accepts(loss, 'ignore_index')
                for loss in _class_losses(head)) and (
                    len(_class_losses(head)) == len(_losses(head)))
 
 
-def _losses(head: nn.Module) -> list[nn.Module]:
+def _losses(head: Model) -> list[nn.Module]:
     losses = head.loss_decode
     return list(losses) if isinstance(losses, nn.ModuleList) else [losses]
 
 
-def _class_losses(head: nn.Module) -> list[nn.Module]:
+def _class_losses(head: Model) -> list[nn.Module]:
     """The losses that a head computes of its main class map.
 
     DDRNet's and PIDNet's heads have a list with one loss for each branch.
@@ -229,7 +230,7 @@ def _accepted(loss: nn.Module, **options: Any) -> dict[str, Any]:
             if _accepts(loss, name)}
 
 
-def _head_like(theirs: nn.Module, refined: list[torch.Tensor],
+def _head_like(theirs: Model, refined: list[torch.Tensor],
                cfg: dict | None, key: str) -> nn.Module:
     """The head; what its config leaves open is the student's head's."""
     cfg = dict(type='SegformerHead') if cfg is None else dict(cfg)
@@ -257,7 +258,7 @@ def _head_like(theirs: nn.Module, refined: list[torch.Tensor],
     return head
 
 
-def _of_masks(head: nn.Module) -> Place:
+def _of_masks(head: Model) -> Place:
     """Class probabilities of each pixel, of a head that classifies masks."""
 
     def select(values: list) -> torch.Tensor:
@@ -271,12 +272,12 @@ def _of_masks(head: nn.Module) -> Place:
         'classes', 'softmax', head.num_classes))
 
 
-def _mask_features(head: nn.Module) -> Place:
+def _mask_features(head: Model) -> Place:
     """The map whose products with the queries are the masks."""
     return Place([head.pixel_decoder], select=lambda values: values[-1][0])
 
 
-def _of_kernels(head: nn.Module) -> Place:
+def _of_kernels(head: Model) -> Place:
     """The class maps of the last kernel update of K-Net."""
     return Place(
         [head.kernel_update_head[-1]], select=lambda values: values[-1][0],

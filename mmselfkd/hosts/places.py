@@ -1,12 +1,13 @@
 """Where a source looks, and how what is found there is to be read."""
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-Size = tuple[int, int]
+Size = tuple[int, ...]  # height and width
+Model = Any  # an nn.Module whose parts are known by name
 
 
 @dataclass(frozen=True)
@@ -62,24 +63,34 @@ class Place:
     grid: Callable[[int, Size], tuple[int, int, int] | None] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class InputFormat:
     """What a model expects of its input.
 
     Attributes:
-        mean, std (Tensor | None): (C, 1, 1), of the image in the model's own
-            order of channels; None: not normalised.
-        is_swapped (bool): Whether the model turns BGR to RGB or back.
+        mean, std (Tensor | Sequence[float] | None): Of each channel of the
+            image, in the model's own order; None: 0 and 1.
+        is_swapped (bool): Whether the model turns the order of colours of
+            the pipeline around: True for a model of RGB images, since
+            pipelines read BGR.
         pad_value (float): What the padding holds, after normalisation.
         multiple (int): Height and width must be multiples of it.
         size (tuple[int, int] | None): The only size that it can take.
     """
-    mean: torch.Tensor | None = None
-    std: torch.Tensor | None = None
+    mean: torch.Tensor | Sequence[float] | None = None
+    std: torch.Tensor | Sequence[float] | None = None
     is_swapped: bool = False
     pad_value: float = 0
     multiple: int = 1
     size: Size | None = None
+
+    def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and std (C, 1, 1) or, alike for all channels, (1, 1, 1)."""
+        mean, std = (
+            torch.as_tensor(default if values is None else values,
+                            dtype=torch.float).cpu().view(-1, 1, 1)
+            for values, default in ((self.mean, 0.), (self.std, 1.)))
+        return mean, std
 
     @classmethod
     def of(cls, preprocessor: nn.Module | None) -> 'InputFormat':
@@ -88,8 +99,8 @@ class InputFormat:
             return cls()
         mean = std = None
         if getattr(preprocessor, '_enable_normalize', False):
-            mean = preprocessor.mean.cpu().float()
-            std = preprocessor.std.cpu().float()
+            mean, std = (getattr(preprocessor, name) for name in (
+                'mean', 'std'))
         test_cfg = getattr(preprocessor, 'test_cfg', None) or {}
         multiple = (test_cfg.get('size_divisor')
                     or getattr(preprocessor, 'size_divisor', None)

@@ -1,10 +1,14 @@
 """What is compared between student and teacher: one paper per file.
 
 A loss knows no model. It derives from
-:class:`~mmselfkd.losses.base.DistillationLoss`, which is the contract between
-a loss and the run that calls it. This package needs torch alone.
+:class:`~mmselfkd.losses.DistillationLoss`, which is the contract between a
+loss and the run that calls it. This package needs torch alone.
 """
 from .at_loss import ATLoss, at_loss
+from .base import AdversarialLoss, DistillationLoss
+from .cwd_loss import CWDLoss, cwd_loss
+from .dist_loss import DISTLoss, dist_loss
+from .fitnets_loss import FitNetsLoss, fitnets_loss
 from .holistic_loss import (
     HolisticLoss,
     holistic_discriminator_loss,
@@ -12,6 +16,7 @@ from .holistic_loss import (
 )
 from .icsd_loss import ICSDLoss, icsd_loss
 from .kd_loss import KDLoss, kd_loss
+from .mgd_loss import MGDLoss, mgd_loss
 from .mixskd_loss import (
     MixSKDAdversarialLoss,
     MixSKDFeatureLoss,
@@ -27,12 +32,15 @@ from .tfd_loss import (
     tfd_inter_loss,
     tfd_intra_loss,
 )
+from .value_loss import ValueLoss, value_loss
 
 __all__ = [
-    'ATLoss', 'HolisticLoss', 'ICSDLoss', 'KDLoss', 'MixSKDAdversarialLoss',
-    'MixSKDFeatureLoss', 'MixSKDLogitLoss', 'NFDLoss', 'PairwiseLoss',
-    'TFDInterLoss', 'TFDIntraLoss', 'at_loss', 'holistic_discriminator_loss',
-    'holistic_loss', 'icsd_loss', 'kd_loss', 'mixskd_feature_loss',
+    'ATLoss', 'AdversarialLoss', 'CWDLoss', 'DISTLoss', 'DistillationLoss',
+    'FitNetsLoss', 'HolisticLoss', 'ICSDLoss', 'KDLoss', 'MGDLoss',
+    'MixSKDAdversarialLoss', 'MixSKDFeatureLoss', 'MixSKDLogitLoss', 'NFDLoss',
+    'PairwiseLoss', 'TFDInterLoss', 'TFDIntraLoss', 'ValueLoss', 'at_loss',
+    'cwd_loss', 'dist_loss', 'fitnets_loss', 'holistic_discriminator_loss',
+    'holistic_loss', 'icsd_loss', 'kd_loss', 'mgd_loss', 'mixskd_feature_loss',
     'mixskd_logit_loss', 'nfd_loss', 'pairwise_loss', 'tfd_inter_loss',
-    'tfd_intra_loss'
+    'tfd_intra_loss', 'value_loss'
 ]

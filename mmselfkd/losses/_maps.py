@@ -73,6 +73,20 @@ def mean_over(values, weight=None, sync_ranks=False):
     return values.sum() / total.where(total > 0, 1)
 
 
+def sum_over_ranks(values, sync_ranks=True):
+    """The sum over all ranks, which have to call this; with gradient.
+
+    Args:
+        values (Tensor): of one shape in all ranks.
+        sync_ranks (bool): False: the values as they are.
+    """
+    if not sync_ranks:
+        return values
+    from torch.distributed.nn.functional import all_reduce
+
+    return all_reduce(values.contiguous())
+
+
 def normalise_weight(weight, maps):
     """The weights of positions in the type of the maps, each image's sum 1.
 
@@ -93,6 +107,28 @@ def normalise_weight(weight, maps):
     weight = weight.detach().to(maps)
     total = weight.sum((1, 2, 3), keepdim=True)
     return weight / total.where(total > 0, 1)
+
+
+def weight_of_valid(maps, label=None, ignore_index=None, weight=None):
+    """The weights without the pixels whose label is ignored.
+
+    Args:
+        maps (Tensor): what is weighted, (N, C, H, W).
+        label (Tensor, optional): integer class labels, of any size.
+        ignore_index (int, optional): label of the pixels that take no part.
+            None: all take part.
+        weight (Tensor, optional): (N, 1, H, W), 0 or more.
+
+    Returns:
+        Tensor | None: (N, 1, H, W), None where all weigh the same.
+    """
+    if weight is not None:
+        normalise_weight(weight, maps)  # checks the shape
+        weight = weight.detach().to(maps)
+    if label is None or ignore_index is None:
+        return weight
+    valid = (resize_label(label, maps) != ignore_index)[:, None].to(maps)
+    return valid if weight is None else valid * weight
 
 
 def masked_mean(maps, axes, mask):

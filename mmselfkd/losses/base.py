@@ -22,7 +22,9 @@ class DistillationLoss(nn.Module):
     - What weighs 0 takes no part.
 
     A loss with parameters gets one copy for each level. They are trained
-    along with the student, except those of a discriminator.
+    along with the student, except those of a discriminator. Buffers, such as
+    a memory of earlier batches, are saved and resumed with them. A loss in
+    eval mode remembers nothing: so the run calls it before training.
 
     Attributes:
         channels (str): What the channels of the two maps must be.
@@ -52,6 +54,9 @@ class DistillationLoss(nn.Module):
         ignore_index (int | str, optional): Label of the pixels that take no
             part. None: all take part. ``'head'``: the run sets it from the
             student's head; without a run it is 255.
+        num_classes (int, optional): How many classes the labels have, where
+            the loss counts by class. None: the run sets it from the
+            student's head, if that knows.
         sync_ranks (bool): Means are over all ranks. The run sets it to True
             where there are several, and each of them must then make the same
             calls. A loss calls no collective otherwise.
@@ -67,6 +72,7 @@ class DistillationLoss(nn.Module):
     activation: str | None = None
     groups: int | None = None
     ignore_index: int | str | None = None
+    num_classes: int | None = None
     sync_ranks: bool = False
 
     forward: Callable[..., Tensor]
@@ -147,7 +153,7 @@ class AdversarialLoss(DistillationLoss):
         optimizer (dict): Config of the discriminator's optimizer.
     """
     is_adversarial = True
-    discriminator: nn.Module | None
+    discriminator: Any  # a module, or None
 
     def __init__(self, optimizer: dict[str, Any]):
         super().__init__()

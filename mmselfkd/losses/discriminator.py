@@ -5,6 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from ._maps import sum_over_ranks
+
+__all__ = ['Block', 'Discriminator', 'InputNorm', 'SelfAttention']
+
 
 class InputNorm(nn.Module):
     """Standardise every channel by the statistics of the whole batch.
@@ -45,8 +49,7 @@ def _batch_mean(x, sync_ranks):
     """Mean over (n, h, w), of all ranks if wanted, (1, C, 1, 1)."""
     mean = x.mean((0, 2, 3), keepdim=True)
     if sync_ranks:
-        from torch.distributed.nn.functional import all_reduce
-        mean = all_reduce(mean) / distributed.get_world_size()
+        mean = sum_over_ranks(mean) / distributed.get_world_size()
     return mean
 
 
@@ -85,8 +88,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` with what its positions attend to."""
-        sides = [min(side, self.max_side) for side in x.shape[2:]]
-        context = F.adaptive_avg_pool2d(x, sides)
+        height, width = (min(side, self.max_side) for side in x.shape[2:])
+        context = F.adaptive_avg_pool2d(x, (height, width))
         query = self.query(x).flatten(2)
         key = self.key(context).flatten(2)
         value = self.value(context).flatten(2)
@@ -130,17 +133,21 @@ class Block(nn.Module):
 class Discriminator(nn.Module):
     """Score how much the class scores of an image look like the teacher's.
 
-    Normalisation right at the input (it balances image and logits), four
-    :class:`Block` of 64, 128, 256 and 512 channels, :class:`SelfAttention`
-    after the third and the fourth, one more 4 x 4 convolution to a score
-    map, and the mean over that map.
+    Five blocks behind a normalisation of the input, which balances image and
+    logits: four :class:`Block` of 64, 128, 256 and 512 channels, with
+    :class:`SelfAttention` after the third and the fourth, and one more 4 x 4
+    convolution to a score map. The score is the mean over that map.
 
-    Differs from the paper: it leaves the padding open. Here any size from
-    1 x 1 on is accepted and the map keeps its size in the last convolution.
+    Differs from the paper: its blocks have batch normalisation and ReLU.
+    Here they have spectral normalisation and LeakyReLU, as in the code. It
+    leaves the padding open; here any size from 1 x 1 on is accepted, and
+    the map keeps its size in the last convolution.
 
-    Differs from the official code: that one is built for maps of 65 x 65 and
-    never sees the image (``image_channels=0``); it keeps running statistics
-    in its input normalisation.
+    Differs from the official code: that one is built for maps of 65 x 65,
+    which its last convolution, without padding, turns into a single score;
+    it never sees the image (``image_channels=0``) and keeps running
+    statistics in its input normalisation. Padding and mean change the score
+    of the same weights.
 
     Args:
         num_classes (int): channels of the logits.

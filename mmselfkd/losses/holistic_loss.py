@@ -222,9 +222,12 @@ class HolisticLoss(AdversarialLoss):
     def build(self, student: Tensor, teacher: Tensor,
               image: Tensor | None) -> None:
         """Make the discriminator, anew if there was one."""
+        channels = 0
+        if self.conditional:
+            assert image is not None
+            channels = image.shape[1]
         self.discriminator = Discriminator(
-            student.shape[1],
-            image.shape[1] if self.conditional else 0).to(student.device)
+            student.shape[1], channels).to(student.device)
 
     def forward(self,
                 student: Tensor,

@@ -47,8 +47,7 @@ def icsd_loss(student: Tensor,
     Differs from the official code: that one takes the softmax over H only
     (per column), feeds probabilities where log-probabilities belong, mirrors
     the upper triangle of an asymmetric matrix, averages over the batch
-    before comparing, normalises the rows and fixes K to 21. Its weight of
-    9500 belongs to that scale.
+    before comparing, normalises the rows and fixes K to 21.
 
     Args:
         student (Tensor): logits of the student.
@@ -171,6 +170,18 @@ class ICSDLoss(DistillationLoss):
         super().__init__()
         check_positive('temperature', temperature, LEAST_TEMPERATURE)
         self.temperature = temperature
+
+    def check(self, student: Tensor, teacher: Tensor) -> None:
+        """Refuse one class or one position: all divergences are 0."""
+        if student.shape[1] == 1:
+            raise ValueError(
+                'ICSDLoss compares the maps of classes with each other, but '
+                'there is one class; use KDLoss with '
+                "activation='sigmoid', or ValueLoss for depth")
+        if student[0, 0].numel() == 1:
+            raise ValueError(
+                'ICSDLoss takes a softmax over the positions, but the map '
+                'has one; use a finer level, or KDLoss')
 
     def forward(self,
                 student: Tensor,

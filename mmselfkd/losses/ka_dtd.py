@@ -47,6 +47,8 @@ from ..checks import check_choice, check_not_negative, check_positive
 from ..errors import nearest
 from ._maps import autocast_off, check_maps, full_precision, resize_label
 
+__all__ = ['CWSM', 'FLSW', 'LabelSmoothing', 'ProbabilityShift']
+
 
 @dataclass(frozen=True)
 class ProbabilityShift:
@@ -189,6 +191,10 @@ class _DynamicTemperature:
                           / valid.sum(axes, keepdim=True).clamp(min=1))
             spread = self.beta * (centre - weight)
             return (temperature + spread).clamp(min=self.minimum)
+
+    def _weight(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """How hard each position is, (N, 1, H, W)."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,5 @@
 """Soft labels of the teacher, pixel by pixel."""
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -6,6 +7,7 @@ from torch import Tensor
 
 from ..checks import (
     check_choice,
+    check_integer,
     check_integer_or_none,
     check_positive,
     is_integer,
@@ -44,6 +46,7 @@ def kd_loss(student: Tensor,
             adjust: Adjustment | None = None,
             dynamic_temperature: DynamicTemperature | None = None,
             activation: str = 'softmax',
+            groups: int = 1,
             sync_ranks: bool = False) -> Tensor:
     r"""Kullback-Leibler divergence of the class scores at every pixel.
 
@@ -65,6 +68,11 @@ def kd_loss(student: Tensor,
             q^t_{p,k} \log \frac{q^t_{p,k}}{q^s_{p,k}}
             + (1 - q^t_{p,k}) \log \frac{1 - q^t_{p,k}}{1 - q^s_{p,k}}, \quad
         q_{p,k} = \sigma(z_{p,k} / T)
+
+    With ``groups`` the channels of a pixel are so many distributions, one
+    behind the other, as the sides of a box are in GFL (4 sides of 17 bins).
+    Each has a softmax of its own and counts as a pixel, so the loss is the
+    mean over the groups.
 
     A valid pixel is one whose label is not ``ignore_index``. Without labels,
     or with ``ignore_index=None``, all pixels are valid, so that images
@@ -91,7 +99,7 @@ def kd_loss(student: Tensor,
     the logits as given, before any adjustment, and has no gradient.
 
     ``weight`` weighs the pixels: the sums over V become weighted ones, and
-    |V| the sum of the weights.
+    :math:`|V|` the sum of the weights.
 
     Differs from the paper: the paper has one score vector per image; here
     every pixel is such a sample. Its second term, the cross entropy with the
@@ -124,6 +132,8 @@ def kd_loss(student: Tensor,
             ``temperature``; CWSM is defined by the softmax only. Defaults to
             None.
         activation (str): 'softmax' or 'sigmoid'. Defaults to 'softmax'.
+        groups (int): distributions of a pixel; more than one go with the
+            softmax and without ``adjust``. Defaults to 1.
         sync_ranks (bool): whether the mean is over the pixels of all ranks,
             each of which makes this call then. Defaults to False.
 
@@ -167,7 +177,9 @@ def kd_loss(student: Tensor,
     check_choice('activation', activation, ACTIVATIONS)
     check_positive('temperature', temperature)
     check_integer_or_none('ignore_index', ignore_index)
-    adjust, dynamic = _build_options(adjust, dynamic_temperature, temperature)
+    adjustment, dynamic = _build_options(
+        adjust, dynamic_temperature, temperature)
+    _check_groups(groups, student.shape[1], activation, adjustment)
     if activation == 'sigmoid' and isinstance(dynamic, CWSM):
         raise ValueError(
             'dynamic_temperature must be of type FLSW with '
@@ -181,21 +193,29 @@ def kd_loss(student: Tensor,
             normalise_weight(weight, student)
             seen = weight[:, 0] > 0
             valid = seen if valid is None else valid & seen
+        if groups > 1:
+            student, teacher = (
+                x.unflatten(1, (groups, -1)).flatten(0, 1)
+                for x in (student, teacher))
+            valid, weight = (
+                x if x is None else x.repeat_interleave(groups, 0)
+                for x in (valid, weight))
         if dynamic is not None:
             temperature = dynamic(student, teacher, temperature, valid)
         student, teacher = student / temperature, teacher / temperature
         if label is None:
-            adjust = None
+            adjustment = None
         if activation == 'sigmoid':
-            divergence = _binary_divergence(student, teacher, label, adjust)
+            divergence = _binary_divergence(
+                student, teacher, label, adjustment)
         else:
             student = F.log_softmax(student, dim=1)
             teacher = F.log_softmax(teacher, dim=1)
-            if adjust is not None:
-                teacher = adjust(teacher, label)
+            if adjustment is not None:
+                teacher = adjustment(teacher, label)
             divergence = teacher.exp() * (teacher - student)
         loss = temperature**2 * divergence.sum(dim=1, keepdim=True)
-        share = None if valid is None else valid[:, None]
+        share: Any = None if valid is None else valid[:, None]
         return mean_over(
             loss, share if weight is None else share * weight, sync_ranks)
 
@@ -214,6 +234,30 @@ def check_ignore_index(value: int | str | None) -> None:
     if value is not None and value != 'head' and not is_integer(value):
         raise ValueError("ignore_index must be 'head', None or an integer, "
                          f'but got {value!r}')
+
+
+def check_softmax(loss: DistillationLoss, student: Tensor) -> None:
+    """Raise ValueError where a softmax of ``loss`` is over one channel."""
+    if loss.activation == 'sigmoid' or student.shape[1] > (loss.groups or 1):
+        return
+    raise ValueError(
+        f'{type(loss).__name__} takes a softmax over one channel, which is '
+        "always 1; use activation='sigmoid' for a yes-or-no score, ValueLoss "
+        'for depth and other values, or a loss on features, such as '
+        "source='features'")
+
+
+def _check_groups(groups, channels, activation, adjust):
+    check_integer('groups', groups, minimum=1)
+    if channels % groups:
+        raise ValueError(f'groups must divide the {channels} channels, but '
+                         f'got {groups!r}')
+    if groups > 1 and activation != 'softmax':
+        raise ValueError(f'groups must be 1 with activation={activation!r}, '
+                         f'but got {groups!r}')
+    if groups > 1 and adjust is not None:
+        raise ValueError('adjust must be None with several groups, which are '
+                         f'no classes, but got {adjust!r}')
 
 
 def _binary_divergence(student, teacher, label, adjust):
@@ -240,6 +284,8 @@ class KDLoss(DistillationLoss):
             Default to None.
         activation (str, optional): 'softmax' or 'sigmoid'. None: the one of
             the student's head, or 'softmax' without a run. Defaults to None.
+        groups (int, optional): distributions of a pixel. None: as many as
+            the student's head has, or 1 without a run. Defaults to None.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -258,9 +304,11 @@ class KDLoss(DistillationLoss):
                  ignore_index: int | str | None = 'head',
                  adjust: Adjustment | None = None,
                  dynamic_temperature: DynamicTemperature | None = None,
-                 activation: str | None = None):
+                 activation: str | None = None,
+                 groups: int | None = None):
         super().__init__()
         check_positive('temperature', temperature)
+        check_integer_or_none('groups', groups, minimum=1)
         check_ignore_index(ignore_index)
         self.temperature = temperature
         self.ignore_index = ignore_index
@@ -269,7 +317,12 @@ class KDLoss(DistillationLoss):
         if activation is not None:
             check_choice('activation', activation, ACTIVATIONS)
         self.activation = activation
+        self.groups = groups
         self.needs_label = ignore_index is not None or adjust is not None
+
+    def check(self, student: Tensor, teacher: Tensor) -> None:
+        """Refuse a softmax over one channel."""
+        check_softmax(self, student)
 
     def forward(self,
                 student: Tensor,
@@ -282,5 +335,5 @@ class KDLoss(DistillationLoss):
             student, teacher, label=label, weight=weight,
             temperature=self.temperature, ignore_index=self.ignored_label,
             adjust=self.adjust, dynamic_temperature=self.dynamic_temperature,
-            activation=self.activation or 'softmax',
+            activation=self.activation or 'softmax', groups=self.groups or 1,
             sync_ranks=self.sync_ranks)

@@ -1,4 +1,6 @@
 """Agreement of mixed images with mixed outputs (MixSKD)."""
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,7 +9,12 @@ from torch.func import functional_call
 from ..checks import check_choice, check_integer, check_positive
 from ._maps import autocast_off, check_maps, full_precision
 from .base import AdversarialLoss, DistillationLoss
-from .kd_loss import ACTIVATIONS, check_ignore_index, kd_loss
+from .kd_loss import (
+    ACTIVATIONS,
+    check_ignore_index,
+    check_softmax,
+    kd_loss,
+)
 
 
 def mixskd_feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -126,7 +133,7 @@ def mixskd_logit_loss(student: Tensor,
         >>> round(loss.item(), 4)
         0.2747
     """
-    options = dict(
+    options: dict[str, Any] = dict(
         label=label, temperature=temperature, ignore_index=ignore_index,
         activation=activation, sync_ranks=sync_ranks)
     return (kd_loss(student, teacher, **options)
@@ -184,6 +191,10 @@ class MixSKDLogitLoss(DistillationLoss):
         self.ignore_index = ignore_index
         self.activation = activation
         self.needs_label = ignore_index is not None
+
+    def check(self, student: Tensor, teacher: Tensor) -> None:
+        """Refuse a softmax over one channel."""
+        check_softmax(self, student)
 
     def forward(self,
                 student: Tensor,
@@ -251,15 +262,16 @@ class MixSKDAdversarialLoss(AdversarialLoss):
     r"""Adversarial loss that makes two kinds of features hard to tell apart.
 
     .. math::
-        L_{dis} = \mathrm{BCE}(D(\bar F'), [1, 0])
-            + \mathrm{BCE}(D(\bar{\tilde F}), [0, 1]), \quad
+        L_{dis} = \frac{1}{2} \mathrm{BCE}(D(\bar F'), [1, 0])
+            + \frac{1}{2} \mathrm{BCE}(D(\bar{\tilde F}), [0, 1]), \quad
         \bar F_{nc} = \frac{1}{HW} \sum_{h,w} F_{nchw}
 
     :math:`F'` = ``student`` (N, C, H, W) is interpolated from the features
     of the plain images, :math:`\tilde F` = ``teacher`` (N, C, H, W) is what
     the same network makes of the mixed images, :math:`D` (N, 2) are the
     logits of the discriminator and BCE is the binary cross entropy with
-    logits, a mean over the N images and the 2 logits.
+    logits, a mean over the N images and the 2 logits. So the loss is one
+    mean over both kinds of maps.
 
     The result of the call has this value and the reversed gradient: it
     trains the network to raise what the discriminator lowers, and leaves the
@@ -294,8 +306,8 @@ class MixSKDAdversarialLoss(AdversarialLoss):
         - student, teacher: (N, C, H, W).
 
     Returns:
-        Tensor: scalar, the mean over the images and the two logits, summed
-        over the two kinds of maps.
+        Tensor: scalar, the mean over the images, the two kinds of maps and
+        the two logits.
 
     Raises:
         TypeError: if the maps are not floating point.
@@ -357,17 +369,15 @@ class MixSKDAdversarialLoss(AdversarialLoss):
 
     def _value(self, student, teacher, parameters):
         """The loss, by ``parameters`` in place of the discriminator's."""
-        loss = 0
         with autocast_off(student):
             dtype = next(self.discriminator.parameters()).dtype
-            for kind, maps in enumerate((student, teacher)):
-                scores = functional_call(
+            scores = torch.stack([
+                functional_call(
                     self.discriminator, parameters, (maps.to(dtype), ))
-                target = torch.zeros_like(scores)
-                target[:, kind] = 1
-                loss = loss + F.binary_cross_entropy_with_logits(
-                    scores, target)
-        return loss
+                for maps in (student, teacher)])
+            target = torch.eye(2, dtype=dtype, device=scores.device)
+            target = target[:, None].expand_as(scores)
+            return F.binary_cross_entropy_with_logits(scores, target)
 
     def _prepare(self, student, teacher):
         check_maps(student, teacher)

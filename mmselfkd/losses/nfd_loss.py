@@ -1,5 +1,7 @@
 """Normalised feature distillation."""
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -38,7 +40,8 @@ def nfd_loss(student: Tensor,
     small eps the loss is the mean over (n, c) of 2 * (1 - r), r being
     Pearson's correlation of the two maps. With ``weight`` the statistics are
     those of the positions that weigh more than 0, and the mean over the
-    positions of an image is the weighted one.
+    positions of an image is the weighted one. Of several levels
+    :class:`NFDLoss` is the mean.
 
     Differs from the paper: its body and code were not at hand. The axes 'hw'
     are what two other groups that cite it use; they take the root of the sum
@@ -134,6 +137,7 @@ class NFDLoss(DistillationLoss):
         True
     """
     channels = 'adapt'
+    level_reduction = 'mean'
     takes_weight = True
 
     def __init__(self, dims: str = 'hw', eps: float = 1e-5):
@@ -142,6 +146,22 @@ class NFDLoss(DistillationLoss):
         self.dims = dims
         self.eps = eps
         self.needs_positions = dims == 'hw'
+
+    def check(self, student: Tensor, teacher: Tensor) -> None:
+        """Refuse statistics over one or two numbers.
+
+        One number standardised is 0, and two are -1 and 1.
+        """
+        count = math.prod(student.shape[axis] for axis in DIMS[self.dims])
+        if count < 3:
+            others = [dims for dims, axes in DIMS.items() if math.prod(
+                student.shape[axis] for axis in axes) > 2]
+            raise ValueError(
+                f'NFDLoss(dims={self.dims!r}) standardises {count} '
+                f'number{"s"[:count - 1]} at a time in maps of shape '
+                f'{tuple(student.shape)}, and the result is constant; use '
+                + ' or '.join(['a finer level', *(
+                    f'dims={dims!r}' for dims in others)]))
 
     def forward(self,
                 student: Tensor,

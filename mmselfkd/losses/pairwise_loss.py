@@ -1,4 +1,6 @@
 """Similarities between the positions of a map (structured distillation)."""
+import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -132,7 +134,7 @@ def pairwise_loss(student: Tensor,
 def _check_arguments(pool, pool_mode, connection_range):
     check_integer_or_none('pool', pool, minimum=1)
     check_choice('pool_mode', pool_mode, POOL_MODES)
-    check_integer_or_none('connection_range', connection_range, minimum=0)
+    check_integer_or_none('connection_range', connection_range, minimum=1)
 
 
 def _without(maps, left_out, pool, pool_mode):
@@ -192,8 +194,9 @@ class _SimilarityDistance(torch.autograd.Function):
     @staticmethod
     def forward(ctx, student, teacher, connection_range, weight):
         with_slope = ctx.needs_input_grad[0]
-        slopes = torch.empty_like(student) if with_slope else None
-        size, total = student.shape[2:], 0
+        slopes: Any = torch.empty_like(student) if with_slope else None
+        size = student.shape[2:]
+        total: Any = 0
         for n in range(len(student)):
             w = None if weight is None else weight[n].double()
             scales = [_scale(x[n], w) for x in (student, teacher)]
@@ -270,9 +273,9 @@ def _near(student, teacher, scales, with_slope):
         out[0].copy_(node)
     s, d = s.flatten(1), d.flatten(1)
     products = ss, sd, dd = _gram(s), s @ d.T, _gram(d)
-    slope = (ss - sd).mul_(4) @ d if with_slope else None
+    slope = None
     if with_slope:
-        slope.addmm_(sd, s, alpha=4)
+        slope = ((ss - sd).mul_(4) @ d).addmm_(sd, s, alpha=4)
     ss, sd, dd = (x.double() for x in products)
     value = (2 * (ss * dd).sum() + 2 * (sd * sd.T).sum()
              - 4 * (sd * dd).sum() + dd.square().sum())
@@ -292,7 +295,7 @@ def _connected(s, t, with_slope):
 
 
 def _gram(x):
-    """x @ x.T; of its symmetric halves little more than one is computed."""
+    """All products of rows; little more than one half is computed."""
     out = x.new_empty(len(x), len(x))
     for begin in range(0, len(x), PANEL):
         end = begin + PANEL
@@ -305,7 +308,7 @@ def _local(s, t, reach, with_slope):
     """Sum over the pairs within ``reach``; s (C_s, H, W), t (C_t, H, W)."""
     height, width = s.shape[1:]
     value = 0
-    slope = torch.zeros_like(s) if with_slope else None
+    slope: Any = torch.zeros_like(s) if with_slope else None
     for down in range(min(reach, height - 1) + 1):
         # downwards and to the right: the other half of the window holds the
         # same pairs in the other order
@@ -357,6 +360,23 @@ class PairwiseLoss(DistillationLoss):
         self.pool = pool
         self.pool_mode = pool_mode
         self.connection_range = connection_range
+
+    def check(self, student: Tensor, teacher: Tensor) -> None:
+        """Refuse one channel or one node: all similarities are 1 or -1."""
+        if student.shape[1] == 1:
+            raise ValueError(
+                'PairwiseLoss compares the directions of feature vectors, '
+                'but the student has one channel; use ValueLoss for depth '
+                "and other values, or a map of more channels, such as "
+                "source='features'")
+        nodes = math.prod(-(-side // (self.pool or 1))
+                          for side in student.shape[2:])
+        if nodes == 1:
+            raise ValueError(
+                'PairwiseLoss compares the nodes of a map with each other, '
+                f'but pool={self.pool!r} makes one of '
+                f'{student.shape[2]} x {student.shape[3]} positions; use '
+                'pool=1 or a finer level')
 
     def forward(self,
                 student: Tensor,

@@ -41,6 +41,8 @@ class EMATeacher(ModelTeacher):
     1703.01780.
     """
 
+    is_pretrained = False
+
     def __init__(self,
                  momentum: float = 0.001,
                  begin: int = 0,

@@ -1,6 +1,7 @@
 """The student on mixed images, and an aggregating head: MixSKD."""
 from collections.abc import Iterable
 from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 import torch
@@ -134,10 +135,10 @@ class MixTeacher(Teacher):
             context.student, 'logits', self.key).reading
         features, = context.levels['features']
         logits, = context.levels['logits']
-        self.module = MixNetwork(
+        self._network = MixNetwork(
             [x.shape[1] for x in stages[:-1]], features.shape[1],
             logits.shape[1], self._task.norm_cfg or dict(type='BN'))
-        self.module.to(context.inputs.device)
+        self.module = self._network.to(context.inputs.device)
 
     def place(self, source: str) -> Place | None:
         reading: Reading | None = None
@@ -153,6 +154,7 @@ class MixTeacher(Teacher):
         def mix(x: torch.Tensor) -> torch.Tensor:
             return share * x + (1 - share) * x[order]
 
+        assert context.run_student is not None
         plain = self._view(context.levels)
         mixed = self._view(context.run_student(
             mix(context.inputs), self.student_sources))
@@ -162,17 +164,18 @@ class MixTeacher(Teacher):
             levels[f'mixed.{name}'] = mixed[name]
         for name in ('interpolated', 'mixed'):
             levels[f'{name}.aggregated'] = [
-                self.module.aggregated(levels[f'{name}.features'])]
+                self._network.aggregated(levels[f'{name}.features'])]
 
-        label = torch.stack([context.host.class_map(sample)
-                             for sample in context.samples])
+        maps: list[Any] = [context.host.class_map(sample)
+                           for sample in context.samples]
+        label = torch.stack(maps)
         ignored = (label == ignore_index) | (label[order] == ignore_index)
         first, second = (x.masked_fill(ignored, ignore_index)
                          for x in (label, label[order]))
 
         both = [(first, share), (second, 1 - share)]
         value = self._task.value
-        losses = dict(
+        losses: dict[str, Any] = dict(
             loss_branches=sum(
                 value(x, [(label, 1.)]) for x in plain['branches']),
             loss_mixed=sum(
@@ -183,13 +186,13 @@ class MixTeacher(Teacher):
         return TeacherOutput(levels, losses, first)
 
     def describe(self) -> str:
-        count = sum(p.numel() for p in self.module.parameters())
+        count = sum(p.numel() for p in self._network.parameters())
         return (f'the student on mixed images, Beta({self.alpha:g}, '
                 f'{self.alpha:g}), and {count:,} parameters of branches and '
                 'self-teacher, trained along; not in the saved student')
 
     def _view(self, seen: dict[str, list]) -> dict[str, list]:
-        aligned, scores = self.module(seen[self.source][:-1],
+        aligned, scores = self._network(seen[self.source][:-1],
                                       seen['features'][0])
         return dict(features=aligned, branches=scores, logits=seen['logits'])
 

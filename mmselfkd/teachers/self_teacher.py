@@ -97,6 +97,7 @@ class SelfTeacher(Teacher):
             for name, value in losses.items() if 'loss' in name})
 
     def describe(self) -> str:
+        assert self.module is not None
         parts = ', '.join(
             type(part).__name__ for part in self.module.children()
             if any(True for _ in part.parameters()))

@@ -32,6 +32,8 @@ class SnapshotTeacher(ModelTeacher):
     several, Snapshot Distillation, CVPR 2019, arXiv 1812.00123.
     """
 
+    is_pretrained = False
+
     def __init__(self,
                  interval: int,
                  by_epoch: bool = False,

@@ -5,17 +5,26 @@ import weakref
 
 import pytest
 import torch
-from mmengine.hooks import Hook
+from helpers import (
+    KD,
+    NFD,
+    NO_DROPOUT,
+    At,
+    assert_clean,
+    assert_equal,
+    assert_stock,
+    copied,
+    load,
+    pair,
+    teacher_model,
+    train,
+)
+from mmengine.registry import HOOKS, DefaultScope
 from mmengine.registry import MODELS as MMENGINE_MODELS
-from mmengine.registry import DefaultScope
-from torch import nn
 
 from mmselfkd import DistillHook
-from mmselfkd.losses import KDLoss, NFDLoss
+from mmselfkd.losses import KDLoss
 from mmselfkd.registry import MODELS
-
-KD = dict(type='KDLoss', source='logits')
-NFD = dict(type='NFDLoss', source='features')
 
 
 def distil(tiny, losses=None, type='mmselfkd.DistillHook', **kwargs):
@@ -23,126 +32,70 @@ def distil(tiny, losses=None, type='mmselfkd.DistillHook', **kwargs):
     return dict(type=type, losses=losses or dict(loss_kd=KD), **kwargs)
 
 
-def the_hook(runner):
-    return next(h for h in runner.hooks if isinstance(h, DistillHook))
-
-
-class Watch(Hook):
-    """Keeps what the train steps returned, and what ``look`` makes of it."""
-
-    priority = 'VERY_LOW'
-
-    def __init__(self, look=None):
-        self.look, self.logs, self.seen = look, [], []
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None,
-                         outputs=None):
-        self.logs.append({k: float(v.detach()) for k, v in outputs.items()})
-        if self.look:
-            self.seen.append(self.look(runner))
-
-
-def train(tiny, tmp_path, *hooks, look=None, **changes):
-    """Train; returns the runner and its Watch."""
-    runner = tiny.build(tiny.config(tmp_path, *hooks, **changes))
-    watch = Watch(look)
-    runner.register_hook(watch)
-    runner.train()
-    return runner, watch
-
-
-def assert_same(first, second):
-    assert first.keys() == second.keys()
-    for name in first:
-        assert torch.equal(first[name], second[name]), name
-
-
-class Spy(nn.Module):
-    """A user's own loss; keeps what it is given."""
-
-    channels = 'any'
-    calls = []
-
-    def forward(self, student, teacher, label=None):
-        Spy.calls.append((student, teacher, label))
-        return student.float().square().mean()
-
-
-@pytest.fixture
-def spy():
-    Spy.calls = []
-    MMENGINE_MODELS.register_module(module=Spy, force=True)
-    yield Spy
-    MMENGINE_MODELS.module_dict.pop('Spy')
+def spied(tiny, source):
+    return distil(tiny, dict(loss_x=dict(type='Spy', source=source)))
 
 
 def test_terms_are_logged_and_summed_into_the_loss(tiny, tmp_path):
     losses = dict(loss_kd=dict(KD, loss_weight=2.), loss_nfd=NFD)
-    _, watch = train(tiny, tmp_path, distil(tiny, losses))
-    for log in watch.logs:
+    _, logs = train(tiny.config(tmp_path, distil(tiny, losses)))
+    for log in logs.entries:
         parts = [v for k, v in log.items() if 'loss' in k and k != 'loss']
         assert log['distill.loss_kd'] > 0 and log['distill.loss_nfd'] > 0
         assert log['loss'] == pytest.approx(sum(parts), rel=1e-5)
-        assert 0 <= log.get('distill/agreement', 0) <= 1
-    assert 'distill/agreement' in watch.logs[0]
+        assert 0 <= log.get('distill.agreement', 0) <= 1
+    assert 'distill.agreement' in logs.entries[0]
 
 
-def test_a_loss_sees_the_student_the_teacher_and_the_labels(
-        tiny, tmp_path, spy):
+@pytest.mark.parametrize('losses, key', [
+    (dict(loss_nfd=NFD, loss_kd=KD), 'distill.agreement'),
+    (dict(loss_nfd=NFD), 'distill.cka')])
+def test_agreement_is_of_class_scores_where_there_are_any(
+        tiny, tmp_path, losses, key):
+    """Else the similarity of features; every tenth iteration."""
+    _, logs = train(tiny.config(tmp_path, distil(tiny, losses), iters=11))
+    measured = [{name for name in log if name in (
+        'distill.agreement', 'distill.cka')} for log in logs.entries]
+    assert measured == [{key}, *[set()] * 9, {key}]
+    assert 0 <= logs.entries[10][key] <= 1
+    assert not any('/' in name for log in logs.entries for name in log)
+
+
+def test_a_loss_sees_the_student_and_the_teacher(tiny, tmp_path, spy):
     """Against a plain forward of the same models on the same batch."""
-    teacher = None
-    batches = []
+    start = tmp_path / 'start.pth'
+    plain = MODELS.build(dict(tiny.model(4), _scope_='mmseg'))
+    torch.save(dict(state_dict=plain.state_dict()), start)
+    teachers, batches = [], []
 
-    class Keep(Hook):
+    def keep(runner, data_batch, **_):
+        batches.append(copy.deepcopy(data_batch))
+        teachers.append(teacher_model(runner))
 
-        def before_train_iter(self, runner, batch_idx, data_batch=None):
-            batches.append(copy.deepcopy(data_batch))
-            nonlocal teacher
-            teacher = the_hook(runner).teachers['teacher'].model
-
-    cfg = tiny.config(
-        tmp_path, distil(tiny, dict(loss_x=dict(type='Spy', source='logits'))),
-        iters=1)
-    runner = tiny.build(cfg)
-    runner.register_hook(Keep())
-    start = copy.deepcopy(runner.model.state_dict())
-    runner._init_model_weights = lambda: None  # keep this very start
-    runner.train()
-    student, taught, label = Spy.calls[-1]
-    plain = MODELS.build(dict(cfg.model, _scope_='mmseg'))
-    plain.load_state_dict(start)
+    train(tiny.config(tmp_path, spied(tiny, 'logits'), iters=1,
+                      load_from=str(start), **NO_DROPOUT),
+          At(before_train_iter=keep))
+    student, taught = spy.calls[-1]
     plain.train()
-    plain.decode_head.dropout = None
-    data = plain.data_preprocessor(batches[0], True)
+    plain.decode_head.dropout = plain.auxiliary_head.dropout = None
+    inputs = plain.data_preprocessor(batches[0], True)['inputs']
     with torch.no_grad():
-        full = teacher(data['inputs'], mode='tensor')
-    assert torch.equal(taught, full)
-    assert student.shape == taught.shape and student.requires_grad
-    # dropout is drawn in training, so only the shape can be compared above;
-    # what enters the classifier has not passed it
-    expected = [s.gt_sem_seg.data[0] for s in data['data_samples']]
-    assert label is None  # Spy does not ask for labels
-    assert len(expected) == 2
+        assert torch.equal(taught, teachers[0](inputs, mode='tensor'))
+        assert torch.equal(student, plain(inputs, mode='tensor'))
+    assert student.requires_grad and not taught.requires_grad
 
 
-def test_labels_reach_the_loss_that_needs_them(tiny, tmp_path, spy):
-    Spy.needs_label = True
-    try:
-        train(tiny, tmp_path,
-              distil(tiny, dict(loss_x=dict(type='Spy', source='logits'))),
-              iters=1)
-    finally:
-        del Spy.needs_label
-    label = Spy.calls[-1][2]
+def test_labels_reach_the_loss_whose_signature_asks(tiny, tmp_path, spy):
+    train(tiny.config(tmp_path, distil(tiny, dict(
+        loss_x=dict(type='LabelSpy', source='logits'))), iters=1))
+    label = spy.calls[-1][2]
     assert label.shape == (2, 32, 32) and not label.is_floating_point()
 
 
 def test_features_do_not_pass_the_dropout(tiny, tmp_path, spy):
-    changes = {'model.decode_head.dropout_ratio': 0.9}
-    train(tiny, tmp_path,
-          distil(tiny, dict(loss_x=dict(type='Spy', source='features'))),
-          iters=1, **changes)
-    student = Spy.calls[-1][0]
+    train(tiny.config(tmp_path, spied(tiny, 'features'), iters=1,
+                      **{'model.decode_head.dropout_ratio': 0.9}))
+    student = spy.calls[-1][0]
     # Dropout2d zeroes whole channels of an image; ReLU features are not
     # all zero in nine channels of ten
     alive = (student.flatten(2).abs().sum(-1) > 0).float().mean()
@@ -151,9 +104,8 @@ def test_features_do_not_pass_the_dropout(tiny, tmp_path, spy):
 
 def test_teacher_is_frozen_alone_and_without_labels(tiny, tmp_path):
     def look(runner):
-        hook = the_hook(runner)
-        teacher = hook.teachers['teacher'].model
-        return (copy.deepcopy(teacher.state_dict()),
+        teacher = teacher_model(runner)
+        return (copied(teacher.state_dict()),
                 [m.training for m in teacher.modules()],
                 [p.requires_grad for p in teacher.parameters()],
                 hasattr(teacher, 'auxiliary_head'),
@@ -162,9 +114,9 @@ def test_teacher_is_frozen_alone_and_without_labels(tiny, tmp_path):
                    for p in g['params']},
                 [m for m in runner.model.modules() if m is teacher])
 
-    _, watch = train(tiny, tmp_path, distil(tiny), look=look, iters=3)
-    first, last = watch.seen[0], watch.seen[-1]
-    assert_same(first[0], last[0])  # BN statistics included
+    _, logs = train(tiny.config(tmp_path, distil(tiny), iters=3), look=look)
+    first, last = logs.seen[0], logs.seen[-1]
+    assert_equal(first[0], last[0])  # BN statistics included
     assert not any(last[1]) and not any(last[2])
     assert not last[3] and not last[4] and not last[5]
 
@@ -172,23 +124,18 @@ def test_teacher_is_frozen_alone_and_without_labels(tiny, tmp_path):
 def test_teacher_runs_no_deeper_than_its_deepest_tap(tiny, tmp_path):
     ran = []
 
-    class Count(Hook):
-
-        def before_train(self, runner):
-            teacher = the_hook(runner).teachers['teacher'].model
-            for name in ('backbone.layer1', 'backbone.layer2',
-                         'backbone.layer3', 'decode_head.conv_seg'):
-                teacher.get_submodule(name).register_forward_pre_hook(
+    def count(runner):
+        for name in ('backbone.layer1', 'backbone.layer2',
+                     'backbone.layer3', 'decode_head.conv_seg'):
+            teacher_model(runner).get_submodule(
+                name).register_forward_pre_hook(
                     lambda m, a, name=name: ran.append(name))
 
     def run(source):
         ran.clear()
-        cfg = tiny.config(
-            tmp_path, distil(tiny, dict(loss_x=dict(
-                type='PairwiseLoss', source=source))), iters=1)
-        runner = tiny.build(cfg)
-        runner.register_hook(Count(), priority='LOWEST')
-        runner.train()
+        train(tiny.config(tmp_path, distil(tiny, dict(loss_x=dict(
+            type='PairwiseLoss', source=source))), iters=1),
+            At('LOWEST', before_train=count))
         return list(ran)
 
     assert run('backbone.layer2') == ['backbone.layer1', 'backbone.layer2']
@@ -196,19 +143,15 @@ def test_teacher_runs_no_deeper_than_its_deepest_tap(tiny, tmp_path):
     assert run('backbone[0]')[-1] == 'backbone.layer3'  # all four, no head
 
 
-class InTeacher(Hook):
-    """Calls ``look[name](out)`` when a module of the teacher has run."""
+def in_teacher(**looks):
+    """A hook with ``look(out)`` for modules of the teacher that have run."""
+    def attach(runner):
+        for name, look in looks.items():
+            teacher_model(runner).backbone.get_submodule(
+                name).register_forward_hook(
+                    lambda module, args, out, look=look: look(out))
 
-    priority = 'LOWEST'
-
-    def __init__(self, **look):
-        self.look = look
-
-    def before_train(self, runner):
-        teacher = the_hook(runner).teachers['teacher'].model
-        for name, look in self.look.items():
-            teacher.backbone.get_submodule(name).register_forward_hook(
-                lambda module, args, out, look=look: look(out))
+    return At('LOWEST', before_train=attach)
 
 
 def test_teacher_runs_once_for_all_losses(tiny, tmp_path):
@@ -217,24 +160,23 @@ def test_teacher_runs_once_for_all_losses(tiny, tmp_path):
         loss_kd=KD, loss_ho=dict(type='HolisticLoss', source='logits'),
         loss_pa=dict(type='PairwiseLoss', source='features'),
         loss_at=dict(type='ATLoss', source='backbone'))
-    runner = tiny.build(tiny.config(tmp_path, distil(tiny, losses), iters=3))
-    runner.register_hook(InTeacher(layer4=ran.append))
-    runner.train()
+    train(tiny.config(tmp_path, distil(tiny, losses), iters=3),
+          in_teacher(layer4=ran.append))
     assert len(ran) == 3
 
 
-def test_nothing_is_kept_of_a_step(tiny, tmp_path):
+def test_nothing_is_kept_of_a_step(tiny, tmp_path, spy):
     """What no tap needs goes at once, the rest with the step."""
     passed, alive = [], []
 
-    class Look(Spy):
+    class Look(spy):
 
-        def forward(self, student, teacher, label=None):
+        def forward(self, student, teacher):
             alive.append([ref() is not None for ref in passed])
-            return super().forward(student, teacher, label)
+            return super().forward(student, teacher)
 
     def held(runner):
-        Spy.calls.clear()
+        spy.calls.clear()
         return sum(x.numel() for x in gc.get_objects()
                    if isinstance(x, torch.Tensor))
 
@@ -243,20 +185,17 @@ def test_nothing_is_kept_of_a_step(tiny, tmp_path):
     gc.disable()
     try:
         losses = dict(loss_kd=KD, loss_x=dict(type='Look', source='logits'))
-        runner = tiny.build(
-            tiny.config(tmp_path, distil(tiny, losses), iters=5))
-        watch = Watch(held)
-        runner.register_hook(watch)
-        runner.register_hook(InTeacher(**dict.fromkeys(
-            ('layer1', 'layer4'),
-            lambda out: passed.append(weakref.ref(out)))))
-        runner.train()
+        _, logs = train(
+            tiny.config(tmp_path, distil(tiny, losses), iters=5),
+            in_teacher(**dict.fromkeys(
+                ('layer1', 'layer4'),
+                lambda out: passed.append(weakref.ref(out)))), look=held)
     finally:
         gc.enable()
         MMENGINE_MODELS.module_dict.pop('Look')
     assert [len(each) for each in alive[-5:]] == [2, 4, 6, 8, 10]
     assert not any(map(any, alive[-5:]))
-    assert len(set(watch.seen[1:])) == 1
+    assert len(set(logs.seen[1:])) == 1
 
 
 @pytest.mark.parametrize('change', [
@@ -266,36 +205,28 @@ def test_nothing_is_kept_of_a_step(tiny, tmp_path):
     dict(mean=None, std=None),
 ])
 def test_teacher_gets_its_own_normalisation(tiny, tmp_path, change):
-    seen, batches = [], []
+    seen, batches, teachers = [], [], []
 
-    class Keep(Hook):
+    def look(runner):
+        teachers.append(teacher_model(runner))
+        teachers[0].backbone.register_forward_pre_hook(
+            lambda m, args: seen.append(args[0]))
 
-        def before_train(self, runner):
-            self.teacher = the_hook(runner).teachers['teacher'].model
-            self.teacher.backbone.register_forward_pre_hook(
-                lambda m, args: seen.append(args[0]))
-
-        def before_train_iter(self, runner, batch_idx, data_batch=None):
-            batches.append(copy.deepcopy(data_batch))
-
-    cfg = tiny.config(
-        tmp_path, distil(tiny, teacher=tiny.teacher(**change)), iters=1)
-    runner = tiny.build(cfg)
-    keep = Keep()
-    runner.register_hook(keep, priority='LOWEST')
-    runner.train()
-    expected = keep.teacher.data_preprocessor(batches[0], True)['inputs']
+    train(tiny.config(
+        tmp_path, distil(tiny, teacher=tiny.teacher(**change)), iters=1),
+        At('LOWEST', before_train=look,
+           before_train_iter=lambda runner, data_batch, **_: batches.append(
+               copy.deepcopy(data_batch))))
+    expected = teachers[0].data_preprocessor(batches[0], True)['inputs']
     torch.testing.assert_close(seen[0], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_checkpoint_is_a_stock_student(tiny, tmp_path):
     """Same keys and size as a plain run's; loads; predicts the same."""
     losses = dict(loss_kd=KD, loss_nfd=NFD)
-    runner, _ = train(tiny, tmp_path / 'a', distil(tiny, losses), iters=2)
-    train(tiny, tmp_path / 'b', iters=2)
-    ours, plain = (
-        torch.load(tmp_path / x / 'iter_2.pth', weights_only=False)
-        for x in 'ab')
+    runner, _ = train(tiny.config(tmp_path / 'a', distil(tiny, losses)))
+    train(tiny.config(tmp_path / 'b'))
+    ours, plain = (load(tmp_path / x, 2) for x in 'ab')
     assert list(ours['state_dict']) == list(plain['state_dict'])
     assert set(ours['state_dict']._metadata) == set(
         plain['state_dict']._metadata)
@@ -304,10 +235,12 @@ def test_checkpoint_is_a_stock_student(tiny, tmp_path):
         g['params'] for g in plain['optimizer']['param_groups']]
     assert ours['optimizer']['state'].keys() == plain['optimizer'][
         'state'].keys()
-    assert list(ours['mmselfkd']['modules']) == [
-        'loss_nfd.0.weight', 'loss_nfd.0.bias']
-    model = MODELS.build(dict(tiny.config(tmp_path).model, _scope_='mmseg'))
-    model.load_state_dict(ours['state_dict'], strict=True)
+    # the adapter is the one thing more, by the name of its loss
+    assert sorted(tuple(x.shape) for x in ours['mmselfkd'][
+        'modules'].values()) == [(16, ), (16, 8, 1, 1)]
+    assert all(name.startswith('loss_nfd.')
+               for name in ours['mmselfkd']['modules'])
+    model = assert_stock(ours, tiny.model(4))
     x = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(model.eval()(x), runner.model.eval()(x))
@@ -316,8 +249,8 @@ def test_checkpoint_is_a_stock_student(tiny, tmp_path):
 
 
 def test_a_plain_run_resumes_from_our_checkpoint(tiny, tmp_path):
-    train(tiny, tmp_path, distil(tiny, dict(loss_nfd=NFD)), iters=1)
-    runner, _ = train(tiny, tmp_path, iters=2, resume=True)
+    train(tiny.config(tmp_path, distil(tiny, dict(loss_nfd=NFD)), iters=1))
+    runner, _ = train(tiny.config(tmp_path, iters=2, resume=True))
     assert runner.iter == 2
 
 
@@ -328,43 +261,37 @@ def test_a_plain_run_resumes_from_our_checkpoint(tiny, tmp_path):
     dict(loss_nfd=dict(NFD, schedule=dict(
         type='LinearRamp', begin=3, end=4))),
 ])
-def test_weight_zero_is_bit_for_bit_the_plain_student(tiny, tmp_path, losses):
-    calls = []
-    original = NFDLoss.forward
-    NFDLoss.forward = lambda *a: calls.append(1) or original(*a)
-    try:
-        ours, _ = train(tiny, tmp_path / 'a', distil(tiny, losses), iters=4)
-    finally:
-        NFDLoss.forward = original
-    plain, _ = train(tiny, tmp_path / 'b', iters=4)
-    assert_same(ours.model.state_dict(), plain.model.state_dict())
-    assert len(calls) <= 1  # the rehearsal
+def test_weight_zero_is_bit_for_bit_the_plain_student(
+        tiny, tmp_path, losses, spy):
+    losses = dict(losses, loss_spy=dict(type='Spy', source='logits',
+                                        schedule=dict(type='LinearRamp',
+                                                      begin=3, end=4)))
+    ours, _ = train(tiny.config(tmp_path / 'a', distil(tiny, losses),
+                                iters=4))
+    plain, _ = train(tiny.config(tmp_path / 'b', iters=4))
+    assert_equal(ours.model.state_dict(), plain.model.state_dict())
+    assert len(spy.calls) <= 1  # the rehearsal
 
 
 def test_teacher_does_not_run_while_every_weight_is_zero(tiny, tmp_path):
     ran = []
 
-    class Count(Hook):
+    def count(runner):
+        teacher_model(runner).register_forward_pre_hook(
+            lambda m, a: ran.append(runner.iter))
 
-        def before_train(self, runner):
-            teacher = the_hook(runner).teachers['teacher'].model
-            teacher.register_forward_pre_hook(
-                lambda m, a: ran.append(runner.iter))
-
-    runner = tiny.build(tiny.config(
-        tmp_path, distil(tiny, dict(loss_kd=dict(KD, schedule=dict(
-            type='Stop', end=2)))), iters=4))
-    runner.register_hook(Count())
-    runner.train()
+    train(tiny.config(tmp_path, distil(tiny, dict(loss_kd=dict(
+        KD, schedule=dict(type='Stop', end=2)))), iters=4),
+        At(before_train=count))
     assert ran == [0, 1]
 
 
 def test_weight_and_schedule_scale_the_term(tiny, tmp_path):
     def term(**kwargs):
-        _, watch = train(tiny, tmp_path, distil(tiny, dict(
-            loss_kd=dict(KD, **kwargs))), iters=3,
-            **{'optim_wrapper.optimizer.lr': 0.})
-        return [log['distill.loss_kd'] for log in watch.logs]
+        _, logs = train(tiny.config(
+            tmp_path, distil(tiny, dict(loss_kd=dict(KD, **kwargs))),
+            iters=3, **{'optim_wrapper.optimizer.lr': 0.}))
+        return [log['distill.loss_kd'] for log in logs.entries]
 
     one = term()
     assert term(loss_weight=3.) == pytest.approx([3 * v for v in one])
@@ -375,28 +302,30 @@ def test_weight_and_schedule_scale_the_term(tiny, tmp_path):
 def test_schedule_counts_epochs(tiny, tmp_path):
     hook = distil(tiny, dict(loss_kd=dict(KD, schedule=dict(
         type='Step', milestones=[1], gamma=0., by_epoch=True))))
-    _, watch = train(tiny, tmp_path / 'a', hook, iters=2, by_epoch=True)
-    active = [log['distill.loss_kd'] > 0 for log in watch.logs]
+    _, logs = train(tiny.config(tmp_path / 'a', hook, iters=2, by_epoch=True))
+    active = [log['distill.loss_kd'] > 0 for log in logs.entries]
     assert active == [True] * 4 + [False] * 4  # 8 images, batch 2
-    _, watch = train(tiny, tmp_path / 'b', hook, iters=6)
-    active = [log['distill.loss_kd'] > 0 for log in watch.logs]
+    _, logs = train(tiny.config(tmp_path / 'b', hook, iters=6))
+    active = [log['distill.loss_kd'] > 0 for log in logs.entries]
     assert active == [True] * 4 + [False] * 2
 
 
 def test_task_schedule_scales_the_students_own_losses(tiny, tmp_path):
     changes = {'optim_wrapper.optimizer.lr': 0.}
-    _, plain = train(tiny, tmp_path / 'a', iters=2, **changes)
-    _, ours = train(tiny, tmp_path / 'b', distil(
+    _, plain = train(tiny.config(tmp_path / 'a', iters=2, **changes))
+    _, ours = train(tiny.config(tmp_path / 'b', distil(
         tiny, task_schedule=dict(type='LinearRamp', start_factor=0.5,
-                                 end_factor=1.0, end=1)), iters=2, **changes)
+                                 end_factor=1.0, end=1)), iters=2, **changes))
     for name in ('decode.loss_ce', 'aux.loss_ce'):
-        assert ours.logs[0][name] == pytest.approx(plain.logs[0][name] / 2)
-        assert ours.logs[1][name] == pytest.approx(plain.logs[1][name])
+        first, second = ours.entries
+        assert first[name] == pytest.approx(plain.entries[0][name] / 2)
+        assert second[name] == pytest.approx(plain.entries[1][name])
 
 
 def test_adapter_is_built_optimised_and_reached_by_paramwise(tiny, tmp_path):
     def look(runner):
-        adapter = runner.model.mmselfkd.loss_nfd[0]
+        adapter, = (m for m in runner.model.mmselfkd.loss_nfd.modules()
+                    if isinstance(m, torch.nn.Conv2d))
         group = next(g for g in runner.optim_wrapper.optimizer.param_groups
                      if any(p is adapter.weight for p in g['params']))
         return (adapter.weight.detach().clone(), tuple(adapter.weight.shape),
@@ -404,9 +333,10 @@ def test_adapter_is_built_optimised_and_reached_by_paramwise(tiny, tmp_path):
 
     paramwise = {'optim_wrapper.paramwise_cfg': dict(
         custom_keys=dict(mmselfkd=dict(lr_mult=10.)))}
-    _, watch = train(tiny, tmp_path, distil(tiny, dict(loss_nfd=NFD)),
-                     look=look, iters=3, **paramwise)
-    first, last = watch.seen[:2]
+    _, logs = train(tiny.config(
+        tmp_path, distil(tiny, dict(loss_nfd=NFD)), iters=3, **paramwise),
+        look=look)
+    first, last = logs.seen[:2]
     assert first[1] == (16, 8, 1, 1)
     assert not torch.equal(first[0], last[0])
     assert first[2] == pytest.approx(0.1)
@@ -414,35 +344,33 @@ def test_adapter_is_built_optimised_and_reached_by_paramwise(tiny, tmp_path):
 
 def test_relational_loss_compares_unequal_channels_without_adapter(
         tiny, tmp_path):
-    runner, watch = train(tiny, tmp_path, distil(tiny, dict(loss_pa=dict(
-        type='PairwiseLoss', source='backbone[3]'))),
-        look=lambda r: hasattr(r.model, 'mmselfkd'), iters=1)
-    assert watch.logs[0]['distill.loss_pa'] > 0
-    assert watch.seen == [False]
+    _, logs = train(tiny.config(tmp_path, distil(tiny, dict(loss_pa=dict(
+        type='PairwiseLoss', source='backbone[3]'))), iters=1),
+        look=lambda r: hasattr(r.model, 'mmselfkd'))
+    assert logs.entries[0]['distill.loss_pa'] > 0
+    assert logs.seen == [False]
 
 
 def test_levels_are_summed_and_sizes_are_matched(tiny, tmp_path, spy):
-    source = dict(student='backbone', teacher=[
-        'backbone[0]', 'backbone[0]', 'backbone[2]', 'backbone[3]'])
-    train(tiny, tmp_path, distil(tiny, dict(loss_x=dict(
-        type='Spy', source=source))), iters=1)
-    calls = Spy.calls[-4:]
-    assert [tuple(s.shape[1:]) for s, _, _ in calls] == [
+    source = pair('backbone', ['backbone[0]', 'backbone[0]', 'backbone[2]',
+                               'backbone[3]'])
+    _, logs = train(tiny.config(tmp_path, spied(tiny, source), iters=1))
+    calls = spy.calls[-4:]
+    assert [tuple(s.shape[1:]) for s, _ in calls] == [
         (4, 8, 8), (8, 4, 4), (16, 4, 4), (32, 4, 4)]
-    assert [tuple(t.shape[1:]) for _, t, _ in calls] == [
+    assert [tuple(t.shape[1:]) for _, t in calls] == [
         (8, 8, 8), (8, 4, 4), (32, 4, 4), (64, 4, 4)]
+    total = sum(s.detach().square().mean().item() for s, _ in calls)
+    assert logs.entries[0]['distill.loss_x'] == pytest.approx(total, rel=1e-5)
 
 
 def test_several_teachers(tiny, tmp_path):
     hook = distil(
-        tiny, dict(
-            loss_a=dict(KD, source=dict(student='logits',
-                                        teacher='small:logits')),
-            loss_b=dict(KD, source=dict(student='logits',
-                                        teacher='large:logits'))),
+        tiny, dict(loss_a=dict(KD, source=pair('logits', 'small:logits')),
+                   loss_b=dict(KD, source=pair('logits', 'large:logits'))),
         teacher=dict(small=tiny.teacher(4), large=tiny.teacher(12)))
-    _, watch = train(tiny, tmp_path, hook, iters=1)
-    log = watch.logs[0]
+    _, logs = train(tiny.config(tmp_path, hook, iters=1))
+    log, = logs.entries
     assert log['distill.loss_a'] > 0 and log['distill.loss_b'] > 0
     assert log['distill.loss_a'] != log['distill.loss_b']
 
@@ -450,37 +378,31 @@ def test_several_teachers(tiny, tmp_path):
 def test_in_place_change_behind_a_tap_does_not_reach_the_loss(
         tiny, tmp_path, spy):
     """ResNet: bn1 is followed by an in-place ReLU."""
-    train(tiny, tmp_path, distil(tiny, dict(loss_x=dict(
-        type='Spy', source='backbone.layer1.0.bn1'))), iters=1)
-    student, teacher, _ = Spy.calls[-1]
+    train(tiny.config(tmp_path, spied(tiny, 'backbone.layer1.0.bn1'),
+                      iters=1))
+    student, teacher = spy.calls[-1]
     assert student.min() < 0 and teacher.min() < 0
 
 
-def test_names_resolve_with_and_without_prefix_in_any_scope(tiny, tmp_path):
+def test_names_resolve_with_and_without_prefix_in_any_scope(tiny):
     for hook_type in ('DistillHook', 'mmselfkd.DistillHook'):
         for loss_type in ('KDLoss', 'mmselfkd.KDLoss'):
             for scope in ('mmseg', 'mmdet', 'mmengine'):
                 with DefaultScope.overwrite_default_scope(scope):
-                    from mmengine.registry import HOOKS
                     hook = HOOKS.build(distil(
                         tiny, dict(loss_kd=dict(KD, type=loss_type)),
                         type=hook_type))
-                    assert isinstance(hook.terms[0].loss, KDLoss)
+                    assert isinstance(hook, DistillHook)
+                    assert isinstance(hook.plan.losses[0].loss, KDLoss)
+
+
+# -- the host -----------------------------------------------------------------
 
 
 def test_host_is_untouched_after_training(tiny, tmp_path):
     losses = dict(loss_kd=KD, loss_nfd=NFD)
-    runner, _ = train(tiny, tmp_path, distil(tiny, losses))
+    runner, _ = train(tiny.config(tmp_path, distil(tiny, losses)))
     assert_clean(runner)
-
-
-def assert_clean(runner):
-    for module in runner.model.modules():
-        assert not module._forward_hooks and not module._forward_pre_hooks
-    assert not hasattr(runner.model, 'mmselfkd')
-    assert 'load_or_resume' not in vars(runner)
-    assert '_init_model_weights' not in vars(runner)
-    assert 'run' not in vars(runner.train_loop)
 
 
 @pytest.mark.parametrize('stage', [
@@ -488,58 +410,42 @@ def assert_clean(runner):
     'after_load_checkpoint', 'after_train_iter', 'before_val'
 ])
 def test_host_is_untouched_after_an_exception(tiny, tmp_path, stage):
-    train(tiny, tmp_path, iters=1)
+    train(tiny.config(tmp_path, iters=1))
 
-    class Bang(Hook):
-        pass
-
-    def bang(self, *args, **kwargs):
+    def bang(*args, **kwargs):
         raise KeyboardInterrupt
 
-    setattr(Bang, stage, bang)
-    cfg = tiny.config(
+    runner = tiny.build(tiny.config(
         tmp_path, distil(tiny, dict(loss_kd=KD, loss_nfd=NFD)), iters=3,
         load_from=str(tmp_path / 'iter_1.pth'),
-        **{'train_cfg.val_interval': 1})
-    runner = tiny.build(cfg)
-    runner.register_hook(Bang(), priority='LOWEST')
+        **{'train_cfg.val_interval': 1}))
+    runner.register_hook(At('LOWEST', **{stage: bang}))
     with pytest.raises(KeyboardInterrupt):
         runner.train()
     assert_clean(runner)
 
 
-def test_host_is_untouched_after_an_exception_in_a_loss(tiny, tmp_path, spy):
-    runner = tiny.build(tiny.config(tmp_path, distil(tiny, dict(
-        loss_x=dict(type='Spy', source='logits')))))
-
-    class Fail(Hook):
-
-        def before_train_iter(self, runner, batch_idx, data_batch=None):
-            Spy.forward = lambda *a: 1 / 0
-
-    original = Spy.forward
-    runner.register_hook(Fail())
-    try:
-        with pytest.raises(ZeroDivisionError):
-            runner.train()
-    finally:
-        Spy.forward = original
+def test_host_is_untouched_after_an_exception_in_a_loss(
+        tiny, tmp_path, spy, monkeypatch):
+    runner = tiny.build(tiny.config(tmp_path, spied(tiny, 'logits')))
+    runner.register_hook(At(before_train_iter=lambda *_, **__: (
+        monkeypatch.setattr(spy, 'forward', lambda *a: 1 / 0))))
+    with pytest.raises(ZeroDivisionError):
+        runner.train()
     assert_clean(runner)
 
 
 def test_training_again_after_an_exception(tiny, tmp_path):
     """The second start finds nothing of the first, not even a hook."""
-    class BangOnce(Hook):
-        bang = True
-
-        def before_train_iter(self, runner, batch_idx, data_batch=None):
-            if self.bang:
-                BangOnce.bang = False
-                raise KeyboardInterrupt
-
     runner = tiny.build(tiny.config(
         tmp_path, distil(tiny, dict(loss_nfd=NFD)), iters=1))
-    runner.register_hook(BangOnce())
+    bangs = [KeyboardInterrupt]
+
+    def bang_once(*_, **__):
+        if bangs:
+            raise bangs.pop()
+
+    runner.register_hook(At(before_train_iter=bang_once))
     hooks = list(runner.hooks)
     with pytest.raises(KeyboardInterrupt):
         runner.train()
@@ -547,12 +453,39 @@ def test_training_again_after_an_exception(tiny, tmp_path):
     runner.train()
     assert_clean(runner)
     assert runner.hooks == hooks
-    saved = torch.load(tmp_path / 'iter_1.pth', weights_only=False)
-    assert saved['mmselfkd']['modules']
+    assert load(tmp_path, 1)['mmselfkd']['modules']
+
+
+def test_training_again_after_the_end(tiny, tmp_path):
+    """A finished run has nothing to do, with distillation or without."""
+    runner, logs = train(tiny.config(
+        tmp_path, distil(tiny, dict(loss_nfd=NFD, loss_ho=dict(
+            type='HolisticLoss', source='logits')))))
+    state, hooks = copied(runner.model.state_dict()), list(runner.hooks)
+    runner.train()
+    assert len(logs.entries) == runner.iter == 2
+    assert_equal(copied(runner.model.state_dict()), state)
+    assert_clean(runner)
+    assert runner.hooks == hooks
+
+
+def test_a_method_that_somebody_else_has_patched_stays(tiny, tmp_path):
+    """Of the Runner and of a later hook, and of a run that went well."""
+    called = []
+    runner = tiny.build(tiny.config(tmp_path, distil(tiny), iters=1))
+    load_or_resume = runner.load_or_resume
+    runner.load_or_resume = patched = lambda: (
+        called.append('load'), load_or_resume())
+    hook = At('LOWEST', before_run=lambda runner: called.append('hook'))
+    before_run = hook.before_run
+    runner.register_hook(hook)
+    runner.train()
+    assert called == ['hook', 'load']
+    assert runner.load_or_resume is patched and hook.before_run is before_run
 
 
 def test_validation_and_test_need_no_teacher(tiny, tmp_path):
-    runner, _ = train(tiny, tmp_path, iters=1)
+    train(tiny.config(tmp_path, iters=1))
     missing = dict(tiny.teacher(), checkpoint='gone.pth')
     cfg = tiny.config(
         tmp_path, distil(tiny, teacher=missing),
@@ -568,16 +501,9 @@ def test_validation_and_test_need_no_teacher(tiny, tmp_path):
 
 def test_validation_in_training_is_that_of_the_plain_student(tiny, tmp_path):
     seen = []
-
-    class Metrics(Hook):
-
-        def after_val_epoch(self, runner, metrics=None):
-            seen.append(metrics)
-
-    runner = tiny.build(tiny.config(
-        tmp_path, distil(tiny), iters=3, **{'train_cfg.val_interval': 1}))
-    runner.register_hook(Metrics())
-    runner.train()
+    train(tiny.config(tmp_path, distil(tiny), iters=3,
+                      **{'train_cfg.val_interval': 1}),
+          At(after_val_epoch=lambda runner, metrics: seen.append(metrics)))
     assert len(seen) == 3
     again = tiny.build(tiny.config(
         tmp_path, load_from=str(tmp_path / 'iter_3.pth'))).val()
@@ -588,35 +514,30 @@ def train_unlabelled(tiny, tmp_path, losses):
     cfg = tiny.config(tmp_path, distil(tiny, losses), iters=2)
     cfg.train_dataloader.dataset.pipeline.insert(
         2, dict(type='IgnoreAllLabels'))
-    runner = tiny.build(cfg)
-    watch = Watch()
-    runner.register_hook(watch)
-    runner.train()
-    return runner, watch
+    return train(cfg)
 
 
 def test_ignored_batch_gives_exact_zeros_and_a_finite_step(tiny, tmp_path):
     losses = dict(loss_kd=KD, loss_nfd=dict(NFD, loss_weight=0.))
-    runner, watch = train_unlabelled(tiny, tmp_path, losses)
-    assert [log['distill.loss_kd'] for log in watch.logs] == [0, 0]
+    runner, logs = train_unlabelled(tiny, tmp_path, losses)
+    assert [log['distill.loss_kd'] for log in logs.entries] == [0, 0]
     for parameter in runner.model.parameters():
         assert torch.isfinite(parameter).all()
 
 
 def test_unlabelled_pixels_distil_when_nothing_is_ignored(tiny, tmp_path):
     losses = dict(loss_kd=dict(KD, ignore_index=None))
-    _, watch = train_unlabelled(tiny, tmp_path, losses)
-    assert watch.logs[0]['distill.loss_kd'] > 0
-    assert watch.logs[0]['decode.loss_ce'] == 0
+    _, logs = train_unlabelled(tiny, tmp_path, losses)
+    assert logs.entries[0]['distill.loss_kd'] > 0
+    assert logs.entries[0]['decode.loss_ce'] == 0
 
 
 def test_two_runners_do_not_disturb_each_other(tiny, tmp_path):
-    alone, watch = train(tiny, tmp_path / 'a', distil(tiny))
+    alone, _ = train(tiny.config(tmp_path / 'a', distil(tiny)))
     first = tiny.build(tiny.config(tmp_path / 'b', distil(tiny)))
-    tiny.build(tiny.config(tmp_path / 'c', distil(tiny), width=8)).train()
-    again = tiny.build(tiny.config(tmp_path / 'd', distil(tiny)))
-    again.train()
-    assert_same(alone.model.state_dict(), again.model.state_dict())
+    train(tiny.config(tmp_path / 'c', distil(tiny), width=8))
+    again, _ = train(tiny.config(tmp_path / 'd', distil(tiny)))
+    assert_equal(alone.model.state_dict(), again.model.state_dict())
     first.train()
     assert_clean(first)
 
@@ -625,7 +546,7 @@ def test_loss_falls_when_only_distillation_trains(tiny, tmp_path):
     """The gradient really arrives: no task loss, the term goes down."""
     hook = distil(tiny, task_schedule=dict(
         type='LinearRamp', start_factor=0., end_factor=0.))
-    _, watch = train(tiny, tmp_path, hook, iters=30,
-                     **{'optim_wrapper.optimizer.lr': 0.1})
-    values = [log['distill.loss_kd'] for log in watch.logs]
+    _, logs = train(tiny.config(
+        tmp_path, hook, iters=30, **{'optim_wrapper.optimizer.lr': 0.1}))
+    values = [log['distill.loss_kd'] for log in logs.entries]
     assert sum(values[-5:]) < 0.5 * sum(values[:5])

@@ -152,3 +152,81 @@ def test_bad_temperature(temperature):
 def test_bad_ignore_index(ignore_index):
     with pytest.raises(ValueError, match="must be 'head', None or an"):
         KDLoss(ignore_index=ignore_index)
+
+
+def naive_sides(student, teacher, valid, groups, temperature):
+    """Each side of each valid pixel by itself."""
+    bins = student.shape[1] // groups
+    sides = [kd_loss(
+        *(m[:, g * bins:(g + 1) * bins] for m in (student, teacher)),
+        label=valid, ignore_index=0, temperature=temperature)
+        for g in range(groups)]
+    return sum(sides) / groups
+
+
+@pytest.mark.parametrize('groups', [1, 2, 4])
+@pytest.mark.parametrize('temperature', [1.0, 10.0])
+def test_groups_are_distributions_side_by_side(groups, temperature):
+    student, teacher = maps(2, 12, 3, 5)
+    label = torch.randint(2, (2, 3, 5))
+    expected = naive_sides(student, teacher, label, groups, temperature)
+    loss = KDLoss(temperature, ignore_index=0, groups=groups)
+    torch.testing.assert_close(loss(student, teacher, label=label), expected)
+    weight = torch.rand(2, 1, 3, 5)
+    plain = KDLoss(temperature, ignore_index=None)
+    bins = 12 // groups
+    sides = [plain(*(m[:, g * bins:(g + 1) * bins]
+                     for m in (student, teacher)), weight=weight)
+             for g in range(groups)]
+    torch.testing.assert_close(
+        loss(student, teacher, weight=weight), sum(sides) / groups)
+
+
+def test_a_constant_on_one_side_changes_nothing():
+    student, teacher = maps(2, 12, 3, 5)
+    shifted = student.clone()
+    shifted[:, 3:6] += 7.0
+    for groups, is_same in ((4, True), (1, False)):
+        loss = KDLoss(groups=groups)
+        assert torch.allclose(
+            loss(shifted, teacher), loss(student, teacher)) is is_same
+
+
+def test_each_group_has_temperatures_of_its_own():
+    student, teacher = maps(2, 6, 3, 5)
+    dynamic = dict(type='FLSW', mean='image')
+    loss = KDLoss(2.0, dynamic_temperature=dynamic, groups=2)
+    plain = KDLoss(2.0, dynamic_temperature=dynamic)
+    sides = [plain(student[:, part], teacher[:, part])
+             for part in (slice(3), slice(3, 6))]
+    torch.testing.assert_close(loss(student, teacher), sum(sides) / 2)
+
+
+def test_groups_that_the_run_sets():
+    student, teacher = maps(2, 12, 3, 5)
+    loss = KDLoss()
+    assert loss.groups is None
+    loss.groups = 4
+    assert torch.equal(
+        loss(student, teacher), KDLoss(groups=4)(student, teacher))
+
+
+@pytest.mark.parametrize('options, parts', [
+    (dict(groups=5), ['groups must divide the 12 channels', 'got 5']),
+    (dict(groups=2, activation='sigmoid'), ['groups must be 1', "'sigmoid'"]),
+    (dict(groups=2, adjust=dict(type='ProbabilityShift')),
+     ['adjust must be None', 'ProbabilityShift']),
+])
+def test_groups_that_cannot_be(options, parts):
+    student, teacher = maps(1, 12, 2, 2)
+    for call in (lambda: kd_loss(student, teacher, **options),
+                 lambda: KDLoss(**options)(student, teacher)):
+        with pytest.raises(ValueError) as error:
+            call()
+        assert all(part in str(error.value) for part in parts)
+
+
+@pytest.mark.parametrize('groups', [0, -1, 2.0, True])
+def test_bad_groups(groups):
+    with pytest.raises(ValueError, match='groups must be None or an integer'):
+        KDLoss(groups=groups)

@@ -111,7 +111,7 @@ def test_hand_value_local():
 @pytest.mark.parametrize('pool, pool_mode', [(None, 'avg'), (1, 'max'),
                                              (2, 'avg'), (2, 'max'),
                                              (3, 'avg'), (9, 'avg')])
-@pytest.mark.parametrize('reach', [None, 0, 1, 2])
+@pytest.mark.parametrize('reach', [None, 1, 2])
 def test_equation(shape, channels, pool, pool_mode, reach):
     student, teacher = maps(shape, channels)
     expected = naive(student, teacher, pool, pool_mode, reach)
@@ -257,8 +257,8 @@ def test_node_form_where_channels_outnumber_nodes():
     ('pool', 0, 'None or an integer of 1 or more'),
     ('pool', 1.5, 'None or an integer of 1 or more'),
     ('pool_mode', 'mean', "one of 'avg', 'max'"),
-    ('connection_range', -1, 'None or an integer of 0 or more'),
-    ('connection_range', True, 'None or an integer of 0 or more'),
+    ('connection_range', -1, 'None or an integer of 1 or more'),
+    ('connection_range', True, 'None or an integer of 1 or more'),
 ])
 def test_bad_arguments(name, value, allowed):
     features = torch.zeros(1, 2, 3, 3)

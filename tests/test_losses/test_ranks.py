@@ -1,17 +1,16 @@
 """Collectives: none without ``sync_ranks``, means over all ranks with it."""
-import inspect
 
 import pytest
 import torch
+from loss_classes import CLASSES
 from torch import distributed
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmselfkd import losses
 
-CLASSES = [getattr(losses, name) for name in losses.__all__
-           if inspect.isclass(getattr(losses, name))]
 # that have a mean over all ranks
-SYNCED = (losses.KDLoss, losses.MixSKDLogitLoss, losses.HolisticLoss)
+SYNCED = (losses.DISTLoss, losses.HolisticLoss, losses.KDLoss,
+          losses.MixSKDLogitLoss)
 
 
 class Collectives(TorchDispatchMode):
@@ -62,7 +61,8 @@ TWO_PROCESSES = """
 import sys
 import torch
 from torch import distributed
-from mmselfkd.losses import HolisticLoss, KDLoss, MixSKDLogitLoss
+from mmselfkd.losses import (
+    DISTLoss, HolisticLoss, KDLoss, MixSKDLogitLoss)
 
 rank, store = int(sys.argv[1]), sys.argv[2]
 distributed.init_process_group(
@@ -94,10 +94,24 @@ def mean(loss, sync_ranks):
 holistic = HolisticLoss()
 holistic.build(student, teacher, image)
 holistic.double()
-for loss in (KDLoss(), MixSKDLogitLoss(), holistic):
+for loss in (KDLoss(), MixSKDLogitLoss(), holistic, DISTLoss(),
+             DISTLoss(ignore_index='head')):
     whole = value(loss, slice(4), False)
     torch.testing.assert_close(mean(loss, True), whole)
     assert (mean(loss, False) - whole).abs() > 1e-4 * whole.abs()
+
+
+def gradient(part, sync_ranks):
+    maps = student.clone().requires_grad_()
+    loss = DISTLoss()
+    loss.sync_ranks = sync_ranks
+    loss(maps[part], teacher[part]).backward()
+    return maps.grad[mine]
+
+
+# DDP takes the mean over the ranks
+torch.testing.assert_close(
+    gradient(mine, True) / 2, gradient(slice(4), False))
 distributed.destroy_process_group()
 """
 

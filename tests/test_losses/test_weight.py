@@ -7,12 +7,16 @@ import torch.nn.functional as F
 
 from mmselfkd.losses import (
     ATLoss,
+    CWDLoss,
+    DISTLoss,
+    FitNetsLoss,
     ICSDLoss,
     KDLoss,
     NFDLoss,
     PairwiseLoss,
     TFDInterLoss,
     TFDIntraLoss,
+    ValueLoss,
 )
 
 LOSSES = dict(
@@ -24,7 +28,10 @@ LOSSES = dict(
     pair_local=PairwiseLoss(pool=None, connection_range=1),
     pair_few=PairwiseLoss(pool=4), icsd=ICSDLoss(2.0), at=ATLoss(),
     at_sum=ATLoss(reduction='sum'), inter=TFDInterLoss(),
-    intra=TFDIntraLoss())
+    intra=TFDIntraLoss(), value=ValueLoss(),
+    value_si=ValueLoss('scale_invariant'), kd_sides=KDLoss(groups=2),
+    cwd=CWDLoss(2.0), dist=DISTLoss(), fitnets=FitNetsLoss(),
+    dist_sigmoid=DISTLoss(activation='sigmoid'))
 every_loss = pytest.mark.parametrize('name', LOSSES)
 
 
@@ -86,9 +93,9 @@ def test_only_the_ratio_of_the_weights_counts(name):
 @pytest.mark.parametrize(
     'name', [name for name in LOSSES if name != 'kd_dtd'])
 def test_gradient_is_the_derivative(name):  # temperatures have no gradient
-    student, teacher = maps(2, 3, 3, 4)
+    student, teacher = maps(2, 4, 3, 4)
     if name == 'pair_few':
-        student, teacher = maps(2, 3, 5, 6)
+        student, teacher = maps(2, 4, 5, 6)
     weight = torch.rand(2, 1, *student.shape[2:])
     weight[0, 0, 0] = 0
     student.requires_grad_()
@@ -104,7 +111,7 @@ def test_shape_is_checked(name):
 
 
 @pytest.mark.parametrize('name', [
-    'kd', 'kd_sigmoid', 'nfd_c', 'pair', 'icsd'])
+    'kd', 'kd_sigmoid', 'nfd_c', 'pair', 'icsd', 'cwd', 'fitnets', 'dist'])
 def test_weight_two_is_a_position_twice(name):
     # where a position stands does not matter to these
     student, teacher = maps(1, 4, 1, 5)

@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,7 @@ def config_of(monkeypatch, root, tmp_path):
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
     checkpoint = tmp_path / 'iter_1.pth'
-    checkpoint.touch()
+    torch.save({}, checkpoint)
 
     def run(config, *flags, checkpoint=checkpoint):
         built = []
@@ -59,6 +60,23 @@ def test_checkpoint_is_loaded_not_resumed(config_of, tmp_path, config):
 def test_missing_checkpoint_names_the_nearest(config_of, tmp_path):
     with pytest.raises(SystemExit, match='iter_2.pth.*: iter_1.pth'):
         config_of(SEG, checkpoint=tmp_path / 'iter_2.pth')
+
+
+class Attack:
+
+    def __reduce__(self):
+        return os.mkdir, ('victim', )
+
+
+def test_a_checkpoint_that_would_run_code(config_of, tmp_path, monkeypatch):
+    """mmengine would fall back on running it: refused before."""
+    monkeypatch.chdir(tmp_path)
+    torch.save(dict(meta=Attack()), 'a.pth')
+    with pytest.raises(SystemExit, match="'a.pth' cannot be read safely.*mkdir"
+                       '.*--trust-checkpoint reads it'):
+        config_of(SEG, checkpoint='a.pth')
+    assert not (tmp_path / 'victim').exists()
+    config_of(SEG, '--trust-checkpoint', checkpoint='a.pth')
 
 
 @pytest.mark.parametrize('config', [SEG, DET])
@@ -89,7 +107,8 @@ def test_out(config_of):
     seg, = config_of(SEG, '--out', 'folder').test_evaluator
     assert (seg.output_dir, seg.keep_results) == ('folder', True)
     metrics = config_of(DET, '--out', 'a.pkl').test_evaluator
-    assert metrics[-1] == dict(type='DumpDetResults', out_file_path='a.pkl')
+    assert metrics[-1] == dict(
+        type='mmdet.DumpDetResults', out_file_path='a.pkl')
     with pytest.raises(SystemExit, match="'folder': a .pkl file"):
         config_of(DET, '--out', 'folder')
 
@@ -99,6 +118,19 @@ def test_tta(config_of, config):
     plain, cfg = config_of(config), config_of(config, '--tta')
     assert cfg.model == dict(**cfg.tta_model, module=plain.model)
     assert cfg.test_dataloader.dataset.pipeline == cfg.tta_pipeline
+
+
+def test_a_new_style_config(config_of, tmp_path):
+    """It names no scope: its host is that of its model."""
+    path = tmp_path / 'new.py'
+    path.write_text(
+        'from mmdet.models import FCOS\nfrom mmdet.evaluation import '
+        'CocoMetric\nmodel = dict(type=FCOS)\ndefault_scope = None\n'
+        'test_evaluator = dict(type=CocoMetric)\n'
+        'default_hooks = dict(visualization=dict())\n')
+    cfg = config_of(str(path), '--out', 'a.pkl', '--show-dir', tmp_path)
+    assert cfg.test_evaluator[-1].type == 'mmdet.DumpDetResults'
+    assert cfg.default_hooks.visualization.test_out_dir == str(tmp_path)
 
 
 def test_tta_without_a_tta_config(config_of):

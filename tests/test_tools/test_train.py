@@ -10,30 +10,9 @@ import pytest
 import torch
 import train
 from mmengine.config import Config
-from mmengine.registry import MODELS, RUNNERS
+from mmengine.registry import MODELS
 
 CONFIG = 'mmselfkd::toy/fpn_r18-w8_1xb8-1k_toy-64x64.py'
-
-
-@pytest.fixture
-def config_of(monkeypatch):
-    """The config that a command line hands to the Runner."""
-
-    def run(*flags):
-        built = []
-        monkeypatch.setattr(RUNNERS, 'build', lambda cfg: (built.append(cfg),
-                                                           Trainable())[1])
-        monkeypatch.setattr(sys, 'argv', ['train.py', *map(str, flags)])
-        train.main()
-        return built[0]
-
-    return run
-
-
-class Trainable:
-
-    def train(self):
-        pass
 
 
 def test_defaults(config_of):
@@ -43,7 +22,8 @@ def test_defaults(config_of):
     assert cfg.optim_wrapper.type == 'OptimWrapper'
 
 
-def test_flags_reach_the_config(config_of, tmp_path):
+def test_flags_reach_the_config(config_of, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, 'get_device', lambda: 'cuda')
     cfg = config_of(CONFIG, '--amp', '--work-dir', tmp_path, '--cfg-options',
                     'train_cfg.max_iters=7', 'optim_wrapper.optimizer.lr=0.5')
     assert cfg.work_dir == str(tmp_path)
@@ -57,9 +37,73 @@ def test_resume(config_of, tmp_path):
     latest = config_of(CONFIG, '--resume')
     assert latest.resume and latest.load_from is None
     checkpoint = tmp_path / 'iter_1.pth'
-    checkpoint.touch()
+    torch.save({}, checkpoint)
     given = config_of(CONFIG, '--resume', checkpoint)
     assert given.resume and given.load_from == str(checkpoint)
+
+
+@pytest.fixture
+def run_of_three(tmp_path):
+    """A work directory with three checkpoints and the best one."""
+    for name in ('iter_8', 'iter_9', 'iter_10', 'best_mIoU_iter_9'):
+        torch.save(dict(meta=name), tmp_path / f'{name}.pth')
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_10.pth'))
+    return tmp_path
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def test_resume_from_a_checkpoint_that_is_cut_off(config_of, run_of_three):
+    """As after a full disk: the newest whole one is named."""
+    flags = CONFIG, '--work-dir', run_of_three, '--resume'
+    assert config_of(*flags).load_from is None
+    last, before, first = (run_of_three / f'iter_{number}.pth'
+                           for number in (10, 9, 8))
+    cut(last)
+    with pytest.raises(SystemExit, match=f"--resume: '{last}', the last check"
+                       f'point, is cut off; .* whole one: --resume {before}$'):
+        config_of(*flags)
+    cut(before)
+    with pytest.raises(SystemExit, match=f'whole one: --resume {first}$'):
+        config_of(*flags)
+    last.unlink()
+    with pytest.raises(SystemExit, match='is not there; .*iter_8.pth$'):
+        config_of(*flags)
+    cut(first)
+    with pytest.raises(SystemExit, match='and there is no whole one beside'):
+        config_of(*flags)
+
+
+def test_resume_where_nothing_was_saved(config_of, tmp_path):
+    assert config_of(CONFIG, '--work-dir', tmp_path, '--resume').resume
+
+
+class Attack:
+
+    def __reduce__(self):
+        return os.mkdir, ('victim', )
+
+
+def test_a_start_that_would_run_code(config_of, tmp_path, monkeypatch):
+    """Refused for what the user names; a run's own files are its own."""
+    monkeypatch.chdir(tmp_path)
+    torch.save(dict(meta=Attack()), 'a.pth')
+    (tmp_path / 'last_checkpoint').write_text('a.pth')
+    for flags in (['--resume', 'a.pth'], ['--cfg-options', 'load_from=a.pth']):
+        with pytest.raises(SystemExit, match="'a.pth' cannot be read safely.*"
+                           '--trust-checkpoint reads it'):
+            config_of(CONFIG, *flags)
+        config_of(CONFIG, '--trust-checkpoint', *flags)
+    config_of(CONFIG, '--resume', '--work-dir', '.')
+    assert not (tmp_path / 'victim').exists()
+
+
+def test_amp_without_a_gpu(config_of, monkeypatch):
+    monkeypatch.setattr(train, 'get_device', lambda: 'cpu')
+    with pytest.raises(SystemExit, match='--amp: mixed precision needs a GPU'):
+        config_of(CONFIG, '--amp')
 
 
 def test_amp_refuses_other_wrappers(config_of):

@@ -1,0 +1,183 @@
+"""The equations of the losses, written down as they stand in the docstrings.
+
+No chunk, no algebra, no care for rounding: what ``mmselfkd.losses`` is
+measured against, in float32 for its cost and in float64 for its values. Every
+function takes maps of the student and of the teacher (N, C, H, W), the class
+labels (N, H, W) and the image, whatever it uses of them.
+"""
+import torch
+import torch.nn.functional as F
+
+
+def kd(s, t, label, image, temperature=1.0, ignore_index=255, adjust=None,
+       dynamic=None):
+    """Divergence of the class scores at every valid pixel."""
+    tau = temperature if dynamic is None else dynamic(s, t, label != 255)
+    q_s, q_t = (F.softmax(z / tau, dim=1) for z in (s, t))
+    if adjust is not None:
+        q_t = adjust(q_t, label)
+    divergence = (tau**2 * q_t * (q_t.log() - q_s.log())).nan_to_num().sum(1)
+    return divergence[label != ignore_index].mean()
+
+
+def _wrong(q, label):
+    """Rows (P, K), labels and first choices (P); which rows are wrong."""
+    rows, label = q.movedim(1, -1).flatten(0, 2), label.flatten()
+    top, label_of = rows.argmax(1), label.clamp(max=q.shape[1] - 1)
+    return rows, label_of, top, (label < q.shape[1]) & (top != label)
+
+
+def probability_shift(q, label):
+    """The label and a wrong first choice change places."""
+    rows, label, top, wrong = _wrong(q, label)
+    new = rows.clone()
+    for p in wrong.nonzero()[:, 0]:
+        new[p, label[p]], new[p, top[p]] = rows[p, top[p]], rows[p, label[p]]
+    return new.view(q.movedim(1, -1).shape).movedim(-1, 1)
+
+
+def label_smoothing(q, label, correct=0.9):
+    """A smoothed label in place of a wrong row."""
+    rows, label, _, wrong = _wrong(q, label)
+    new = rows.clone()
+    for p in wrong.nonzero()[:, 0]:
+        new[p] = (1 - correct) / (rows.shape[1] - 1)
+        new[p, label[p]] = correct
+    return new.view(q.movedim(1, -1).shape).movedim(-1, 1)
+
+
+def _spread(weight, valid, temperature):
+    mean = weight[valid].mean()
+    return (temperature + mean - weight).clamp(min=1)[:, None].detach()
+
+
+def flsw(s, t, valid, temperature=4.0):
+    """Temperatures by the angle between student and teacher."""
+    v, w = (z / (z.norm(dim=1, keepdim=True) + 1e-4) for z in (s, t))
+    return _spread(1 - (v * w).sum(1), valid, temperature)
+
+
+def cwsm(s, t, valid, temperature=4.0):
+    """Temperatures by the confidence of the student."""
+    return _spread(1 / (F.softmax(s, dim=1).amax(1) + 1e-3), valid,
+                   temperature)
+
+
+def pairwise(s, t, label, image, connection_range=None):
+    """All similarities of an image, as one (P, P) matrix."""
+    height, width = s.shape[2:]
+    row = torch.arange(height).repeat_interleave(width)
+    column = torch.arange(width).repeat(height)
+    losses = []
+    for one, other in zip(s.flatten(2), t.flatten(2)):
+        one, other = (f / f.norm(dim=0) for f in (one, other))
+        square = (one.T @ one - other.T @ other)**2
+        if connection_range is not None:
+            far = torch.maximum((row[:, None] - row).abs(),
+                                (column[:, None] - column).abs())
+            square = square[(far <= connection_range).to(square.device)]
+        losses.append(square.mean())
+    return torch.stack(losses).mean()
+
+
+def icsd(s, t, label, image):
+    """Divergences of the class maps, pair by pair."""
+    def divergences(z):
+        p = F.softmax(z.flatten(1), dim=1)
+        log_p = p.log()
+        return torch.stack([(p_i * (log_i - log_j)).sum()
+                            for p_i, log_i in zip(p, log_p)
+                            for log_j in log_p])
+
+    return torch.stack([(divergences(one) - divergences(other)).square().mean()
+                        for one, other in zip(s, t)]).mean()
+
+
+def nfd(s, t, label, image):
+    """Features less their mean, through their standard deviation."""
+    s, t = ((f - f.mean((2, 3), keepdim=True))
+            / (f.var((2, 3), correction=0, keepdim=True) + 1e-5).sqrt()
+            for f in (s, t))
+    return ((s - t)**2).mean()
+
+
+def cwd(s, t, label, image, temperature=4.0):
+    """Divergence of each channel over the positions."""
+    q_s, q_t = (F.softmax(f.flatten(2) / temperature, dim=2) for f in (s, t))
+    divergence = (q_t * (q_t.log() - q_s.log())).nan_to_num().sum(2)
+    return temperature**2 * divergence.mean()
+
+
+def fitnets(s, t, label, image):
+    """Features as they are."""
+    return ((s - t)**2).mean()
+
+
+def dist(s, t, label, image):
+    """Correlations of the rows and of the columns of (pixels, classes)."""
+    def correlation(a, b):
+        a, b = (x - x.mean(1, keepdim=True) for x in (a, b))
+        return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-8)
+
+    s, t = (F.softmax(z, dim=1).transpose(1, 3).flatten(0, 2)
+            for z in (s, t))
+    return ((1 - correlation(s, t).mean())
+            + (1 - correlation(s.T, t.T).mean()))
+
+
+def mgd(s, t, label, image, module):
+    """What the generator makes of a map with three quarters masked."""
+    keep = (torch.rand(len(s), 1, *s.shape[2:], device=s.device) >= 0.75)
+    return ((module.generator(s * keep) - t)**2).mean()
+
+
+def at(s, t, label, image):
+    """Attention maps of unit length."""
+    s, t = (f.abs().pow(2).mean(1).flatten(1) for f in (s, t))
+    s, t = (a / a.norm(dim=1, keepdim=True) for a in (s, t))
+    return ((s - t)**2).mean()
+
+
+def tfd_inter(s, t, label, image):
+    """The shallow map, pooled, and the first channels of the deep one."""
+    channels = min(s.shape[1], t.shape[1])
+    pooled = F.adaptive_avg_pool2d(s[:, :channels], t.shape[2:])
+    return ((pooled - t[:, :channels])**2).mean()
+
+
+def tfd_intra(s, t, label, image):
+    """Each salient channel and the redundant one of its rank."""
+    saliency = torch.stack([
+        (t[:, c] / t[:, c].norm(dim=(1, 2), keepdim=True)).mean()
+        for c in range(t.shape[1])])
+    order = saliency.argsort(descending=True).tolist()
+    half = len(order) // 2
+    return torch.stack([
+        ((s[:, order[half + k]] - t[:, order[k]])**2).mean()
+        for k in range(half)]).mean()
+
+
+def mixskd_feature(s, t, label, image):
+    """Two maps that both learn."""
+    return ((s - t)**2).mean()
+
+
+def mixskd_logit(s, t, label, image):
+    """Two predictions that teach each other."""
+    return (kd(s, t.detach(), label, image, temperature=3.0)
+            + kd(t, s.detach(), label, image, temperature=3.0))
+
+
+def holistic(s, t, label, image, discriminator):
+    """What the discriminator says of the student."""
+    return -discriminator(s, image).mean()
+
+
+def mixskd_adversarial(s, t, label, image, discriminator):
+    """Two kinds of features told apart, the gradient reversed."""
+    first, second = torch.tensor([1., 0.]), torch.tensor([0., 1.])
+    loss = 0.5 * sum(
+        F.binary_cross_entropy(
+            torch.sigmoid(discriminator(f)), target.to(f).expand(len(f), 2))
+        for f, target in ((s, first), (t, second)))
+    return 2 * loss.detach() - loss

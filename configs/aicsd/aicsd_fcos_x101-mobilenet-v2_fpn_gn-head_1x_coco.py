@@ -1,2 +1,0 @@
-_base_ = '../_base_/pairs/fcos_x101-mobilenet-v2_fpn_gn-head_1x_coco.py'
-custom_hooks = [dict(type='mmselfkd.AICSDHook', teacher=_base_.teacher)]

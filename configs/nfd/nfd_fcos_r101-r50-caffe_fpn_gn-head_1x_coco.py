@@ -1,2 +1,0 @@
-_base_ = '../_base_/pairs/fcos_r101-r50-caffe_fpn_gn-head_1x_coco.py'
-custom_hooks = [dict(type='mmselfkd.NFDHook', teacher=_base_.teacher)]

@@ -1,5 +1,0 @@
-_base_ = [
-    '../_base_/mmselfkd.py',
-    'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
-]
-custom_hooks = [dict(type='mmselfkd.TFDHook')]

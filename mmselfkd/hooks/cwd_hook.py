@@ -1,0 +1,27 @@
+"""CWD as a preset of DistillHook."""
+from ..registry import register_hook
+from .distill_hook import DistillHook
+
+
+@register_hook
+class CWDHook(DistillHook):
+    """Channel-wise distillation of the class maps.
+
+    ``loss_cwd``: :class:`~mmselfkd.losses.CWDLoss` on ``logits`` at the
+    temperature 4, weight 3. Tap, temperature and weight are the paper's; its
+    normaliser, the images and channels, is that of the loss.
+
+    On features, with a 1x1 adapter on the student where the channels differ,
+    the paper's weight is 50: ``losses=dict(loss_cwd=dict(source='features',
+    loss_weight=50.0))``.
+
+    Args:
+        teacher, losses, task_schedule: See
+            :class:`~mmselfkd.hooks.DistillHook`.
+
+    Reference: Channel-wise Knowledge Distillation for Dense Prediction, ICCV
+    2021, arXiv 2011.13256; irfanICMLL/TorchDistiller at 78bac7c.
+    """
+
+    preset = dict(
+        loss_cwd=dict(type='CWDLoss', source='logits', loss_weight=3.0))

@@ -1,0 +1,80 @@
+"""Means, intervals and equal cost of benchmarks/saturation."""
+import json
+import math
+import sys
+
+import pytest
+from scipy import stats
+
+from benchmarks.saturation import table
+
+
+def row(config, iterations, seed, value, split='val', label=''):
+    return dict(config=config, iterations=iterations, seed=seed, split=split,
+                label=label, metrics={
+                    '500': dict(mIoU=99.), str(iterations): dict(mIoU=value)})
+
+
+PLAIN = [row('camvid_student', n, seed, value)
+         for n, values in {1000: (40, 41, 42), 2000: (44, 44, 44),
+                           4000: (46, 47, 45)}.items()
+         for seed, value in enumerate(values)]
+
+
+def test_last_evaluation_of_the_split_asked_for():
+    rows = [*PLAIN, row('camvid_student', 1000, 0, 7., 'held', 'lr'),
+            dict(row('bccd_student', 1000, 0, 0),
+                 metrics={'1000': {'coco/bbox_mAP': .5}})]
+    scores = table.read_scores(rows, 'camvid', 'val')
+    assert len(scores) == 3
+    assert scores['camvid_student', '', 1000] == {0: 40, 1: 41, 2: 42}
+    assert table.read_scores(rows, 'camvid', 'held') == {
+        ('camvid_student', 'lr', 1000): {0: 7.}}
+    assert table.read_scores(rows, 'bccd', 'val') == {
+        ('bccd_student', '', 1000): {0: 50.}}
+
+
+def test_interval_is_that_of_the_paired_t_test():
+    a, b = {0: 51., 1: 49., 2: 50.5, 9: 1.}, {2: 49., 1: 48.5, 0: 50., 7: 2.}
+    mean, half, count = table.paired(a, b)
+    reference = stats.ttest_rel([51., 49., 50.5], [50., 48.5, 49.])
+    low, high = reference.confidence_interval(0.95)
+    assert (mean - half, mean + half) == pytest.approx((low, high))
+    assert count == 3
+    # by hand: differences 0, 1, 2; t(2) = 4.3027, standard error 1 / sqrt 3
+    mean, half, _ = table.paired({0: 0, 1: 1, 2: 2}, {0: 0, 1: 0, 2: 0})
+    assert (mean, half) == pytest.approx((1, 2.4841), abs=1e-4)
+
+
+def test_one_seed_has_no_interval_and_none_no_gain():
+    mean, half, count = table.paired({0: 3.}, {0: 1., 1: 5.})
+    assert (mean, count) == (2., 1) and math.isnan(half)
+    assert table.write(mean, half, count) == '+2.00'
+    assert table.write(*table.paired({0: 3.}, {1: 1.})) == '-'
+
+
+def test_plain_student_of_equal_cost():
+    plain = {1000: {0: 40., 1: 41.}, 4000: {0: 46., 1: 43., 2: 9.}}
+    assert table.at_cost(plain, 1000) == plain[1000]
+    assert table.at_cost(plain, 4000) == plain[4000]
+    # half way in the logarithm
+    assert table.at_cost(plain, 2000) == pytest.approx({0: 43., 1: 42.})
+    assert table.at_cost(plain, 4001) == table.at_cost(plain, 999) == {}
+
+
+def test_table(tmp_path, monkeypatch, capsys):
+    method = [row('camvid_nfd', 1000, seed, value)
+              for seed, value in enumerate((43, 45, 44))]
+    (tmp_path / 'results.jsonl').write_text(
+        ''.join(json.dumps(r) + '\n' for r in [*PLAIN, *method]))
+    (tmp_path / 'costs.json').write_text('{"camvid_nfd": 2}')
+    monkeypatch.setattr(table, 'HERE', tmp_path)
+    monkeypatch.setattr(sys, 'argv', ['table', 'camvid'])
+    table.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2:] == [
+        '| camvid_nfd | 1000 | 3 | 44.00 | 1.00 | +3.00 ± 2.48 | 2.00 | '
+        '+0.00 ± 2.48 |',
+        '| camvid_student | 1000 | 3 | 41.00 | 1.00 | - | 1 |  |',
+        '| camvid_student | 2000 | 3 | 44.00 | 0.00 | +3.00 ± 2.48 | 1 |  |',
+        '| camvid_student | 4000 | 3 | 46.00 | 1.00 | +2.00 ± 2.48 | 1 |  |']

@@ -1,0 +1,84 @@
+"""The discriminator's turn: its own optimizer, in proportion to the lr."""
+import pytest
+import torch
+from helpers import At, distillation
+from helpers import train as train_config
+
+HO = dict(type='HolisticLoss', source='logits', loss_weight=0.1,
+          optimizer=dict(type='SGD', lr=0.1))
+
+
+class Watch:
+    """Its weights before each iteration, the learning rates after."""
+
+    def __init__(self):
+        self.weights, self.lrs = [], []
+        self.hook = At(before_train_iter=self.before,
+                       after_train_iter=self.after)
+
+    def before(self, runner, **_):
+        self.trainer, = distillation(runner).discriminators.values()
+        score = self.trainer.losses[0].discriminator.score
+        self.weights.append(score.weight.detach().clone())
+
+    def after(self, runner, **_):
+        self.lrs.append((
+            self.trainer.optimizer.param_groups[0]['lr'],
+            runner.optim_wrapper.param_groups[0]['lr']))
+
+
+def train(tiny, tmp_path, loss=HO, **changes):
+    watch = Watch()
+    runner, _ = train_config(tiny.config(
+        tmp_path, dict(type='mmselfkd.DistillHook', teacher=tiny.teacher(),
+                       losses=dict(loss_ho=loss)), iters=4, **changes),
+        watch.hook)
+    return runner, watch
+
+
+@pytest.mark.parametrize('mode', ['hinge', 'wgan-gp'])
+@pytest.mark.parametrize('conditional', [True, False])
+def test_it_learns_apart_from_the_student(tiny, tmp_path, mode, conditional):
+    runner, watch = train(tiny, tmp_path, dict(
+        HO, mode=mode, conditional=conditional))
+    assert not torch.equal(watch.weights[0], watch.weights[1])
+    mine = {id(p) for p in watch.trainer.losses.parameters()}
+    student = {id(p) for g in runner.optim_wrapper.param_groups
+               for p in g['params']}
+    assert not mine & student
+    assert not any('discriminator' in name
+                   for name, _ in runner.model.named_parameters())
+
+
+def test_learning_rate_follows_the_students_schedule(tiny, tmp_path):
+    _, watch = train(tiny, tmp_path)
+    # the student's lr as it was in the iteration: PolyLR from 0.01
+    for (own, _), student in zip(watch.lrs, [0.01, *(
+            lr for _, lr in watch.lrs)]):
+        assert own == pytest.approx(10 * student, rel=1e-6)
+    assert watch.lrs[3][0] < 0.5 * watch.lrs[0][0]
+
+
+def test_no_turn_while_the_weight_is_zero(tiny, tmp_path):
+    _, watch = train(tiny, tmp_path, dict(
+        HO, schedule=dict(type='Stop', end=1)))
+    assert not torch.equal(watch.weights[0], watch.weights[1])
+    assert torch.equal(watch.weights[1], watch.weights[3])
+
+
+def test_accumulated_gradients_change_no_turn(tiny, tmp_path):
+    """A step for every batch seen, as EMAHook counts too."""
+    _, watch = train(tiny, tmp_path,
+                     **{'optim_wrapper.accumulative_counts': 2})
+    for before, after in zip(watch.weights, watch.weights[1:]):
+        assert not torch.equal(before, after)
+
+
+def test_a_runaway_gradient_does_not_reach_the_weights(tiny, tmp_path):
+    """Clipped to a norm of 10; without momentum and decay that bounds it."""
+    loss = dict(HO, mode='wgan-gp', gradient_penalty=1e12,
+                optimizer=dict(type='SGD', lr=1e-3))
+    _, watch = train(tiny, tmp_path, loss)
+    for before, after in zip(watch.weights, watch.weights[1:]):
+        change = (after - before).norm()
+        assert torch.isfinite(change) and change <= 1.01e-2

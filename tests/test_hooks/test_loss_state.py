@@ -1,0 +1,59 @@
+"""A loss that remembers batches and counts by class."""
+import pytest
+import tiny_runs
+import torch
+from helpers import At, distillation, load, train
+from test_resume import stop_and_go
+
+from mmselfkd.losses import DistillationLoss
+from mmselfkd.registry import MODELS
+
+
+class Counting(DistillationLoss):
+    """Its buffer has the number of its calls in training."""
+
+    channels = 'any'
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('calls', torch.zeros(()))
+
+    def forward(self, student, teacher):
+        if self.training:
+            self.calls += 1
+        return student.float().square().mean() * self.num_classes
+
+
+@pytest.fixture(autouse=True)
+def counting():
+    MODELS.register_module(module=Counting)
+    yield
+    MODELS.module_dict.pop('Counting')
+
+
+def config(work_dir, **options):
+    return tiny_runs.config(work_dir, dict(
+        type='mmselfkd.DistillHook', teacher=tiny_runs.teacher(),
+        losses=dict(loss_count=dict(type='Counting', source='features'))),
+        **options)
+
+
+def test_rehearsal_is_not_remembered_and_training_is(tmp_path):
+    seen = []
+
+    def look(runner):
+        term, = distillation(runner).terms
+        loss, = term.level_losses
+        assert loss.num_classes == 7  # of the head
+        seen.append(loss.calls.item())
+
+    train(config(tmp_path), At(before_train=look, after_train=look))
+    assert seen == [0, 2]
+    saved = load(tmp_path, 2)['mmselfkd']['modules']
+    assert saved == {'loss_count.losses.0.calls': 2}
+
+
+def test_what_it_remembers_is_resumed(tmp_path):
+    stop_and_go(config(tmp_path, iters=4), tmp_path)
+    assert load(tmp_path / 'resumed', 4)['mmselfkd']['modules'] == {
+        'loss_count.losses.0.calls': 4}

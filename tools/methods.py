@@ -1,0 +1,114 @@
+"""The method hooks: for ``train.py --method``, and for ``custom_hooks``."""
+import inspect
+import sys
+from difflib import SequenceMatcher
+
+from mmengine.config import Config
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+
+from mmselfkd import DistillHook
+from mmselfkd.registry import HOOKS, SCOPE
+
+
+def methods():
+    """The method hooks of this project by name, DistillHook itself last."""
+    found = {
+        name: hook for name, hook in sorted(HOOKS.module_dict.items())
+        if issubclass(hook, DistillHook)
+    }
+    found[DistillHook.__name__] = found.pop(DistillHook.__name__)
+    return found
+
+
+def find_method(name, scope):
+    """The type of a method hook in a config, and its class.
+
+    Args:
+        name (str): Of a method of this project, or of a registered hook of
+            the user's own that derives from DistillHook.
+        scope (str | None): The default scope of the student's config.
+    """
+    own = methods()
+    if name in own:
+        return f'{SCOPE}.{name}', own[name]
+    hook = _registered(name, scope)
+    if _is_method(hook):
+        return name, hook
+    near = sorted(own, key=lambda one: _distance(one, name))
+    sys.exit(f'--method {name!r}: no such method hook; there are, the nearest '
+             f'first, {", ".join(near)}')
+
+
+def _distance(one, other):
+    one, other = (name.lower().removesuffix('hook') for name in (one, other))
+    return 1 - SequenceMatcher(None, one, other).ratio()
+
+
+def is_distillation(entry, scope):
+    """Whether an entry of ``custom_hooks`` is a hook of this project."""
+    if not isinstance(entry, dict):
+        return isinstance(entry, DistillHook)
+    kind = entry['type']
+    if isinstance(kind, str):
+        kind = _registered(kind, entry.get('_scope_', scope))
+    return _is_method(kind)
+
+
+def _registered(name, scope):
+    """What mmengine finds under this name; None if nothing."""
+    with MMENGINE_HOOKS.switch_scope_and_registry(scope) as registry:
+        try:
+            return registry.get(name)
+        except RuntimeError:  # mmengine's word for a name it cannot import
+            return None
+
+
+def _is_method(hook):
+    return inspect.isclass(hook) and issubclass(hook, DistillHook)
+
+
+def make_entry(name, scope, teacher, checkpoint, options, trust):
+    """The entry of ``custom_hooks`` that the command line describes.
+
+    Args:
+        name (str): Of the method hook.
+        scope (str | None): The default scope of the student's config.
+        teacher (str | None): Config of the teacher.
+        checkpoint (str | None): Its weights.
+        options (dict | None): Further arguments of the hook, by dotted keys.
+        trust (bool): Whether the teacher's weights are read even if that runs
+            code.
+    """
+    kind, hook = find_method(name, scope)
+    given = dict(config=teacher, checkpoint=checkpoint,
+                 trust_checkpoint=trust and checkpoint is not None)
+    given = {key: value for key, value in given.items() if value}
+    entry = Config(dict(type=kind, **dict(teacher=given) if given else {}))
+    entry.merge_from_dict(options or {})
+    entry = entry.to_dict()
+    if 'teacher' not in entry and hook.preset_teacher is None:
+        sys.exit(f'--method {name} needs a teacher: --teacher CONFIG '
+                 '--teacher-checkpoint FILE, or without a trained one '
+                 '--method-options teacher.type=EMATeacher')
+    teacher = entry.get('teacher', {})
+    for key, other, flag in (
+            ('config', 'checkpoint', '--teacher-checkpoint FILE'),
+            ('checkpoint', 'config', '--teacher CONFIG')):
+        if key in teacher and other not in teacher:
+            sys.exit(f'--method {name}: teacher.{key} is given, '
+                     f'{flag} is missing')
+    return entry
+
+
+def main():
+    width = max(map(len, methods()))
+    print('A teacher in brackets is the one that the method has by itself.\n')
+    for name, hook in methods().items():
+        own = hook.preset_teacher
+        teacher = f'[{own["type"]}]' if own else '--teacher'
+        summary = inspect.getdoc(hook).splitlines()[0]
+        print(f'{name:<{width}}  {teacher:<18}  {summary}')
+
+
+if __name__ == '__main__':
+    main()
