@@ -8,7 +8,7 @@ class KADTDHook(DistillHook):
     """Knowledge Adjustment and Dynamic Temperature Distillation.
 
     ``loss_kd`` is :class:`~mmselfkd.losses.KDLoss` on ``logits`` where the
-    teacher's wrong pixels are put right by a probability shift (KA) and the
+    teacher's wrong pixels are corrected by a probability shift (KA) and the
     temperature of a pixel falls with its difficulty (DTD, weighted as in the
     focal loss), base temperature 10 and ``beta`` 40. Both are options of the
     soft-label loss and so of every method that has one.
@@ -16,8 +16,8 @@ class KADTDHook(DistillHook):
     Without a teacher the student's moving average is the teacher.
 
     Differs from the paper: it classifies images, here every valid pixel is a
-    sample. The 10 and 40 are recollected from the paper, whose body was not
-    at hand; a third party's grid is ``beta`` from 10 to 80 at temperature 8.
+    sample. The 10 and 40 are recollected from the paper, whose body could not
+    be read; a third party's grid is ``beta`` from 10 to 80 at temperature 8.
     With ``beta=1`` the temperatures hardly move. ``gamma=1`` is that of a
     re-implementation.
 

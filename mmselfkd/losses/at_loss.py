@@ -38,8 +38,8 @@ def at_loss(student: Tensor,
     :math:`F` (N, C, M) are features at the M = H * W positions, :math:`a_n`
     (M) is the attention map of image :math:`n` and :math:`\phi_n` (M) the
     same with unit length, or 0 for an image without any activation. The
-    channels are averaged out, so the two maps may differ in them. The scale
-    of an image and the order of its channels have no effect.
+    channels are averaged, so their numbers may differ. The scale of an image
+    and the order of its channels have no effect.
 
     Size of the map: the sum over the positions is :math:`2 (1 - \cos)` of
     the two attention maps, from 0 to 2 for any M. With ``reduction='sum'``
@@ -59,8 +59,8 @@ def at_loss(student: Tensor,
     ``reduction='sum', level_reduction='mean'`` the largest total is twice
     the weight on any pyramid, so 25 / 6 is the weight of the same total.
 
-    With ``weight`` the attention of what weighs 0 is 0, and the mean over
-    the positions is the weighted one; 'sum' is that times the number of
+    With ``weight`` the attention is 0 where the weight is 0, and the mean
+    over the positions is weighted; 'sum' is that mean times the number of
     positions that weigh more than 0.
 
     Differs from the paper: FRSKD's formula, as third parties print it, is
@@ -68,16 +68,16 @@ def at_loss(student: Tensor,
     mean square, as here.
 
     Differs from the official code: each image is first divided by its
-    largest magnitude, held constant, so that no power overflows. The value
-    and the gradient are the same, except that the official :math:`\phi`
-    fades where :math:`\lVert a_n \rVert_2` is below 1e-12.
+    largest magnitude, held constant, so that no power overflows. Value and
+    gradient are the same, except where :math:`\lVert a_n \rVert_2` is below
+    1e-12, where the official :math:`\phi` goes to 0.
 
     Args:
         student (Tensor): features of the student.
         teacher (Tensor): features of the teacher; detached here.
-        weight (Tensor, optional): of the positions, 0 or more; what weighs
-            0, such as padding, takes no part. None: all weigh the same.
-            Defaults to None.
+        weight (Tensor, optional): weights of the positions, 0 or more.
+            Positions of weight 0, such as padding, take no part. None: equal
+            weights. Defaults to None.
         p (float): power of the magnitudes, 1 or more; the larger, the more
             the strongest positions count. Defaults to 2.
         reduction (str): 'mean' or 'sum' over the positions of an image.

@@ -59,7 +59,8 @@ class SelfAttention(nn.Module):
     Queries and keys have an eighth of the channels; gamma starts at 0. Keys
     and values are averaged down to 32 x 32 positions at most, so memory is
     linear in the size of larger maps; smaller ones keep all their positions.
-    Written in plain products, for a gradient penalty differentiates twice.
+    It is written in plain products, because a gradient penalty
+    differentiates twice.
 
     Args:
         channels (int): number of channels, 8 or more.

@@ -20,8 +20,8 @@ the valid pixels, :math:`T` the temperature of the loss and
 so a sharper target. Where T is the minimum only the easy pixels move.
 
 Differs from the paper: it has one row and one temperature for each image;
-here every pixel is such a sample. Its T, :math:`\beta`, :math:`\gamma` and
-smoothed label are not stated in what was at hand.
+here every pixel is a sample. Its T, :math:`\beta`, :math:`\gamma` and
+smoothed label could not be read.
 
 Differs from the official code: none was found. KD_Lib, from which the
 smoothed label of 0.9 comes, swaps alike, but calls the divergence with its

@@ -90,10 +90,10 @@ def mixskd_logit_loss(student: Tensor,
     Both maps come from the network in training, so, unlike in the other
     losses, each is the teacher once and both get a gradient.
 
-    Differs from the paper: the paper has one score vector per image; here
-    every pixel is such a sample.
+    Differs from the paper: it has one score vector per image; here every
+    pixel is a sample.
 
-    Differs from the official code: none but that is known.
+    Differs from the official code: no other difference is known.
 
     Args:
         student (Tensor): interpolated logits of the plain images.
@@ -215,8 +215,8 @@ class FeatureDiscriminator(nn.Module):
     The mean over all positions, a linear layer, ReLU and a linear layer of
     two outputs, one logit for each kind.
 
-    Differs from the official code: that one holds it where no optimizer
-    finds it, so it never learns.
+    Differs from the official code: there it stands in a plain list, where no
+    optimizer finds it, so it never learns.
 
     Args:
         channels (int): channels of the features.
@@ -273,9 +273,9 @@ class MixSKDAdversarialLoss(AdversarialLoss):
     logits, a mean over the N images and the 2 logits. So the loss is one
     mean over both kinds of maps.
 
-    The result of the call has this value and the reversed gradient: it
-    trains the network to raise what the discriminator lowers, and leaves the
-    discriminator alone. :meth:`discriminator_loss` is the same value on
+    The result of the call has this value and the reversed gradient. It
+    trains the network to raise what the discriminator lowers, and gives the
+    discriminator no gradient. :meth:`discriminator_loss` is the same value on
     detached maps and trains the discriminator. Both maps come from the
     network in training, so, unlike in the other losses, the teacher is not
     detached: both get a gradient.
@@ -287,12 +287,11 @@ class MixSKDAdversarialLoss(AdversarialLoss):
     discriminator (float32 as built), without autocast.
 
     Differs from the paper: it is about classification; maps of any size are
-    ours, and so is the optimizer of the discriminator, which is not stated
-    in what was at hand.
+    ours. So is the optimizer of the discriminator, which could not be read.
 
-    Differs from the official code: there the discriminators stand in a plain
-    list, so that no optimizer finds them and they never learn, and the
-    gradient is not reversed: the network is trained to help them.
+    Differs from the official code: there no optimizer has the
+    discriminators, so they never learn, and the gradient is not reversed, so
+    the network is trained to help them.
 
     Args:
         hidden (int): width between the two layers of the discriminator.

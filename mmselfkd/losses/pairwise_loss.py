@@ -40,10 +40,10 @@ def pairwise_loss(student: Tensor,
     compared, so the two maps may differ in channels. A node without any
     activation has similarity 0 to every node.
 
-    With ``weight`` a node weighs :math:`w_i`, the mean of its pixels that
-    weigh more than 0, is pooled over these, and the mean over the pairs is
-    weighted by :math:`w_i w_j`; as :math:`w_i w_j (a^s - a^t)^2` is what
-    features of length :math:`\sqrt{w_i}` give, the cost stays the same.
+    With ``weight`` a node is pooled over its pixels that weigh more than 0,
+    its weight :math:`w_i` is their mean weight, and the mean over the pairs
+    is weighted by :math:`w_i w_j`. Features of length :math:`\sqrt{w_i}`
+    give :math:`w_i w_j (a^s - a^t)^2`, so the cost stays the same.
 
     Cost, fully connected: with the normalised maps S (C_s, P), T (C_t, P),
 
@@ -66,9 +66,10 @@ def pairwise_loss(student: Tensor,
     float32 the value is then off by up to 1e-8 where the similarities agree
     but the features do not (a teacher with its channels in another order).
     The P x P form is taken where P is below the channels. With
-    ``connection_range`` r: time P * C * (2r + 1)^2 / 2 (a pair counts for
-    both of its orders), memory linear in P. The gradient is ready with the
-    value, one map of the size of S; it cannot be differentiated again.
+    ``connection_range`` r: time P * C * (2r + 1)^2 / 2 (a pair is computed
+    once for both of its orders), memory linear in P. The gradient is
+    computed along with the value, one map of the size of S; it cannot be
+    differentiated again.
 
     Differs from the paper: the normaliser is the number of pairs that exist,
     also at the border of a local graph and for a last patch that is cut off.
@@ -80,9 +81,9 @@ def pairwise_loss(student: Tensor,
     Args:
         student (Tensor): features of the student.
         teacher (Tensor): features of the teacher; detached here.
-        weight (Tensor, optional): of the positions, 0 or more; what weighs
-            0, such as padding, takes no part. None: all weigh the same.
-            Defaults to None.
+        weight (Tensor, optional): weights of the positions, 0 or more.
+            Positions of weight 0, such as padding, take no part. None: equal
+            weights. Defaults to None.
         pool (int, optional): side of a patch in pixels; a patch cut off by
             the border counts its pixels inside the map. 1 or None: every
             pixel is a node. Defaults to 2.

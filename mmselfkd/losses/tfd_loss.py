@@ -31,12 +31,12 @@ def tfd_inter_loss(student: Tensor,
     :math:`F^b` (N, C_b, H_b, W_b) the deeper one of the same network, the
     teacher; only the first :math:`C` channels of each are compared.
     :math:`\mathrm{pool}` is adaptive average pooling to (H_b, W_b), of any
-    ratio. In a dimension where the deeper map is the larger one, pooling
-    repeats the elements of the shallow map, and averages two neighbours
-    where the ratio is no integer.
+    ratio. Along an axis where the deeper map is the larger one, pooling
+    repeats the elements of the shallow map and averages two neighbours where
+    the ratio is no integer.
 
-    With ``weight`` only what weighs more than 0 is pooled, and a pooled
-    position weighs the mean of its own.
+    With ``weight`` only positions that weigh more than 0 are pooled, and a
+    pooled position has the mean weight of its positions.
 
     Of several levels :class:`TFDInterLoss` is the mean over the m pairs, as
     in the paper, whose weight of it is 0.005, whatever m is.
@@ -52,9 +52,9 @@ def tfd_inter_loss(student: Tensor,
     Args:
         student (Tensor): features of the shallow level.
         teacher (Tensor): features of the deeper level; detached here.
-        weight (Tensor, optional): of the positions, 0 or more; what weighs
-            0, such as padding, takes no part. None: all weigh the same.
-            Defaults to None.
+        weight (Tensor, optional): weights of the positions, 0 or more.
+            Positions of weight 0, such as padding, take no part. None: equal
+            weights. Defaults to None.
 
     Shape:
         - student: (N, C_a, H_a, W_a).
@@ -123,16 +123,16 @@ def tfd_intra_loss(student: Tensor,
     the redundant half, each channel the one of its own rank. ``student`` and
     ``teacher`` are one and the same map in use.
 
-    With an odd C the least salient channel takes no part. With C = 1 no pair
-    is left: the loss is exactly 0 and so is its gradient. The scale of a
-    channel has no effect on its saliency, which tells how evenly a channel
-    is active, not how strongly.
+    With an odd C the least salient channel takes no part. With C = 1 there
+    is no pair: the loss and its gradient are exactly 0. The scale of a
+    channel has no effect on its saliency, which says how evenly a channel is
+    active, not how strongly.
 
     Of several levels :class:`TFDIntraLoss` is the mean, as in the official
     code, whose weight of it is 0.0004, whatever their number.
 
-    Differs from the paper: its body was not at hand; what it says of the
-    direction, from salient to redundant, is kept.
+    Differs from the paper: its body could not be read. As its abstract says,
+    the salient channels teach the redundant ones.
 
     Differs from the official code: the salient half gets a gradient too
     there, and an odd number of channels is an error. One order for the whole
@@ -143,9 +143,9 @@ def tfd_intra_loss(student: Tensor,
         student (Tensor): features whose redundant half learns.
         teacher (Tensor): features whose salient half teaches and which give
             the order; detached here.
-        weight (Tensor, optional): of the positions, 0 or more; what weighs
-            0, such as padding, takes no part. None: all weigh the same.
-            Defaults to None.
+        weight (Tensor, optional): weights of the positions, 0 or more.
+            Positions of weight 0, such as padding, take no part. None: equal
+            weights. Defaults to None.
 
     Shape:
         - student, teacher: (N, C, H, W).

@@ -3,6 +3,7 @@ import re
 from fractions import Fraction
 
 import pytest
+import tiny_runs
 import torch
 from helpers import KD, NO_DROPOUT, At, load, teacher_model, train
 from torch import nn
@@ -25,55 +26,6 @@ HOOKS = dict(aicsd=AICSDHook, icsd=ICSDHook, nfd=NFDHook, skd=SKDHook)
 ALONE = dict(
     frskd=FRSKDHook, ka_dtd=KADTDHook, mixskd=MixSKDHook, tfd=TFDHook)
 TEACHER = dict(config='never read here', checkpoint='random')
-BN = dict(type='BN', requires_grad=True)
-# head -> its channels by the width of the backbone; in_index where several
-ALL = dict(in_index=[0, 1, 2, 3])
-HEADS = dict(
-    PSPNet=lambda w: dict(
-        type='PSPHead', in_channels=8 * w, in_index=3, pool_scales=(1, 2)),
-    FCN=lambda w: dict(
-        type='FCNHead', in_channels=8 * w, in_index=3, num_convs=1),
-    DeepLabV3=lambda w: dict(
-        type='ASPPHead', in_channels=8 * w, in_index=3, dilations=(1, 2)),
-    DeepLabV3Plus=lambda w: dict(
-        type='DepthwiseSeparableASPPHead', in_channels=8 * w, in_index=3,
-        dilations=(1, 2), c1_in_channels=w, c1_channels=w // 2),
-    UPerNet=lambda w: dict(
-        ALL, type='UPerHead', in_channels=[w, 2 * w, 4 * w, 8 * w],
-        pool_scales=(1, 2)),
-    FPN=lambda w: dict(
-        ALL, type='FPNHead', in_channels=[2 * w] * 4,
-        feature_strides=[4, 8, 16, 32]),
-    OCR=lambda w: dict(
-        type='OCRHead', in_channels=8 * w, in_index=3, ocr_channels=w),
-    SegFormer=lambda w: dict(
-        ALL, type='SegformerHead', in_channels=[w, 2 * w, 4 * w, 8 * w]))
-
-
-def model(tiny, head, width):
-    """A small model with this head; the head drops half its channels."""
-    cfg = tiny.model(width)
-    del cfg['auxiliary_head']
-    common = dict(
-        num_classes=7, channels=2 * width, norm_cfg=BN, dropout_ratio=0.5,
-        align_corners=False,
-        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False))
-    cfg['decode_head'] = dict(HEADS[head](width), **common)
-    if head == 'FPN':
-        cfg['neck'] = dict(
-            type='FPN', in_channels=[width, 2 * width, 4 * width, 8 * width],
-            out_channels=2 * width, num_outs=4)
-        cfg['backbone'].update(strides=(1, 2, 2, 2))
-    if head == 'OCR':
-        cfg.update(
-            type='CascadeEncoderDecoder', num_stages=2,
-            decode_head=[
-                dict(HEADS['FCN'](width), **common), cfg['decode_head']])
-    if head == 'SegFormer':
-        cfg['backbone'] = dict(
-            type='MixVisionTransformer', embed_dims=width,
-            num_layers=[1] * 4, num_heads=[1, 2, 4, 8])
-    return cfg
 
 
 def run(tiny, tmp_path, hook, *extra, student=None, **changes):
@@ -173,32 +125,32 @@ def test_preset_is_the_documented_one(method, root):
                 'head' if labelled_only else None)
 
 
-@pytest.mark.parametrize('head', HEADS)
+@pytest.mark.parametrize('head', tiny_runs.HEADS)
 def test_nothing_but_a_teacher_is_needed(tiny, tmp_path, head):
     hook = dict(
         type='mmselfkd.NFDHook',
         teacher=dict(
-            config=dict(model=model(tiny, head, 8), default_scope='mmseg'),
+            config=dict(model=tiny.segmentor(head, 8), default_scope='mmseg'),
             checkpoint='random'))
-    _, (log, ) = run(tiny, tmp_path, hook, student=model(tiny, head, 4))
+    _, (log, ) = run(tiny, tmp_path, hook, student=tiny.segmentor(head, 4))
     assert log['distill.loss_nfd'] > 0
     parts = [v for k, v in log.items() if 'loss' in k and k != 'loss']
     assert log['loss'] == pytest.approx(sum(parts))
 
 
-@pytest.mark.parametrize('head', HEADS)
+@pytest.mark.parametrize('head', tiny_runs.HEADS)
 def test_aliases_are_what_enters_and_leaves_the_classifier(
         tiny, tmp_path, head, spy):
     hook = dict(
         type='mmselfkd.DistillHook',
         teacher=dict(
-            config=dict(model=model(tiny, head, 8), default_scope='mmseg'),
+            config=dict(model=tiny.segmentor(head, 8), default_scope='mmseg'),
             checkpoint='random'),
         losses=dict(
             loss_features=dict(type='Spy', source='features'),
             loss_logits=dict(type='Spy', source='logits')))
     witness = Witness()
-    run(tiny, tmp_path, hook, witness.hook, student=model(tiny, head, 4))
+    run(tiny, tmp_path, hook, witness.hook, student=tiny.segmentor(head, 4))
     features, logits = spy.calls[-2:]
 
     entered, left = witness.seen['teacher']
@@ -216,9 +168,10 @@ def test_any_head_teaches_any_other(tiny, tmp_path):
     hook = dict(
         type='mmselfkd.SKDHook',
         teacher=dict(
-            config=dict(model=model(tiny, 'OCR', 8), default_scope='mmseg'),
+            config=dict(model=tiny.segmentor('OCR', 8), default_scope='mmseg'),
             checkpoint='random'))
-    _, (log, ) = run(tiny, tmp_path, hook, student=model(tiny, 'SegFormer', 4))
+    _, (log, ) = run(tiny, tmp_path, hook,
+                     student=tiny.segmentor('SegFormer', 4))
     assert log['distill.loss_pi'] > 0 and log['distill.loss_pa'] > 0
     assert log['distill.loss_ho'] != 0
 

@@ -221,7 +221,7 @@ def test_learning_rates_are_those_of_the_plain_run(tiny, tmp_path):
         seen.append(group['lr'])
 
     for name, hook in (('a', both(tiny)), ('b', None)):
-        train(tiny, tmp_path / name, hook, At(after_train_iter=look),
+        train(tiny, tmp_path / name, hook, At('NORMAL', after_train_iter=look),
               edit=edit, iters=3)
     assert seen[:3] == seen[3:]
     assert seen[0] == 0.01 * 2 / 8 and seen[2] < seen[1] < seen[0]
