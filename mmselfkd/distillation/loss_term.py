@@ -61,11 +61,12 @@ class LossTerm:
     def _check(self, pairs: Pairs) -> None:
         """Refuse what is constant at every level, say where one is."""
         refused: dict[int, ValueError] = {}
-        for number, (s, t) in enumerate(pairs):
-            try:
-                self.loss.check(s, t)
-            except ValueError as error:
-                refused[number] = error
+        with blamed_on(self.key):
+            for number, (s, t) in enumerate(pairs):
+                try:
+                    self.loss.check(s, t)
+                except ValueError as error:
+                    refused[number] = error
         for number, reason in refused.items():
             if len(refused) == len(pairs):
                 raise ConfigError(f'{self.key}: {reason}') from reason

@@ -168,9 +168,6 @@ class ModelTeacher(Teacher):
 
     def _compile(self, context: BatchContext) -> None:
         """Compile, and run once on a batch of the size of the run's."""
-        self.execution.compile_parts(
-            self.model,
-            [m for tap in self._taps.values() for m in tap.place.modules])
         order = [i % len(context.inputs) for i in range(
             context.batch_size or len(context.inputs))]
         batch = dataclasses.replace(
@@ -178,11 +175,15 @@ class ModelTeacher(Teacher):
             samples=[context.layout.samples[i] for i in order]
             if context.layout.samples else context.samples)
         try:
+            self.execution.compile_parts(self.model, [
+                m for tap in self._taps.values() for m in tap.place.modules])
             self.teach(batch, None).join()
+        except ConfigError:
+            raise
         except Exception as error:  # of a compiler: whatever it may raise
             raise ConfigError(
-                f'{self.key}.compile: {type(error).__name__}: {error}'
-            ) from error
+                f'{self.key}.compile = {self.execution.compile!r}: '
+                f'{type(error).__name__}: {error}') from error
 
 
 def _input_channels(model: nn.Module) -> int | None:

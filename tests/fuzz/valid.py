@@ -272,6 +272,7 @@ def can_teach(entry: dict, student: list[Shape], teacher: list[Shape],
             loss = LOSSES[entry['type']](**copy.deepcopy(options))
             if loss.activation is None:
                 loss.activation = 'sigmoid' if is_sigmoid else 'softmax'
+            loss.num_classes = loss.num_classes or CLASSES
             pairs = loss.pair_levels(ours, theirs)
             if loss.channels == 'equal' and any(
                     channels[id(s)] != channels[id(t)] for s, t in pairs):

@@ -126,7 +126,8 @@ class Plain(ModelTeacher):
 
 def test_the_key_of_a_teacher_that_does_not_ask_for_it():
     with pytest.raises(ConfigError, match=r'^DistillHook\.teacher\.channels'):
-        start(Base, dict(type=Plain))
+        start(Base, dict(type=Plain), dict(
+            student='backbone', teacher='conv'))
 
 
 def test_one_statistic_alone():

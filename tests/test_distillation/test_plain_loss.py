@@ -54,21 +54,6 @@ def test_a_forward_that_takes_no_two_maps(forward):
         as_distillation_loss(module(forward))
 
 
-@pytest.mark.parametrize('value, says', [
-    (torch.rand(2), r'a tensor of shape \(2,\)'), (1., 'a float'),
-    ({}, 'a dict'), (None, 'a NoneType')])
-def test_a_value_that_is_no_scalar(value, says):
-    loss = as_distillation_loss(module(lambda student, teacher: value))
-    with pytest.raises(TypeError, match=f'Own returned {says}'):
-        loss(*MAPS)
-
-
-def test_a_tensor_of_one_number_is_a_scalar():
-    loss = as_distillation_loss(module(lambda student, teacher: torch.ones(
-        1, 1)))
-    assert loss(*MAPS).shape == ()
-
-
 def test_what_its_attributes_declare():
     def forward(student, teacher):
         return student.mean()
@@ -82,6 +67,15 @@ def test_what_its_attributes_declare():
     assert (loss.channels, loss.sizes, loss.level_reduction) == (
         'any', 'any', 'mean')
     assert loss.needs_positions
+
+
+@pytest.mark.parametrize('name', ['channels', 'sizes'])
+def test_an_attribute_of_another_kind_declares_nothing(name):
+    """Many a module has a number of channels."""
+    loss = as_distillation_loss(module(
+        lambda student, teacher: student.mean(), **{name: 64}))
+    assert (loss.channels, loss.sizes) == ('adapt', 'equal')
+    assert not loss.declares_channels
 
 
 def test_one_of_the_contract_stays_itself():

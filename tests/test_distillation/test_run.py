@@ -354,6 +354,42 @@ def test_a_level_that_teaches_nothing_is_named():
     run.close()
 
 
+@pytest.mark.parametrize('value, says', [
+    (torch.rand(2), r'a tensor of shape \(2,\)'), (1., 'a float'),
+    ({}, 'a dict'), (None, 'a NoneType')])
+def test_a_value_that_is_no_scalar(monkeypatch, value, says):
+    monkeypatch.setattr(Distance, 'forward', lambda self, s, t: value)
+    with pytest.raises(ConfigError, match=(
+            f'losses.loss_x: Distance returned {says}')):
+        begin(Net(4), teacher_of(Net(6)), dict(
+            loss_x=dict(type=Distance, source='second')))
+
+
+def test_a_tensor_of_one_number_is_a_scalar(monkeypatch):
+    monkeypatch.setattr(
+        Distance, 'forward', lambda self, s, t: s.mean().view(1, 1))
+    student = Net(4)
+    run = begin(student, teacher_of(Net(6)), dict(
+        loss_x=dict(type=Distance, source='classify')))
+    assert student(inputs(), mode='loss')['distill.loss_x'].shape == ()
+    run.close()
+
+
+@pytest.mark.parametrize('where', ['forward', 'build', 'check'])
+def test_a_loss_that_fails_before_training_is_named(monkeypatch, where):
+    """Whatever it raises."""
+    def bang(*args, **kwargs):
+        raise ZeroDivisionError('of one pixel')
+
+    monkeypatch.setattr(Scaled, where, bang)
+    student = Net(4)
+    with pytest.raises(ConfigError, match=(
+            'DistillHook.losses.loss_x: ZeroDivisionError: of one pixel')):
+        begin(student, teacher_of(Net(6)), dict(
+            loss_x=dict(type=Scaled, source='second')))
+    assert_untouched(student)
+
+
 def test_a_second_run_on_the_same_student():
     """It finds nothing of the first one."""
     student, teacher = Net(4), Net(6)
