@@ -294,11 +294,11 @@ def page(cells: dict[tuple[str, str], Cell]) -> str:
 def _short(cell: Cell) -> str:
     key, _, reason = cell.message.partition(': ')
     reason = re.sub(r'\(\d[^()]*\)(, )?', '', reason).partition('; ')[0]
-    key = re.sub(r" = .*", '', key)
+    key = re.sub(r' = .*', '', key)
     return f'`{key}`: {reason.strip()}. What works: `{cell.way}`'
 
 
-_PAGE = '''# Hosts: every shipped head with every method
+_PAGE = """# Hosts: every shipped head with every method
 
 Made by `python benchmarks/hosts_table.py`: for each head one shipped config,
 narrowed (an eighth of the channels, small images, few queries; see
@@ -319,7 +319,7 @@ not run, for it needs a package that is not installed.
 ## Messages
 
 {messages}
-'''
+"""
 
 
 def load(path: Path) -> dict[tuple[str, str], Cell]:
