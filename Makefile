@@ -37,9 +37,10 @@ docs: .venv/docs
 upstream: export TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD = 1
 upstream: .venv-upstream/stack
 	.venv-upstream/bin/python tools/check_stack.py
-	.venv-upstream/bin/python -m pytest $(addprefix tests/test_hooks/test_, \
-	    adversary.py distill_hook.py inherit.py resume.py) \
-	    tests/test_teachers/test_frozen.py
+	.venv-upstream/bin/python -m pytest -n 2 tests/test_distillation \
+	    $(addprefix tests/test_hooks/test_, distill_hook.py inherit.py \
+	    resume.py) tests/test_teachers/test_frozen.py \
+	    tests/test_readme_projects.py
 
 clean:
 	rm -rf .venv .venv-upstream build dist *.egg-info mmselfkd/.mim \

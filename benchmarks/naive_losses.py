@@ -225,7 +225,7 @@ def holistic(s, t, label, image, discriminator):
 def mixskd_adversarial(s, t, label, image, discriminator):
     """Two kinds of features told apart, the gradient reversed."""
     first, second = torch.tensor([1., 0.]), torch.tensor([0., 1.])
-    loss = sum(
+    loss = 0.5 * sum(
         F.binary_cross_entropy(
             torch.sigmoid(discriminator(f)), target.to(f).expand(len(f), 2))
         for f, target in ((s, first), (t, second)))

@@ -178,11 +178,16 @@ def _configs(models):
 
 def _public_modules():
     """What says by ``__all__`` what is public."""
-    names = [info.name for info in pkgutil.iter_modules(mmselfkd.__path__)
-             if not info.name.startswith('_')]
-    modules = [importlib.import_module(f'mmselfkd.{name}') for name in names]
+    names = ['mmselfkd.' + name for name in ('hooks', 'teachers', 'losses')]
+    names += sorted(info.name for info in pkgutil.walk_packages(
+        mmselfkd.__path__, 'mmselfkd.') if not _is_private(info.name))
+    modules = map(importlib.import_module, dict.fromkeys(names))
     return [module.__name__ for module in modules
             if hasattr(module, '__all__')]
+
+
+def _is_private(name):
+    return any(part.startswith('_') for part in name.split('.'))
 
 
 def _api_index(modules):

@@ -62,26 +62,17 @@ class ViTTeacher(ModelTeacher):
     Args:
         checkpoint (str): A file of ``torch.save(vit.state_dict(), file)``.
         classes (int): What it was trained on.
-        key (str): Where the teacher stands in the config; the run fills it in
-            and the errors name it.
     """
 
-    def __init__(self, checkpoint: str, classes: int = 7,
-                 key: str = 'teacher') -> None:
+    def __init__(self, checkpoint: str, classes: int = 7) -> None:
         vit = ViT(classes)
         vit.load_state_dict(torch.load(checkpoint, weights_only=True))
         # What it was trained with: RGB, where the pipelines of the hosts read
         # BGR; from -1 to 1; sides that are multiples of its patch. The run
         # brings the student's batch to that, and cuts the padding off again.
-        super().__init__(
-            vit, InputFormat(
-                mean=torch.full((3, 1, 1), 127.5),
-                std=torch.full((3, 1, 1), 127.5),
-                is_swapped=True, multiple=8), key=key)
-
-    def calls(self) -> list:
-        """It is called with the images alone."""
-        return [lambda inputs, samples: self.model(inputs)]
+        super().__init__(vit, InputFormat(
+            mean=[127.5] * 3, std=[127.5] * 3, is_swapped=True, multiple=8))
+        # It is called with the images. Override `calls` for another way.
 
 
 def train_vit(checkpoint: str, steps: int) -> None:

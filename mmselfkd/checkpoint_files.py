@@ -165,7 +165,7 @@ def _safe_globals() -> contextlib.AbstractContextManager:
         _named('mmengine.config.config.ConfigDict', dict)
     }
     for array in np.zeros(()), np.float64():
-        rebuild = array.__reduce__()[0]
+        rebuild: Any = array.__reduce__()[0]
         found |= {  # of numpy 1 and 2, whichever wrote the file
             _named(f'numpy.{core}.multiarray.{rebuild.__name__}', rebuild)
             for core in ('core', '_core')

@@ -3,6 +3,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
+__all__ = ['ConfigError']
+
 # what people write who come from other projects: what it is called here
 SYNONYMS = dict(pretrained='checkpoint', ckpt='checkpoint',
                 load_from='checkpoint', tau='temperature', T='temperature',
@@ -28,12 +30,40 @@ def config_errors() -> Iterator[None]:
         raise ConfigError(str(error)) from error
 
 
-def nearest(value: object, allowed: Iterable[str], most: int = 3) -> str:
-    """``'; nearest: ...'`` for a misspelt ``value``, else all ``allowed``."""
+@contextmanager
+def blamed_on(key: str) -> Iterator[None]:
+    """Raise a :class:`ConfigError` with ``key`` for whatever fails inside.
+
+    A user's own part may raise anything. What is no ValueError or TypeError
+    keeps its name in the message.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        name = '' if isinstance(error, (ValueError, TypeError)) else (
+            f'{type(error).__name__}: ')
+        raise ConfigError(f'{key}: {name}{error}') from error
+
+
+def nearest(value: object, allowed: Iterable[str], most: int = 3,
+            examples: Iterable[str] | None = None) -> str:
+    """``'; nearest: ...'`` for a misspelt ``value``, else all ``allowed``.
+
+    Args:
+        value (object): What is not allowed.
+        allowed (Iterable[str]): What is.
+        most (int): How many of the nearest are named.
+        examples (Iterable[str], optional): Named in place of all, where none
+            is near.
+    """
     allowed = sorted(map(str, allowed))
     if SYNONYMS.get(str(value)) in allowed:
         return f'; nearest: {SYNONYMS[str(value)]!r}'
     close = get_close_matches(str(value), allowed, n=most, cutoff=0.5)
     if close:
         return '; nearest: ' + ', '.join(map(repr, close))
-    return '; allowed: ' + (', '.join(map(repr, allowed)) or 'nothing')
+    shown = allowed if examples is None else list(examples)
+    return '; allowed: ' + (', '.join(map(repr, shown)) or 'nothing') + (
+        '' if examples is None else ' and the modules inside')

@@ -1,4 +1,5 @@
 """Which positions of a batch are image, which are objects."""
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ class BatchLayout:
     Args:
         inputs (Tensor): The preprocessed batch (N, C, H, W), padded at the
             right and at the bottom.
-        samples (list | None): Its data samples.
+        samples (Any): Its data samples; what is no list says nothing.
         host (Host): Knows how to read these.
         ignore_index (int | None): The label of the padding of a class map
             made of boxes. None: background.
@@ -26,8 +27,9 @@ class BatchLayout:
     def __init__(self, inputs: torch.Tensor, samples: Any, host: Host,
                  ignore_index: int | None = None) -> None:
         self.device = inputs.device
-        self.size = tuple(inputs.shape[2:])
-        self.samples = samples or []
+        height, width = inputs.shape[2:]
+        self.size = height, width
+        self.samples = samples if isinstance(samples, (list, tuple)) else []
         self.host = host
         self.padding_label = (
             BACKGROUND if ignore_index is None else ignore_index)
@@ -38,7 +40,7 @@ class BatchLayout:
         self.is_padded = any(shape != self.size for shape in self.shapes)
         self._weights: dict[tuple, torch.Tensor] = {}
 
-    def weight(self, size: tuple[int, int],
+    def weight(self, size: Sequence[int],
                foreground: float | None = None) -> torch.Tensor | None:
         r"""The weight of each position of maps of this size.
 
@@ -57,7 +59,7 @@ class BatchLayout:
         first term is 0.
 
         Args:
-            size (tuple[int, int]): H and W of the maps.
+            size (Sequence[int]): H and W of the maps.
             foreground (float, optional): Share of the objects, in [0, 1].
 
         Returns:
@@ -72,11 +74,16 @@ class BatchLayout:
         if not self.samples:
             raise ConfigError(NO_BOXES)
         if key not in self._weights:
-            valid = self._valid(tuple(size))
+            valid = self._valid(size)
             self._weights[key] = valid if foreground is None else torch.stack(
                 [self._of_image(i, valid[i, 0], foreground)
                  for i in range(len(self.samples))])[:, None]
         return self._weights[key]
+
+    def cut(self, level: torch.Tensor) -> torch.Tensor:
+        """A level that is 0 in the padding."""
+        weight = self.weight(level.shape[2:])
+        return level if weight is None else level * weight
 
     def image(self) -> torch.Tensor | None:
         """Where the input is image (N, 1, H, W), None: everywhere."""
@@ -95,9 +102,10 @@ class BatchLayout:
             return torch.stack([
                 self._label_of_image(i) for i in range(len(self.samples))])
         maps = [self.host.class_map(sample) for sample in self.samples]
-        return None if any(m is None for m in maps) else torch.stack(maps)
+        known = [m for m in maps if m is not None]
+        return torch.stack(known) if len(known) == len(maps) else None
 
-    def _valid(self, size: tuple[int, int]) -> torch.Tensor:
+    def _valid(self, size: Sequence[int]) -> torch.Tensor:
         """1 where a cell reaches into its image, else 0 (N, 1, H, W)."""
         reach = torch.tensor(
             [[-(-image * cells // total) for image, cells, total in zip(
@@ -145,8 +153,8 @@ class BatchLayout:
         areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
         order = areas.argsort(descending=True).tolist()
         corners: list[list] = boxes.round().long().clamp(min=0).tolist()
-        classes = classes.tolist()
+        labels = classes.tolist()
         for i in order:
             left, top, right, bottom = corners[i]
-            label[top:min(bottom, height), left:min(right, width)] = classes[i]
+            label[top:min(bottom, height), left:min(right, width)] = labels[i]
         return label

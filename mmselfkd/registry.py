@@ -6,7 +6,7 @@ what a hook's config names is built by :func:`build_part`, which does not
 depend on the default scope.
 """
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
@@ -68,7 +68,8 @@ def register_hook(cls: type) -> type:
 
 
 def build_part(cfg: Any, registry: Registry, key: str,
-               also: Sequence[str] = ()) -> Any:
+               also: Sequence[str] = (),
+               offered: Mapping[str, Any] | None = None) -> Any:
     """Build ``cfg`` and blame its config ``key`` for what does not fit.
 
     Args:
@@ -78,6 +79,8 @@ def build_part(cfg: Any, registry: Registry, key: str,
         key (str): Where ``cfg`` stands in the config, for the error.
         also (Sequence[str]): What may stand there beside the arguments, for
             the error.
+        offered (dict, optional): Further arguments, which the class gets
+            where it takes them.
 
     Raises:
         ConfigError: Unknown type, unknown or missing argument, or a value
@@ -95,7 +98,11 @@ def build_part(cfg: Any, registry: Registry, key: str,
         raise ConfigError(f'{key}.type = {kind!r} is not registered' +
                           nearest(kind, registry.module_dict))
     parameters = inspect.signature(cls).parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for name, value in (offered or {}).items():
+        if takes_any or name in parameters:
+            kwargs[name] = value
+    if not takes_any:
         for name in kwargs:
             if name not in parameters:
                 raise ConfigError(
@@ -113,10 +120,12 @@ def build_part(cfg: Any, registry: Registry, key: str,
     except ConfigError:
         raise
     except (ValueError, TypeError) as error:
-        raise ConfigError(f'{key} = {dict(cfg)!r}: {error}') from error
+        says = str(error)  # of a teacher it has the key already
+        raise ConfigError(says if says.startswith(f'{key}.') else
+                          f'{key} = {dict(cfg)!r}: {says}') from error
 
 
-def _find(name: str, registry: Registry):
+def _find(name: str, registry: Registry) -> Any:
     try:
         found = registry.get(name)
     except RuntimeError:  # mmengine's word for a name it cannot import

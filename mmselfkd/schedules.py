@@ -87,6 +87,10 @@ class _FactorRamp(_Ramp):
         share = self._shape(self._progress(t))
         return (1 - share) * self.start_factor + share * self.end_factor
 
+    @staticmethod
+    def _shape(share: float) -> float:
+        raise NotImplementedError
+
 
 class LinearRamp(_FactorRamp):
     """A straight line between two factors, constant before and after.

@@ -28,7 +28,7 @@ What a tap gives is a list of tensors, the levels:
   checkpointing runs again in the backward pass does not.
 """
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -83,6 +83,7 @@ class Tap:
             self._dropped = out, args[0]
 
     def _see_input(self, module: nn.Module, args: tuple) -> None:
+        assert self.place.argument is not None
         value = args[self.place.argument]
         if self._dropped is not None and self._dropped[0] is value:
             value = self._dropped[1]
@@ -231,7 +232,7 @@ def _rewritten_around(model: nn.Module, source: str) -> str:
     return ''
 
 
-def _flatten(value: Any):
+def _flatten(value: Any) -> Iterator[Any]:
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, (list, tuple)):

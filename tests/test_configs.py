@@ -245,7 +245,7 @@ def test_training_step(name, tmp_path, monkeypatch):
     assert any(not torch.equal(start[k], v)
                for k, v in runner.model.named_parameters())
 
-    for hook in hooks:
+    if hooks:
         own = [key for key in scalars if 'distill.teacher.loss' in key]
         for key in [f'train/distill.{name}' for name in witness.terms] + own:
             value = scalars[key].current()

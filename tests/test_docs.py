@@ -1,5 +1,9 @@
-"""The tests that docs/reliability.md names are there."""
+"""The docs say what is there, and what is there is documented."""
+import importlib
+import inspect
 import re
+
+from mmselfkd import hooks, losses
 
 
 def test_every_promise_has_its_tests(root):
@@ -18,3 +22,31 @@ def test_every_promise_has_its_tests(root):
             inside = [files[file.split('/')[-1]]] if file else files.values()
             assert any(f'def {test}(' in one for one in inside), test
     assert count > 50
+
+
+def test_public_methods_are_documented():
+    """Their own docstring, or that of the method which they override."""
+    missing = []
+    for name in ('hooks', 'hosts', 'losses', 'schedules', 'teachers'):
+        module = importlib.import_module(f'mmselfkd.{name}')
+        for cls in vars(module).values():
+            if inspect.isclass(cls) and cls.__name__ in module.__all__:
+                missing += [
+                    f'{cls.__name__}.{method}'
+                    for method, value in vars(cls).items()
+                    if inspect.isfunction(value) and method[0] != '_'
+                    and value.__name__ == method  # no default of a field
+                    and not inspect.getdoc(getattr(cls, method))]
+    assert not missing
+
+
+def test_tables_hold_every_method_and_loss(root):
+    """Of the README and of the guide on losses."""
+    methods = set(re.findall(
+        r'^\| \[?`(\w+Hook)`', (root / 'README.md').read_text(), re.M))
+    assert methods == set(hooks.__all__)
+    guide = (root / 'docs' / 'guides' / 'losses.md').read_text()
+    compared = re.findall(r'^\| `(.*?)` \|', guide, re.M)
+    classes = {name for name in losses.__all__ if name.endswith('Loss')}
+    assert set('`, `'.join(compared).split('`, `')) >= classes - {
+        'AdversarialLoss', 'DistillationLoss'}

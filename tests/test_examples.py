@@ -8,6 +8,7 @@ import mmseg.models  # noqa: F401  registers what the toy configs name
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import assert_stock, load
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import nn
@@ -34,15 +35,9 @@ def run(root, tmp_path):
         for i in range(2):  # what is distilled is part of what is minimised
             parts = [v[i] for k, v in log.items() if '.' in k and 'loss' in k]
             assert log['loss'][i] == pytest.approx(sum(parts), abs=1e-3)
-        return log, torch.load(tmp_path / 'work_dirs' / name / 'iter_10.pth',
-                               weights_only=False)
+        return log, load(tmp_path / 'work_dirs' / name, 10)
 
     return run_example
-
-
-def stock_keys(root):
-    return MODELS.build(
-        Config.fromfile(root / STUDENT).model).state_dict().keys()
 
 
 class Student(nn.Module):
@@ -71,7 +66,7 @@ def test_own_loss(run, root):
     assert log['distill.loss_vid'][0] > 0
     first, last = log['distill.loss_cosh']
     assert 0 < last < 0.9 * first
-    assert saved['state_dict'].keys() == stock_keys(root)
+    assert_stock(saved, Config.fromfile(root / STUDENT).model)
     own = saved[ENTRY]['modules']
     rho = own['loss_vid.losses.0.rho']
     assert rho.shape == (32, )  # the teacher's channels
@@ -99,19 +94,19 @@ def test_values_of_the_own_losses(outside):
 def test_own_teacher(run, root):
     log, saved = run('own_teacher')
     assert log['distill.loss_nfd'][0] > 0
-    assert saved['state_dict'].keys() == stock_keys(root)
+    assert_stock(saved, Config.fromfile(root / STUDENT).model)
     # 96 channels of the transformer
     assert saved[ENTRY]['modules']['loss_nfd.adapters.0.weight'].shape == (
         96, 16, 1, 1)
 
 
 def test_what_the_own_teacher_sees_and_says(outside, tmp_path):
-    """Against a plain call of the transformer on images padded by hand."""
+    """Against a plain call of the transformer."""
     names = outside('examples/own_teacher.py')
     vit = names['ViT'](7).eval()
     torch.save(vit.state_dict(), tmp_path / 'vit.pth')
     student = Student(channels=96)
-    images = torch.rand(2, 3, 60, 44) * 255  # BGR; 64 x 48 are multiples of 8
+    images = torch.rand(2, 3, 64, 48) * 255  # BGR
     run = start(
         student, images,
         dict(type='ViTTeacher', checkpoint=str(tmp_path / 'vit.pth')),
@@ -122,7 +117,7 @@ def test_what_the_own_teacher_sees_and_says(outside, tmp_path):
     tokens = []
     vit.blocks.register_forward_hook(lambda m, args, out: tokens.append(out))
     with torch.no_grad():
-        vit(F.pad(images.flip(1) / 127.5 - 1, (0, 4, 0, 4)))
+        vit(images.flip(1) / 127.5 - 1)
     grid = tokens[0][:, 1:].transpose(1, 2).reshape(2, 96, 8, 6)
     ours = student.backbone(images)
     theirs = F.interpolate(grid, ours.shape[2:], mode='bilinear')
@@ -133,6 +128,14 @@ def test_what_the_own_teacher_sees_and_says(outside, tmp_path):
         F.mse_loss(ours, theirs), student.backbone.weight)
     assert gradient.any()
     assert torch.allclose(student.backbone.weight.grad, gradient, rtol=1e-3)
+
+    seen = []  # of images whose sides are no multiples of 8
+    run.teachers['teacher'].model.register_forward_pre_hook(
+        lambda m, args: seen.append(args[0]))
+    images = images[:, :, :60, :44]
+    student(images, mode='loss')
+    assert torch.allclose(
+        seen[0], F.pad(images.flip(1) / 127.5 - 1, (0, 4, 0, 4)), atol=1e-5)
     run.close()
 
 

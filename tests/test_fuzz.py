@@ -1,4 +1,4 @@
-"""A few random configs of ``tests/fuzz.py``: run the tool for more."""
+"""A few random configs: ``python -m tests.fuzz`` makes any number of them."""
 import fuzz
 import pytest
 
@@ -17,5 +17,5 @@ def test_trains_or_is_refused(make, number, tmp_path):
     case = make(SEED, number, str(tmp_path))
     problems = fuzz.problems_of(case, tmp_path)
     assert not problems, '\n'.join([
-        f'tests/fuzz.py --seed {SEED} --only {case.label}  # {case.what}',
-        fuzz.replay(case), *problems])
+        f'python -m tests.fuzz --seed {SEED} --only {case.label}  '
+        f'# {case.what}', fuzz.replay(case), *problems])

@@ -111,6 +111,16 @@ def test_word_by_word(name, root, tmp_path):
     check_run(project)
 
 
+def test_one_command(root, tmp_path):
+    project = Project(tmp_path, root, 'segmentation')
+    command = block(
+        root / 'README.md', 'shell', 'python -m mmselfkd train')
+    assert 'distill.loss_nfd' in project.run(command.replace('\\\n', ''))
+    # under the name of the method, with the project's own hook
+    count = project.folder / 'work_dirs' / 'nfd_student' / 'count.txt'
+    assert count.read_text() == '2'
+
+
 def check_run(project):
     """Its own hook and EMA ran too; the student is a stock one."""
     assert (project.checkpoint.parent / 'count.txt').read_text() == '2'

@@ -1,18 +1,26 @@
 """Names, and the errors of what cannot be built."""
+import inspect
+
 import pytest
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import DefaultScope
 
 from mmselfkd import ConfigError, NFDHook, losses, schedules
-from mmselfkd.registry import MODELS, SCHEDULES, build_part
+from mmselfkd.registry import MODELS, SCHEDULES, TEACHERS, build_part
 
 
 def test_every_loss_and_schedule_is_registered():
-    for name in ('HolisticLoss', 'ICSDLoss', 'KDLoss', 'NFDLoss',
-                 'PairwiseLoss'):
-        assert MODELS.get(name) is getattr(losses, name)
-        assert MMENGINE_MODELS.get(f'mmselfkd.{name}') is MODELS.get(name)
+    """But for the base classes, which compute nothing."""
+    names = [name for name in losses.__all__
+             if inspect.isclass(getattr(losses, name))]
+    bases = {'DistillationLoss', 'AdversarialLoss'}
+    assert bases < set(names)
+    for name in names:
+        found = MODELS.get(name)
+        assert found is (None if name in bases else getattr(losses, name))
+        if name not in bases:
+            assert MMENGINE_MODELS.get(f'mmselfkd.{name}') is found
     for name in schedules.__all__:
         assert SCHEDULES.get(name) is getattr(schedules, name)
 
@@ -20,6 +28,12 @@ def test_every_loss_and_schedule_is_registered():
 def test_hooks_stand_in_the_root_registry_too():
     assert MMENGINE_HOOKS.get('NFDHook') is NFDHook
     assert MMENGINE_HOOKS.get('mmselfkd.NFDHook') is NFDHook
+
+
+def test_a_misspelt_hook_has_a_nearest_one():
+    with pytest.raises(ConfigError, match=(
+            "custom_hooks: type = 'mmselfkd.NFDHok'.*nearest: 'NFDHook'")):
+        MMENGINE_HOOKS.build(dict(type='mmselfkd.NFDHok'))
 
 
 def test_a_class_of_the_users_own_scope_is_found():
@@ -51,6 +65,7 @@ def test_scope_left_by_inheritance_is_no_argument():
     (dict(type='a.b.c.Gone'), "k.type = 'a.b.c.Gone'"),
     (dict(type='KDLoss', ignore=3), 'k.ignore = 3'),
     (dict(type='KDLoss', temperature='hot'), "'hot'"),
+    (dict(type='KDLoss', tau=2.), "nearest: 'temperature'"),
 ])
 def test_errors_name_the_key(cfg, says):
     with pytest.raises(ConfigError) as error:
@@ -61,3 +76,23 @@ def test_errors_name_the_key(cfg, says):
 def test_missing_argument():
     with pytest.raises(ConfigError, match='k.end is missing'):
         build_part(dict(type='Stop'), SCHEDULES, 'k')
+
+
+def test_an_error_that_has_the_key_already_has_it_once():
+    with pytest.raises(ConfigError) as error:
+        build_part(dict(type='EMATeacher', interval=0), TEACHERS, 'k.teacher',
+                   offered=dict(key='k.teacher'))
+    assert str(error.value).startswith('k.teacher.interval ')
+
+
+def test_what_is_offered_is_given_where_it_is_taken():
+    class Takes:
+        def __init__(self, key='none'):
+            self.key = key
+
+    class Refuses:
+        pass
+
+    for cls, key in ((Takes, 'k'), (Refuses, None)):
+        built = build_part(dict(type=cls), MODELS, 'k', offered=dict(key='k'))
+        assert getattr(built, 'key', None) == key

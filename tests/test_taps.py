@@ -1,6 +1,9 @@
 """Taps: where they look, what they give, and what they say when they fail."""
+from contextlib import ExitStack
+
 import pytest
 import torch
+from helpers import assert_untouched
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -8,8 +11,10 @@ from mmselfkd.errors import ConfigError
 from mmselfkd.taps import Tap
 
 
-class Head(nn.Module):
-    """Like a decode head of mmseg: dropout, then ``conv_seg``."""
+class BaseDecodeHead(nn.Module):
+    """Like mmseg's: dropout, then ``conv_seg``."""
+
+    out_channels = 3
 
     def __init__(self, dropout=0.5):
         super().__init__()
@@ -31,7 +36,7 @@ class Model(nn.Module):
         self.stem = nn.Conv2d(3, 4, 1)
         self.relu = nn.ReLU(inplace=inplace)
         self.backbone = Levels()
-        self.decode_head = Head(dropout)
+        self.decode_head = BaseDecodeHead(dropout)
         self.shared = nn.Conv2d(4, 2, 1)
         self.reuse, self.ckpt = reuse, ckpt
 
@@ -53,8 +58,12 @@ class Levels(nn.Module):
         return x, nn.functional.avg_pool2d(x, 2)
 
 
-def run(model, source, **kwargs):
-    tap = Tap(model, source, 'losses.loss_x.source')
+def tapped(model, source, key='key', resources=None):
+    return Tap(model, source, key, resources or ExitStack())
+
+
+def run(model, source):
+    tap = tapped(model, source, 'losses.loss_x.source')
     tap.open()
     model(torch.rand(2, 3, 8, 8))
     tap.close()
@@ -106,8 +115,8 @@ def test_features_of_a_head_without_dropout():
 
 def test_cascade_means_the_last_head():
     model = Model()
-    model.decode_head = nn.ModuleList([Head(), Head()])
-    tap = Tap(model, 'logits', 'key')
+    model.decode_head = nn.ModuleList([BaseDecodeHead(), BaseDecodeHead()])
+    tap = tapped(model, 'logits')
     tap.open()
     model.decode_head[0].forward([torch.rand(1, 4, 2, 2)])
     assert not tap.runs
@@ -135,7 +144,7 @@ def test_in_place_change_is_noticed_and_a_clone_survives_it():
 
 def test_closed_tap_ignores_what_checkpointing_runs_again():
     model = Model(ckpt=True, reuse=0)
-    tap = Tap(model, 'shared', 'key')
+    tap = tapped(model, 'shared')
     tap.open()
     loss = model(torch.rand(2, 3, 8, 8))
     tap.close()
@@ -151,12 +160,19 @@ def test_gradient_flows_through_a_tap():
     assert model.stem.weight.grad.abs().sum() > 0
 
 
-def test_removed_tap_leaves_no_hook():
+@pytest.mark.parametrize('source', ['features', 'logits', 'stem', 'parts'])
+def test_closed_resources_leave_no_hook(source):
     model = Model()
-    tap = Tap(model, 'features', 'key')
-    assert model.decode_head.dropout._forward_pre_hooks
-    tap.remove()
-    assert not model.decode_head.dropout._forward_pre_hooks
+    model.parts = nn.ModuleList([nn.Conv2d(3, 1, 1), nn.Conv2d(3, 2, 1)])
+    resources = ExitStack()
+    tap = tapped(model, source, resources=resources)
+    tap.open()
+    model(torch.rand(2, 3, 8, 8))
+    with pytest.raises(AssertionError):
+        assert_untouched(model)
+    resources.close()
+    assert_untouched(model)
+    assert tap.runs == []
 
 
 @pytest.mark.parametrize('source, says', [
@@ -168,14 +184,16 @@ def test_removed_tap_leaves_no_hook():
 ])
 def test_unknown_source_names_the_key_the_value_and_the_nearest(source, says):
     with pytest.raises(ConfigError) as error:
-        Tap(Model(), source, 'hook.losses.loss_x.source')
+        tapped(Model(), source, 'hook.losses.loss_x.source')
     message = str(error.value)
     assert message.startswith(f'hook.losses.loss_x.source = {source!r}')
     assert says in message
 
 
 @pytest.mark.parametrize('source, says', [
-    ('decode_head', 'did not run'),
+    ('decode_head', 'did not run in the forward pass'),
+    ('decode_head', "such as 'decode_head.conv_seg'"),
+    ('decode_head', "'logits', 'features', 'pyramid', 'depth'"),
     ('backbone[2]', 'allowed: 0 to 1'),
     ('stem[0]', 'nothing to pick'),
 ])
@@ -188,7 +206,7 @@ def test_source_that_gives_nothing_says_why(source, says):
 def test_output_that_is_no_float_tensor():
     model = Model()
     model.odd = Odd()
-    tap = Tap(model, 'odd', 'key')
+    tap = tapped(model, 'odd')
     for value, says in ((torch.arange(3), 'int64'), ('text', 'str'),
                         ((torch.rand(1), None), 'NoneType')):
         tap.open()
@@ -207,14 +225,15 @@ def test_alias_without_a_classifier_lists_what_there_is():
     model = Model()
     model.decode_head = nn.Sequential(nn.Conv2d(3, 3, 1))
     with pytest.raises(ConfigError, match='conv_seg') as error:
-        Tap(model, 'logits', 'key')
+        tapped(model, 'logits')
     assert "['0']" in str(error.value)
+    assert 'register_head' in str(error.value)
 
 
 def test_tokens_and_vectors_become_maps():
     model = Model()
     model.odd = Odd()
-    tap = Tap(model, 'odd', 'key')
+    tap = tapped(model, 'odd')
     tokens, vectors = torch.rand(2, 5, 3), torch.rand(7, 4)
     tap.open()
     model.odd((tokens, vectors))
@@ -227,10 +246,8 @@ def test_tokens_and_vectors_become_maps():
 def test_module_list_gives_its_members_in_order():
     model = Model()
     model.parts = nn.ModuleList([nn.Conv2d(3, 1, 1), nn.Conv2d(3, 2, 1)])
-    tap = Tap(model, 'parts', 'key')
+    tap = tapped(model, 'parts')
     tap.open()
     for part in model.parts:
         part(torch.rand(1, 3, 2, 2))
     assert [x.shape[1] for x in tap.take()] == [1, 2]
-    tap.remove()
-    assert not any(m._forward_hooks for m in model.modules())

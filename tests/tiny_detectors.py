@@ -127,6 +127,7 @@ class UnknownHead(FCOSHead):
 
     def _init_predictor(self):
         super()._init_predictor()
+        self.init_cfg['override']['name'] = 'what'
         self.what = self.conv_cls
         del self.conv_cls
 

@@ -34,6 +34,57 @@ def model(width, classes=7, **preprocessor):
         train_cfg=dict(), test_cfg=dict(mode='whole'))
 
 
+BN = dict(type='BN', requires_grad=True)
+ALL = dict(in_index=[0, 1, 2, 3])
+# head -> what it takes of a backbone of some width
+HEADS = dict(
+    PSPNet=lambda w: dict(
+        type='PSPHead', in_channels=8 * w, in_index=3, pool_scales=(1, 2)),
+    FCN=lambda w: dict(
+        type='FCNHead', in_channels=8 * w, in_index=3, num_convs=1),
+    DeepLabV3=lambda w: dict(
+        type='ASPPHead', in_channels=8 * w, in_index=3, dilations=(1, 2)),
+    DeepLabV3Plus=lambda w: dict(
+        type='DepthwiseSeparableASPPHead', in_channels=8 * w, in_index=3,
+        dilations=(1, 2), c1_in_channels=w, c1_channels=w // 2),
+    UPerNet=lambda w: dict(
+        ALL, type='UPerHead', in_channels=[w, 2 * w, 4 * w, 8 * w],
+        pool_scales=(1, 2)),
+    FPN=lambda w: dict(
+        ALL, type='FPNHead', in_channels=[2 * w] * 4,
+        feature_strides=[4, 8, 16, 32]),
+    OCR=lambda w: dict(
+        type='OCRHead', in_channels=8 * w, in_index=3, ocr_channels=w),
+    SegFormer=lambda w: dict(
+        ALL, type='SegformerHead', in_channels=[w, 2 * w, 4 * w, 8 * w]))
+
+
+def segmentor(head, width):
+    """A small model with this head; the head drops half its channels."""
+    cfg = model(width)
+    del cfg['auxiliary_head']
+    common = dict(
+        num_classes=7, channels=2 * width, norm_cfg=BN, dropout_ratio=0.5,
+        align_corners=False,
+        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False))
+    cfg['decode_head'] = dict(HEADS[head](width), **common)
+    if head == 'FPN':
+        cfg['neck'] = dict(
+            type='FPN', in_channels=[width, 2 * width, 4 * width, 8 * width],
+            out_channels=2 * width, num_outs=4)
+        cfg['backbone'].update(strides=(1, 2, 2, 2))
+    if head == 'OCR':
+        cfg.update(
+            type='CascadeEncoderDecoder', num_stages=2,
+            decode_head=[
+                dict(HEADS['FCN'](width), **common), cfg['decode_head']])
+    if head == 'SegFormer':
+        cfg['backbone'] = dict(
+            type='MixVisionTransformer', embed_dims=width,
+            num_layers=[1] * 4, num_heads=[1, 2, 4, 8])
+    return cfg
+
+
 def config(work_dir, *hooks, iters=2, width=4, by_epoch=False, **changes):
     """The config of a run that takes about a second."""
     pipeline = [

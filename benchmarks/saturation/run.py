@@ -63,12 +63,14 @@ def read_scalars(work_dir):
         work_dir (Path): Its work directory.
 
     Returns:
-        tuple[list[dict], dict, float]: The records, by iteration, the last
-        one where an iteration was repeated; the metrics of each evaluation,
-        by iteration; the seconds that the iterations took.
+        tuple[list[dict], dict, float, int]: The records, by iteration, the
+        last one where an iteration was repeated; the metrics of each
+        evaluation, by iteration; the seconds that the iterations took; how
+        often it was started.
     """
     train, evaluations = {}, {}
-    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
+    paths = sorted(work_dir.glob('*/vis_data/scalars.json'))
+    for path in paths:
         for record in map(json.loads, path.read_text().splitlines()):
             kept = train if 'loss' in record else evaluations
             kept[record['step']] = record
@@ -84,7 +86,7 @@ def read_scalars(work_dir):
     for step, record in sorted(evaluations.items()):
         metrics[step] = compact(record)
         del metrics[step]['step']
-    return records, metrics, round(seconds, 1)
+    return records, metrics, round(seconds, 1), len(paths)
 
 
 def compact(record):
@@ -185,13 +187,14 @@ class Queue:
     def keep(self, run):
         """Adds a run to the results; False if its last evaluation is not
         there."""
-        records, metrics, seconds = read_scalars(self.work_dirs / run['run'])
+        records, metrics, seconds, starts = read_scalars(
+            self.work_dirs / run['run'])
         if run['iterations'] not in metrics:
             return False
         log = self.out / 'logs' / f'{run["run"]}.jsonl'
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(''.join(json.dumps(r) + '\n' for r in records))
-        row = dict(run, metrics=metrics, train_seconds=seconds,
+        row = dict(run, metrics=metrics, train_seconds=seconds, starts=starts,
                    commit=read_commit())
         with open(self.results, 'a') as file:
             file.write(json.dumps(row) + '\n')

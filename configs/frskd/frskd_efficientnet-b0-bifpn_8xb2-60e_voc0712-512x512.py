@@ -13,7 +13,9 @@ custom_hooks = [
                 type='BiFPN',
                 width=1,
                 num_layers=2,
+                num_convs=1,
                 last='top_down',
+                relu_inputs=False,
                 norm_cfg=dict(type='SyncBN', requires_grad=True)),
             head=dict(
                 type='FCNHead',
@@ -22,5 +24,12 @@ custom_hooks = [
                 num_convs=1,
                 concat_input=False,
                 dropout_ratio=0)),
-        losses=dict(loss_at=dict(schedule=ramp), loss_kd=dict(schedule=ramp)))
+        # the official form, on the official pyramid
+        losses=dict(
+            loss_at=dict(
+                reduction='mean',
+                level_reduction='sum',
+                loss_weight=50.0,
+                schedule=ramp),
+            loss_kd=dict(schedule=ramp)))
 ]

@@ -1,7 +1,8 @@
 """Toy scenes as files that lie nowhere: ``toy://val/0/96/00003.png``."""
+from collections.abc import Callable
 from functools import lru_cache
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -63,7 +64,7 @@ class ToyBackend(BaseStorageBackend):
 
 
 @lru_cache(maxsize=12288)
-def _draw(kind: str, *scene) -> bytes:
+def _draw(kind: str, *scene: Any) -> bytes:
     return cv2.imencode('.png', KINDS[kind](_scene(*scene)))[1].tobytes()
 
 
@@ -74,7 +75,7 @@ def _millimetres(scene: Scene) -> np.ndarray:
     return np.rint(scene.depth_map / MILLIMETRE).astype(np.uint16)
 
 
-KINDS = {
+KINDS: dict[str, Callable[[Scene], np.ndarray]] = {
     '': attrgetter('image'),
     'labels': attrgetter('seg_map'),
     'depth': _millimetres

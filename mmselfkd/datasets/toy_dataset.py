@@ -1,5 +1,6 @@
 """What the toy datasets of the three tasks have in common."""
 from collections.abc import Iterator
+from typing import Any
 
 from .toy_backend import ToyPaths, toy_paths
 from .toy_scenes import check_split
@@ -27,10 +28,10 @@ class ToyDataset:
                  split: str = 'train',
                  size: int = 64,
                  seed: int = 0,
-                 **kwargs) -> None:
+                 **kwargs: Any) -> None:
         check_split(split)
         self.length = length
-        self.scenes = dict(split=split, size=size, seed=seed)
+        self.scenes: dict[str, Any] = dict(split=split, size=size, seed=seed)
         super().__init__(**kwargs)
 
     def paths(self) -> Iterator[ToyPaths]:

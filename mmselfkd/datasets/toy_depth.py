@@ -1,5 +1,7 @@
 """The toy scenes as a depth dataset of mmseg."""
 
+from typing import Any
+
 from mmselfkd.registry import DATASETS
 
 from .toy_dataset import ToyDataset
@@ -22,7 +24,7 @@ class ToyDepthDataset(ToyDataset, BaseSegDataset):
         ImportError: Without mmseg.
     """
 
-    METAINFO = dict(classes=(), palette=[])
+    METAINFO: dict[str, Any] = dict(classes=(), palette=[])
 
     def load_data_list(self) -> list[dict]:
         """One entry a scene, as mmseg's ``NYUDataset`` makes them."""

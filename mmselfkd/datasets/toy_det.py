@@ -1,4 +1,5 @@
 """The toy scenes as a dataset for the detectors of mmdet."""
+from typing import Any
 
 import numpy as np
 from mmengine.dataset import BaseDataset
@@ -40,7 +41,8 @@ class ToyDetDataset(ToyDataset, BaseDataset):
     METAINFO = dict(
         classes=CLASSES[1:], palette=[tuple(c) for c in PALETTE[1:]])
 
-    def __init__(self, length: int, min_visible: int = 16, **kwargs) -> None:
+    def __init__(self, length: int, min_visible: int = 16,
+                 **kwargs: Any) -> None:
         if min_visible < 1:
             raise ValueError(
                 f'min_visible = {min_visible!r}: 1 or more is needed')

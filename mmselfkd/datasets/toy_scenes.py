@@ -212,8 +212,8 @@ def _random_object(rng: np.random.Generator) -> SceneObject:
 
 
 def _random_ground(rng: np.random.Generator, size: int) -> np.ndarray:
-    grid = _turned(_grid(size), rng.uniform(0, 1, 2),
-                   rng.uniform(0, 2 * np.pi))
+    x, y = rng.uniform(0, 1, 2)
+    grid = _turned(_grid(size), (x, y), rng.uniform(0, 2 * np.pi))
     return _surface(TEXTURES[rng.integers(len(TEXTURES))], grid,
                     rng.uniform(0.06, 0.2),
                     _random_colours(rng, contrast=rng.uniform(0, 20)))
@@ -237,9 +237,10 @@ def _photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 
 
 def _grid(size: int) -> Grid:
-    """x and y of the pixel centres, in units of the image side."""
+    """Columns and rows of the pixel centres, in units of the image side."""
     ticks = (np.arange(size) + 0.5) / size
-    return np.meshgrid(ticks, ticks)
+    x, y = np.meshgrid(ticks, ticks)
+    return x, y
 
 
 def _turned(grid: Grid, centre: tuple[float, float], angle: float) -> Grid:

@@ -1,4 +1,5 @@
 """The toy scenes as a segmentation dataset of mmseg."""
+from typing import Any
 
 from mmselfkd.registry import DATASETS
 
@@ -11,10 +12,10 @@ except ModuleNotFoundError as error:
     if error.name != 'mmseg':
         raise
 
-    class BaseSegDataset:
+    class BaseSegDataset:  # type: ignore[no-redef]
         """An error as soon as the dataset is built."""
 
-        def __init__(self, **kwargs) -> None:
+        def __init__(self, **kwargs: Any) -> None:
             raise ImportError(
                 f'{type(self).__name__} is a dataset of mmseg, which is '
                 'missing; install onedl-mmsegmentation or mmsegmentation')

@@ -1,6 +1,7 @@
 """Trains the discriminator of an adversarial loss."""
 import inspect
 import math
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
@@ -34,14 +35,13 @@ class DiscriminatorTrainer:
     """
 
     def __init__(self, term: LossTerm) -> None:
-        self.losses = term.level_losses
+        self.losses: Any = term.level_losses
         for tensor in self.losses.state_dict().values():
             broadcast(tensor, src=0)
-        cfg = term.loss.optimizer_cfg
+        cfg: Any = term.loss.optimizer_cfg
         try:
-            self.optimizer = OPTIMIZERS.build({
-                **cfg, 'params': self.losses.parameters()
-            })
+            self.optimizer: torch.optim.Optimizer = OPTIMIZERS.build(
+                dict(cfg, params=self.losses.parameters()))
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(
                 f'{term.key}.optimizer = {cfg!r}: {error}') from error
@@ -50,13 +50,14 @@ class DiscriminatorTrainer:
             raise ConfigError(f'{term.key}.optimizer = {cfg!r}: needs to '
                               'compute the loss several times in a step')
         for name, value in self.optimizer.param_groups[0].items():
-            if isinstance(value, Real) and not 0 <= value < math.inf:
+            if isinstance(value, Real) and not 0 <= float(value) < math.inf:
                 raise ConfigError(f'{term.key}.optimizer = {cfg!r}: {name} '
                                   'must be a finite number of 0 or more')
         self.base_lrs = [group['lr'] for group in self.optimizer.param_groups]
         self._seen: list[tuple[Any, Any, Any]] = []
 
-    def see(self, pairs, image: torch.Tensor) -> None:
+    def see(self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]],
+            image: torch.Tensor) -> None:
         """Keep the maps of this iteration for :meth:`step`."""
         self._seen = [(s.detach(), t.detach(), image) for s, t in pairs]
 
@@ -65,7 +66,7 @@ class DiscriminatorTrainer:
         if not self._seen:
             return
         seen, self._seen = self._seen, []
-        loss = sum(
+        loss: Any = sum(
             one.discriminator_loss(s, t, image=image)
             for one, (s, t, image) in zip(self.losses, seen))
         self.optimizer.zero_grad(set_to_none=True)

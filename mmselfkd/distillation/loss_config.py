@@ -1,16 +1,18 @@
 """One entry of ``losses`` as the user wrote it: what it asks for."""
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from ..checks import check_integer_or_none, check_not_negative
-from ..errors import ConfigError, config_errors
+from ..errors import ConfigError, config_errors, nearest
 from ..losses.base import DistillationLoss
 from ..registry import MODELS, SCHEDULES, build_part
 from ..schedules import factor_at
 from ..sources import STUDENT, Source, parse_source
 from .plain_loss import as_distillation_loss
 
+# what a loss declares by one of a few words
+DECLARED = ('channels', 'sizes', 'level_reduction')
 # what an entry may have beside the arguments of its loss
 OPTIONS = ('source', 'loss_weight', 'schedule', 'foreground', 'classes')
 
@@ -66,12 +68,22 @@ class LossConfig:
             schedule, SCHEDULES, f'{key}.schedule')
         self.loss: DistillationLoss = as_distillation_loss(
             build_part(cfg, MODELS, key, also=OPTIONS))
+        self._check_declared()
         if self.foreground is not None and not self.loss.takes_weight:
             raise ConfigError(
                 f'{key}.foreground = {self.foreground!r}: '
                 f'{self.loss_name} takes no weight of positions')
         self.student_sources, self.teacher_sources = parse_source(
             source, f'{key}.source', teachers)
+
+    def _check_declared(self) -> None:
+        """A user's own loss may misspell what the contract knows."""
+        for name in DECLARED:
+            allowed = get_args(DistillationLoss.__annotations__[name])
+            value = getattr(self.loss, name)
+            if value not in allowed:
+                raise ConfigError(f'{self.key}: {self.loss_name}.{name} = '
+                                  f'{value!r}' + nearest(value, allowed))
 
     @property
     def loss_name(self) -> str:

@@ -1,10 +1,12 @@
 """The value of one entry of ``losses`` in an iteration."""
 import copy
+from typing import Any
 
 import torch
+from mmengine.logging import MMLogger
 from torch import nn
 
-from ..errors import ConfigError
+from ..errors import ConfigError, blamed_on
 from ..layout import BatchLayout
 from .level_matching import LevelMatcher, Pairs
 from .loss_config import LossConfig
@@ -34,14 +36,12 @@ class LossTerm:
                  pairs: Pairs, image: torch.Tensor) -> None:
         self.config, self.matcher = config, matcher
         self.name, self.key, self.loss = config.name, config.key, config.loss
+        self._check(pairs)
         one_each = []
         for s, t in pairs:
             loss = copy.deepcopy(self.loss)
-            try:
-                loss.check(s, t)
+            with blamed_on(self.key):
                 loss.build(s, t, image)
-            except ValueError as error:
-                raise ConfigError(f'{self.key}: {error}') from error
             one_each.append(loss)
         has_state = any(loss.state_dict() for loss in one_each)
         self.level_losses = nn.ModuleList(
@@ -58,6 +58,22 @@ class LossTerm:
         """The convolutions in front of the loss."""
         return self.matcher.adapters
 
+    def _check(self, pairs: Pairs) -> None:
+        """Refuse what is constant at every level, say where one is."""
+        refused: dict[int, ValueError] = {}
+        with blamed_on(self.key):
+            for number, (s, t) in enumerate(pairs):
+                try:
+                    self.loss.check(s, t)
+                except ValueError as error:
+                    refused[number] = error
+        for number, reason in refused.items():
+            if len(refused) == len(pairs):
+                raise ConfigError(f'{self.key}: {reason}') from reason
+            MMLogger.get_current_instance().warning(
+                f'{self.key}: level {number} (0 to {len(pairs) - 1}) of what '
+                f'it looks at teaches nothing: {reason}')
+
     def value(self, pairs: Pairs, label: torch.Tensor | None,
               image: torch.Tensor, layout: BatchLayout) -> torch.Tensor:
         """The unweighted loss over the pairs of levels."""
@@ -67,11 +83,24 @@ class LossTerm:
             if not s.numel():  # no RoI at all: one that says nothing, since
                 total = total + s.sum()  # the ranks must call a loss alike
                 s = t = s.new_zeros((1, *s.shape[1:]))
-            total = total + loss(s, t, **self._options(
-                s, label, image, layout))
+            total = total + self._scalar(loss(s, t, **self._options(
+                s, label, image, layout)))
         if self.loss.level_reduction == 'mean':
             total = total / len(pairs)
         return total
+
+    def _scalar(self, value: Any) -> torch.Tensor:
+        """What a loss gave, if that is one number.
+
+        Raises:
+            TypeError: It is something else.
+        """
+        if not isinstance(value, torch.Tensor) or value.numel() != 1:
+            what = (f'a tensor of shape {tuple(value.shape)}' if isinstance(
+                value, torch.Tensor) else f'a {type(value).__name__}')
+            raise TypeError(f'{self.config.loss_name} returned {what}; a '
+                            'scalar tensor is needed')
+        return value.reshape(())
 
     def _options(self, level: torch.Tensor, label: torch.Tensor | None,
                  image: torch.Tensor, layout: BatchLayout

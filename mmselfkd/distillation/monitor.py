@@ -111,7 +111,8 @@ class Monitor:
 
     def __init__(self, names: Sequence[str]) -> None:
         self.first: dict[str, list[float]] = {name: [] for name in names}
-        self.last = {name: deque(maxlen=WINDOW) for name in names}
+        self.last: dict[str, deque[float]] = {
+            name: deque(maxlen=WINDOW) for name in names}
         self.active = dict.fromkeys(names, 0)
         self.agreement: dict[str, list[float]] = {}
         self._warned: set[Any] = set()

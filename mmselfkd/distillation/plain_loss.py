@@ -42,25 +42,17 @@ class PlainLoss(DistillationLoss):
         self.needs_label = 'label' in self._accepted
         self.needs_image = 'image' in self._accepted
         for name in DECLARABLE:
-            if hasattr(module, name):
-                setattr(self, name, getattr(module, name))
-        self.declares_channels = hasattr(module, 'channels')
+            value = getattr(module, name, None)
+            if isinstance(value, type(getattr(self, name))):
+                setattr(self, name, value)  # and not a number of channels
+        self.declares_channels = isinstance(
+            getattr(module, 'channels', None), str)
 
     def forward(self, student: torch.Tensor, teacher: torch.Tensor,
                 **options: torch.Tensor | None) -> torch.Tensor:
-        """What the module gives.
-
-        Raises:
-            TypeError: It gives something else than one number.
-        """
-        value = self.module(student, teacher, **{
+        """What the module gives."""
+        return self.module(student, teacher, **{
             name: options.get(name) for name in self._accepted})
-        if not isinstance(value, torch.Tensor) or value.numel() != 1:
-            what = (f'a tensor of shape {tuple(value.shape)}' if isinstance(
-                value, torch.Tensor) else f'a {type(value).__name__}')
-            raise TypeError(f'{type(self.module).__name__} returned {what}; a '
-                            'scalar tensor is needed')
-        return value.reshape(())
 
 
 def as_distillation_loss(module: nn.Module) -> DistillationLoss:

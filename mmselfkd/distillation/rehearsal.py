@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from .. import randomness
-from ..errors import ConfigError
+from ..errors import ConfigError, blamed_on
 from ..hosts import Place, host_of
 from ..sources import STUDENT, Levels, Source, gather
 from ..taps import Tap
@@ -104,11 +104,9 @@ def rehearse(student: nn.Module, twin: nn.Module,
             pairs = matcher(ours, theirs, context.layout)
             term = LossTerm(config, matcher, pairs, inputs)
             term.level_losses.eval()  # what remembers batches leaves this out
-            try:
+            with blamed_on(config.key):
                 value = term.value(pairs, label_for(term, context, outputs),
                                    inputs, context.layout)
-            except (ValueError, TypeError) as error:
-                raise ConfigError(f'{config.key}: {error}') from error
             term.level_losses.train()
             result.values[term.name] = config.loss_weight * float(value)
             result.terms.append(term)

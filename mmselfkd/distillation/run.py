@@ -70,12 +70,12 @@ class DistillationRun:
         self._outputs: dict[str, TeacherOutput] = {}
         try:
             self.teachers: dict[str, Teacher] = {
-                name: build_part(
-                    dict(type='FrozenTeacher', key=where) | dict(cfg),
-                    TEACHERS, where)
+                name: build_part(dict(type='FrozenTeacher') | dict(cfg),
+                                 TEACHERS, where, offered=dict(key=where))
                 for name, (where, cfg) in plan.used_teachers.items()
             }
-            for teacher in self.teachers.values():
+            for name, teacher in self.teachers.items():
+                teacher.key, _ = plan.used_teachers[name]
                 teacher.check_length(*plan.length)
             for config in plan.used:
                 config.loss.sync_ranks = distributed
@@ -218,8 +218,11 @@ class DistillationRun:
 
     def _ask(self, context: BatchContext,
              early: bool) -> dict[str, TeacherOutput]:
-        """The teachers that need nothing of the student's forward pass
-        (early), or the others."""
+        """Ask some of the teachers.
+
+        Early those that need nothing of the student's forward pass, then the
+        others.
+        """
         outputs = {}
         for name, teacher in self.teachers.items():
             wanted = self._wanted_of(name)
@@ -326,10 +329,10 @@ def inherited(student: nn.Module, teacher: Teacher, module: str,
         raise ConfigError(f'{where}: a pretrained teacher (config=..., '
                           'checkpoint=...) is needed to inherit from')
     for name, model in (('student', student), ('teacher', teacher.model)):
-        names = dict(model.named_modules())
-        if module not in names:
+        modules = dict(model.named_modules())
+        if module not in modules:
             raise ConfigError(f'{where}: the {name} has no such module' +
-                              nearest(module, names))
+                              nearest(module, modules))
     own, state = student.state_dict(), teacher.model.state_dict()
     names = [name for name in own if name.startswith(f'{module}.')]
     taken = [name for name in names

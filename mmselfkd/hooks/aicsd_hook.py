@@ -21,9 +21,24 @@ class AICSDHook(DistillHook):
     :class:`~mmselfkd.losses.KDLoss` and ``loss_icsd``
     :class:`~mmselfkd.losses.ICSDLoss`, both on ``logits``.
 
-    Differs from the official code: :math:`\alpha` is counted in iterations,
-    which an epoch- and an iteration-based run both have; there it is
-    epoch / 120 and commented out.
+    :math:`\lambda_{kd} = 20/7`: the official code has 10 times a mean over
+    N, K, H and W and divides the cross entropy by N once more, which is
+    :math:`10 N / K` of this loss; N = 6 and K = 21 there.
+    :math:`\lambda_{ics}` is that of :class:`~mmselfkd.hooks.ICSDHook`.
+
+    Differs from the official code:
+
+    - :math:`\alpha` is counted in iterations, which an epoch- and an
+      iteration-based run both have; there it is epoch / 120, in a line that
+      is commented out.
+    - Its inter-class term is another quantity (see
+      :func:`~mmselfkd.losses.icsd_loss`), so no weight makes the two equal:
+      at weight 9500 and batches of six its share of the loss is from a
+      fourth to eight times of the share here, depending on the scale of the
+      logits. The 9500 of its README belongs to ``--pa_lambda``, which is a
+      pair-wise term on features in the code that was read; no command there
+      sets ``--lo_lambda``, the weight of the inter-class term.
+    - Logits are enlarged to the image there before they are compared.
 
     Args:
         teacher, losses, task_schedule: See
@@ -38,5 +53,5 @@ class AICSDHook(DistillHook):
         loss_icsd=dict(**ICSDHook.preset['loss_icsd'], schedule=_UP),
         loss_kd=dict(
             type='KDLoss', source='logits', ignore_index=None,
-            loss_weight=1.0, schedule=_DOWN))
+            loss_weight=20 / 7, schedule=_DOWN))
     preset_task_schedule = _UP

@@ -16,26 +16,35 @@ class FRSKDHook(DistillHook):
         L = L_{task}(z_s, y) + L_{task}(z_t, y) + \alpha L_{KD} + \beta L_F
 
     A :class:`~mmselfkd.teachers.SelfTeacher` (BiFPN and a head of its own)
-    refines the student's levels (the stages of the backbone, in a detector
-    the levels of its neck) and learns the task, and by that loss, whose
-    input is not detached, trains the student too. ``loss_at`` is
-    :class:`~mmselfkd.losses.ATLoss` between the student's levels and the
-    refined ones, weight 50; ``loss_kd`` is
-    :class:`~mmselfkd.losses.KDLoss` between the logits, temperature 1, weight
-    1; the teacher's side of both is detached. Both are 0 for the first two
-    thirds of the run, then grow by an
-    :class:`~mmselfkd.schedules.ExponentialRamp` (40 of 60 epochs in the
-    official segmentation code, where the learning rate drops). The
-    self-teacher is gone from the saved student. In a detector with two stages
-    ``loss_kd`` has to look elsewhere or go, as the RoIs of student and
-    self-teacher are not the same.
+    refines the student's levels: the stages of the backbone, or in a detector
+    the levels of its neck. It learns the task. Its input is not detached, so
+    its task loss trains the student too. The saved student does not contain
+    it.
+
+    - ``loss_at``: :class:`~mmselfkd.losses.ATLoss` between the student's
+      levels and the refined ones, a mean over the levels, weight 25 / 6;
+    - ``loss_kd``: :class:`~mmselfkd.losses.KDLoss` between the logits,
+      temperature 1, weight 1.
+
+    The teacher's side of both is detached. Both are 0 for the first two
+    thirds of the run and then grow by an
+    :class:`~mmselfkd.schedules.ExponentialRamp`, as in the official
+    segmentation code, where the learning rate drops after 40 of 60 epochs.
 
     ``teacher=dict(type='SelfTeacher', source='neck')`` refines the neck's
-    levels instead; ``loss_at`` follows.
+    levels instead, and ``loss_at`` compares these. In a detector with two
+    stages ``loss_kd`` needs another source, or ``losses=dict(loss_kd=None)``,
+    because student and self-teacher have different RoIs.
 
-    Differs from the official code: logits are compared at the student's own
-    resolution, not enlarged to the image; the self-teacher of a student with
-    another neck than the paper's is BiFPNc, with a head over all levels.
+    Differs from the official code: there ``loss_at`` is a mean over the
+    positions and a sum over the levels, weight 50, so its size depends on
+    the pyramid. The weight here gives the largest total of the official
+    settings, 25 / 3, on any pyramid and crop (the arithmetic:
+    :func:`~mmselfkd.losses.at_loss`). There the coarsest level has three
+    quarters of it, here each level has the same share. Logits are compared
+    at the student's own resolution, not enlarged to the image; the
+    self-teacher of a student with another neck than the paper's is BiFPNc,
+    with a head over all levels.
 
     Args:
         teacher (dict, optional): Another teacher, or this one with options:
@@ -52,14 +61,16 @@ class FRSKDHook(DistillHook):
         loss_at=dict(
             type='ATLoss',
             source=dict(student='pyramid', teacher='neck'),
-            loss_weight=50.0,
+            reduction='sum',
+            level_reduction='mean',
+            loss_weight=25 / 6,
             schedule=_RAMP),
         loss_kd=dict(
             type='KDLoss', source='logits', ignore_index=None,
             loss_weight=1.0, schedule=_RAMP))
     preset_teacher = dict(type='SelfTeacher')
 
-    def __init__(self, teacher: Any = None, **kwargs) -> None:
+    def __init__(self, teacher: Any = None, **kwargs: Any) -> None:
         if isinstance(teacher, dict) and 'source' in teacher:
             self.preset = copy.deepcopy(self.preset)
             self.preset['loss_at']['source']['student'] = teacher['source']

@@ -10,9 +10,10 @@ class ICSDHook(DistillHook):
     ``loss_icsd``: :class:`~mmselfkd.losses.ICSDLoss` on ``logits``, added to
     the task loss.
 
-    The official weight, 9500, belongs to another quantity (a softmax over
-    the rows of the map only, rows of the matrix normalised); the weight here
-    was chosen on CamVid (``benchmarks/``).
+    The weight was chosen on CamVid (``benchmarks/``). The official code
+    computes another quantity (:func:`~mmselfkd.losses.icsd_loss`) and names
+    no weight of it: the 9500 of its README belongs to ``--pa_lambda``, a
+    pair-wise term on features in the code that was read.
 
     Args:
         teacher, losses, task_schedule: See

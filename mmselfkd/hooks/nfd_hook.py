@@ -9,7 +9,8 @@ class NFDHook(DistillHook):
 
     ``loss_nfd``: :class:`~mmselfkd.losses.NFDLoss` per image and channel
     (``dims='hw'``) on ``features``, the last map in front of the classifier;
-    a 1x1 adapter on the student where the channels differ.
+    a 1x1 adapter on the student where the channels differ. Of several levels,
+    as a detector has them, it is the mean.
 
     The layer, the weight and the reduction of the paper are not public; the
     weight here was chosen on CamVid (``benchmarks/``).

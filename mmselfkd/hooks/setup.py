@@ -48,7 +48,8 @@ def set_up_run(runner: Any, hook: Hook, plan: Plan) -> DistillationRun:
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model itself, without DDP."""
-    return model.module if is_model_wrapper(model) else model
+    inner: Any = model
+    return inner.module if is_model_wrapper(model) else model
 
 
 def length(runner: Any) -> tuple[int, int]:
@@ -70,7 +71,7 @@ def _copy_as_started(student: nn.Module) -> nn.Module:
     Before the loop no weight is initialised. Proposals that are noise would
     fail where those of the run do not.
     """
-    twin = copy.deepcopy(student).train()
+    twin: Any = copy.deepcopy(student).train()
     if hasattr(twin, 'init_weights'):
         twin._dump_init_info = lambda *args: None  # the run's own will say it
         with randomness.preserved():
@@ -80,7 +81,7 @@ def _copy_as_started(student: nn.Module) -> nn.Module:
 
 
 def _two_samples(runner: Any,
-                 student: nn.Module) -> tuple[torch.Tensor, Any]:
+                 student: Any) -> tuple[torch.Tensor, Any]:
     """A batch of two training samples, preprocessed for the student."""
     for hook in runner.hooks:  # heads ask the message hub for the time
         if isinstance(hook, RuntimeInfoHook):

@@ -10,15 +10,15 @@ class TFDHook(DistillHook):
     """Teacher-free Feature Distillation; no teacher needed.
 
     - ``loss_inter``: :class:`~mmselfkd.losses.TFDInterLoss`, every deeper
-      stage of ``backbone`` teaches every shallower one, weight 0.005 / 3;
+      stage of ``backbone`` teaches every shallower one, a mean over the
+      pairs, weight 0.005;
     - ``loss_intra``: :class:`~mmselfkd.losses.TFDIntraLoss`, in each stage
-      the salient half of the channels teaches the redundant half, weight
-      0.0004 / 3.
+      the salient half of the channels teaches the redundant half, a mean
+      over the stages, weight 0.0004.
 
     Both grow linearly over the first twelfth of the run (20 of 240 epochs)
     and cost neither a parameter nor a forward pass. The weights are the
-    official ones of a pair of stages and of a stage: there the three pairs
-    and the three stages are averaged, here all are summed.
+    published ones and, as means, belong to any number of stages.
 
     ``losses=dict(loss_intra=None)`` is TFD, IJCNN 2022, by which only deep
     features teach shallow ones.
@@ -37,9 +37,9 @@ class TFDHook(DistillHook):
 
     preset = dict(
         loss_inter=dict(
-            type='TFDInterLoss', source='backbone', loss_weight=0.005 / 3,
+            type='TFDInterLoss', source='backbone', loss_weight=0.005,
             schedule=_RAMP),
         loss_intra=dict(
-            type='TFDIntraLoss', source='backbone', loss_weight=0.0004 / 3,
+            type='TFDIntraLoss', source='backbone', loss_weight=0.0004,
             schedule=_RAMP))
     preset_teacher = dict(type='StudentAsTeacher')

@@ -1,4 +1,5 @@
 """What the toolkit asks of the project that a model comes from."""
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,10 +10,13 @@ from torch import nn
 
 from ..errors import ConfigError, nearest
 from .heads import find_head_spec
-from .places import InputFormat, Place, watched_modules
+from .places import InputFormat, Place, Size, watched_modules
 from .tokens import token_grid
 
 KINDS: tuple[Literal['classes', 'boxes'], ...] = ('classes', 'boxes')
+
+# the way that is open where class scores cannot be compared
+ON_FEATURES = "use a loss on features, type='NFDLoss' with source='features'"
 
 
 class Host:
@@ -72,7 +76,9 @@ class Host:
         if path not in modules or path == '':
             raise ConfigError(
                 f'{where}: {type(model).__name__} has no module {path!r}' +
-                nearest(path, [*modules, *self.aliases]))
+                nearest(path, [*filter(None, modules), *self.aliases],
+                        examples=[*self.aliases,
+                                  *(n for n, _ in model.named_children())]))
         watched = watched_modules(modules[path])
         for known in self.known_places(model):
             if known.modules == watched and known.argument is None:
@@ -121,19 +127,20 @@ class Host:
         return data['inputs'], data.get('data_samples')
 
     def without_labels(self, samples: Any) -> Any:
-        """The same samples with their meta information only."""
-        if samples is None:
+        """The same samples with their meta information only, if any."""
+        if not _is_list(samples) or not all(
+                hasattr(sample, 'metainfo') for sample in samples):
             return None
         return [type(s)(metainfo=s.metainfo) for s in samples]
 
     def snapshot(self, samples: Any) -> Any:
         """The samples as they are, whatever a loss may put in their place."""
-        if samples is None:
-            return None
+        if not _is_list(samples):
+            return samples
         return [_cloned(sample) for sample in samples]
 
     def image_size(self, sample: Any,
-                   size: tuple[int, int]) -> tuple[int, int]:
+                   size: Size) -> Size:
         """Height and width of the image in an input of ``size``."""
         meta = getattr(sample, 'metainfo', {})
         height, width = meta.get('img_shape', size)[:2]
@@ -160,8 +167,16 @@ class Host:
 
     def run(self, model: nn.Module, inputs: torch.Tensor,
             samples: Any) -> None:
-        """A forward pass without labels."""
-        model(inputs, samples, mode='tensor')
+        """A forward pass without labels.
+
+        A model of mmengine has modes; any other one is given the inputs.
+        """
+        parameters = inspect.signature(model.forward).parameters
+        if 'mode' in parameters or any(
+                p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            model(inputs, samples, mode='tensor')
+        else:
+            model(inputs)
 
     def run_to_predict(self, model: nn.Module, inputs: torch.Tensor,
                        samples: Any) -> None:
@@ -200,7 +215,8 @@ class Host:
             ConfigError: It cannot be built for this student.
         """
         raise ConfigError(f'{key}: a self-teacher needs a segmentor or a '
-                          f'detector, not a {type(student).__name__}')
+                          f'detector, not a {type(student).__name__}; use '
+                          'another method, such as TFDHook')
 
     def pixel_loss(self, student: nn.Module, key: str) -> 'PixelLoss':
         """The student's own loss for class scores of each pixel.
@@ -209,7 +225,8 @@ class Host:
             ConfigError: The student has none.
         """
         raise ConfigError(f'{key}: works with segmentors only, not with a '
-                          f'{type(student).__name__}')
+                          f'{type(student).__name__}; use another method, '
+                          'such as TFDHook')
 
 
 @dataclass
@@ -240,6 +257,11 @@ class PixelLoss:
     norm_cfg: dict | None
     value: Callable[[torch.Tensor, Sequence[tuple[torch.Tensor, float]]],
                     torch.Tensor]
+
+
+def _is_list(samples: Any) -> bool:
+    """Whether there is one for each image; a loop may have a tensor."""
+    return isinstance(samples, (list, tuple))
 
 
 def _cloned(element: Any) -> Any:

@@ -2,7 +2,7 @@
 import copy
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +10,9 @@ from torch import nn
 
 from ..errors import ConfigError
 from .building import build_neck, build_registered
-from .heads import find_head_spec, register_head
-from .host import Host, PixelLoss, Refinement
-from .places import InputFormat, Place, Reading, attribute
+from .heads import Kind, activation_of, find_head_spec, register_head
+from .host import ON_FEATURES, Host, PixelLoss, Refinement
+from .places import InputFormat, Model, Place, Reading
 from .tokens import token_grid
 
 # backbones that take images of one size only, and the attribute with it
@@ -27,15 +27,15 @@ class MMSegHost(Host):
       of each pixel;
     - ``features``: what enters that classifier, in front of its dropout;
     - ``pyramid``: the stages of the backbone;
-    - ``depth``: what ``conv_depth`` of a depth head gives.
+    - ``depth``: the depth map of a depth head, in metres.
     """
 
     aliases = ('logits', 'features', 'pyramid', 'depth')
 
-    def owns(self, model: nn.Module) -> bool:
+    def owns(self, model: Model) -> bool:
         return isinstance(getattr(model, 'decode_head', None), nn.Module)
 
-    def heads(self, model: nn.Module) -> list[nn.Module]:
+    def heads(self, model: Model) -> list[nn.Module]:
         """The main head; of a cascade the last that gives maps."""
         head = model.decode_head
         if not isinstance(head, nn.ModuleList):
@@ -43,34 +43,42 @@ class MMSegHost(Host):
         maps = [h for h in head if not _is_point_head(h)]
         return maps[:-2:-1] if maps else [head[-1]]
 
-    def alias(self, model: nn.Module, name: str, where: str) -> Place | None:
+    def alias(self, model: Model, name: str, where: str) -> Place | None:
         if name == 'pyramid':
-            return Place([model.backbone])
+            return _stages(model)
         head = self.heads(model)[0]
         if name == 'features':
             return self._features(model, head, where)
-        if name == 'depth':
-            classifier = attribute(head, 'conv_depth')
-            if classifier is None:
-                self._refuse(model, head, where, 'conv_depth')
-            return Place([classifier], reading=Reading('values'))
-        return self._scores(model, head, where)
+        place = self._output(model, head, (
+            'depth' if name == 'depth' else 'classes'))
+        if place is None:
+            self._refuse(model, head, name, where)
+        return place
 
-    def num_classes(self, model: nn.Module) -> int | None:
+    def place(self, model: Model, path: str, where: str) -> Place:
+        if path == 'backbone' and hasattr(model, 'image_encoder'):
+            return _stages(model)
+        return super().place(model, path, where)
+
+    def known_places(self, model: Model) -> list[Place]:
+        stages = [] if _backbone(model) is None else [_stages(model)]
+        return stages + super().known_places(model)
+
+    def num_classes(self, model: Model) -> int | None:
         return getattr(self.heads(model)[0], 'num_classes', None)
 
-    def ignore_index(self, model: nn.Module) -> int | None:
+    def ignore_index(self, model: Model) -> int | None:
         return getattr(self.heads(model)[0], 'ignore_index', 255)
 
     def class_map(self, sample: Any) -> torch.Tensor | None:
         label = getattr(sample, 'gt_sem_seg', None)
         return None if label is None else label.data.squeeze(0)
 
-    def remove_unused(self, model: nn.Module) -> tuple[str, ...]:
+    def remove_unused(self, model: Model) -> tuple[str, ...]:
         model._modules.pop('auxiliary_head', None)
         return ('auxiliary_head', )
 
-    def run_to_predict(self, model: nn.Module, inputs: torch.Tensor,
+    def run_to_predict(self, model: Model, inputs: torch.Tensor,
                        samples: Any) -> None:
         """The whole image at once, whatever ``test_cfg`` says."""
         model.encode_decode(inputs, [
@@ -79,7 +87,7 @@ class MMSegHost(Host):
                  batch_input_shape=tuple(inputs.shape[2:]))
             for sample in samples])
 
-    def input_format(self, model: nn.Module) -> InputFormat:
+    def input_format(self, model: Model) -> InputFormat:
         form = super().input_format(model)
         backbone = getattr(model, 'backbone', None)
         for cls in type(backbone).__mro__:
@@ -90,13 +98,14 @@ class MMSegHost(Host):
                                    form.pad_value, form.multiple, size)
         return form
 
-    def refinement(self, student: nn.Module, levels: list[torch.Tensor],
+    def refinement(self, student: Model, levels: list[torch.Tensor],
                    neck: dict | None, head: dict | None,
                    key: str) -> Refinement:
-        theirs = self._main_head(student, key)
-        network = nn.Module()
+        theirs = self._pixel_head(student, key)
+        network: Model = nn.Module()
         norm = dict(norm_cfg=theirs.norm_cfg) if theirs.norm_cfg else {}
-        network.neck = build_neck(levels, neck, f'{key}.neck', **norm)
+        network.neck = build_neck(levels, neck, f'{key}.neck', 'mmseg',
+                                  **norm)
         with torch.no_grad():
             refined = copy.deepcopy(network.neck)(levels)
         network.decode_head = _head_like(theirs, refined, head, key)
@@ -108,13 +117,14 @@ class MMSegHost(Host):
             if type(own).loss is type(theirs).loss and _is_plain(theirs):
                 return own.loss(network.neck(levels), samples, None)
             scores = own.forward(network.neck(levels))
-            label = torch.stack([self.class_map(s) for s in samples])
+            maps: list[Any] = [self.class_map(s) for s in samples]
+            label = torch.stack(maps)
             return dict(loss_seg=value(scores, [(label, 1.)]))
 
         return Refinement(network, losses)
 
-    def pixel_loss(self, student: nn.Module, key: str) -> PixelLoss:
-        head = self._main_head(student, key)
+    def pixel_loss(self, student: Model, key: str) -> PixelLoss:
+        head = self._pixel_head(student, key)
 
         def value(scores: torch.Tensor,
                   labels: Sequence[tuple[torch.Tensor, float]]
@@ -133,76 +143,115 @@ class MMSegHost(Host):
 
         return PixelLoss(head.ignore_index, head.norm_cfg, value)
 
-    def _main_head(self, model: nn.Module, key: str) -> nn.Module:
-        head = self.heads(model)[0]
-        if not isinstance(getattr(head, 'conv_seg', None), nn.Module):
-            self._refuse(model, head, key, 'conv_seg')
-        return head
+    def _pixel_head(self, model: Model, key: str) -> Model:
+        """The head whose losses are of the class scores of each pixel.
 
-    def _scores(self, model: nn.Module, head: nn.Module,
-                where: str) -> Place:
+        Of a head that classifies masks, whose losses are of matched masks, a
+        stand-in of the same classes, with a cross entropy.
+
+        Raises:
+            ConfigError: The model gives no class scores.
+        """
+        head: Model = self.heads(model)[0]
+        if self._output(model, head, 'classes') is None:
+            raise ConfigError(
+                f'{key}: class scores of each pixel are needed, and where a '
+                f'{type(head).__name__} gives them is not known; use another '
+                'method, such as TFDHook, or register the head by '
+                'mmselfkd.hosts.register_head')
+        head = getattr(head, 'kernel_generate_head', head)  # K-Net's own
+        names = {cls.__name__ for cls in type(head).__mro__}
+        if 'BaseDecodeHead' in names and 'SideAdapterCLIPHead' not in names:
+            return head
+        width = getattr(head, 'channels', None) or (
+            head.query_embed.embedding_dim)
+        return build_registered(dict(
+            type='FCNHead', num_convs=0, in_channels=width, channels=width,
+            num_classes=head.num_classes, ignore_index=head.ignore_index,
+            align_corners=head.align_corners, norm_cfg=dict(type='BN')),
+            'mmseg', key)
+
+    def _output(self, model: Model, head: Model, kind: Kind) -> Place | None:
+        """Where the head gives what is asked for; None: not known."""
         spec = find_head_spec(head)
-        place = None if spec is None else spec.place(head, 'classes')
-        if place is None:
-            self._refuse(model, head, where, 'conv_seg')
-        place.grid = _grid_of(model)
+        place = None if spec is None else spec.place(head, kind)
+        if kind == 'classes' and hasattr(model, 'text_encoder'):
+            place = _of_texts(model, head)
+        if place is not None:
+            place.grid = _grid_of(model)
         return place
 
-    def _features(self, model: nn.Module, head: nn.Module,
+    def _features(self, model: Model, head: Model,
                   where: str) -> Place:
-        spec = find_head_spec(head)
-        place = None if spec is None else spec.place(head, 'features')
+        place = self._output(model, head, 'features')
+        if place is not None:
+            return place
+        place = self._output(model, head, 'classes') or self._output(
+            model, head, 'depth')
         if place is None:
-            classifier = attribute(head, 'conv_depth') or self._scores(
-                model, head, where).modules[0]
-            place = Place([classifier], argument=0,
-                          dropout=getattr(head, 'dropout', None))
-        place.grid = _grid_of(model)
-        return place
+            self._refuse(model, head, 'features', where)
+        return Place(place.modules[:1], argument=0, grid=place.grid,
+                     dropout=getattr(head, 'dropout', None))
 
-    def _refuse(self, model: nn.Module, head: nn.Module, where: str,
-                wanted: str) -> None:
-        if hasattr(head, 'conv_depth'):
-            hint = "it estimates depth; use 'depth' or 'features'"
+    def _refuse(self, model: Model, head: Model, name: str,
+                where: str) -> NoReturn:
+        if name != 'depth' and self._output(model, head, 'depth'):
+            hint = "it estimates depth; use source='depth' or 'features'"
+        elif name == 'depth':
+            hint = "it estimates none; use source='logits' or 'features'"
         else:
-            children = [name for name, _ in head.named_children()]
+            children = [child for child, _ in head.named_children()]
             hint = (f'name the module instead, one of {children} below '
                     f'{_path_of(model, head)}, or register the head by '
-                    'mmselfkd.hosts.register_head')
-        raise ConfigError(
-            f'{where}: {type(head).__name__} has no '
-            f'`{_path_of(model, head)}.{wanted}` that gives what this alias '
-            f'stands for; {hint}')
+                    f'mmselfkd.hosts.register_head, or {ON_FEATURES}')
+        raise ConfigError(f'{where}: where a {type(head).__name__} gives '
+                          f'{name!r} is not known; {hint}')
 
 
-def _grid_of(model: nn.Module) -> Callable:
+def _grid_of(model: Model) -> Callable:
     """Tokens in the head are those of the backbone."""
     return lambda tokens, size: token_grid(model, 'decode_head', tokens, size)
 
 
-def _path_of(model: nn.Module, head: nn.Module) -> str:
+def _backbone(model: Model) -> Model | None:
+    """SAN calls it ``image_encoder``; a self-teacher has none."""
+    return getattr(model, 'backbone', getattr(model, 'image_encoder', None))
+
+
+def _stages(model: Model) -> Place:
+    """The backbone's maps; a class token beside each of them is left out."""
+    backbone = _backbone(model)
+    assert backbone is not None
+    place = Place([backbone], grid=lambda tokens, size: token_grid(
+        model, 'backbone', tokens, size))
+    if getattr(backbone, 'output_cls_token', False):
+        place.select = lambda values: [stage[0] for stage in values[-1]]
+    return place
+
+
+def _path_of(model: Model, head: Model) -> str:
     """``decode_head``, or ``decode_head.1`` in a cascade."""
     return next((name for name, module in model.named_modules()
                  if module is head), 'decode_head')
 
 
-def _is_point_head(head: nn.Module) -> bool:
+def _is_point_head(head: Model) -> bool:
     return any(cls.__name__ == 'PointHead' for cls in type(head).__mro__)
 
 
-def _is_plain(head: nn.Module) -> bool:
+def _is_plain(head: Model) -> bool:
     """Whether the losses of a head are all of one class map."""
     return all(_accepts(loss, 'weight') and _accepts(loss, 'ignore_index')
                for loss in _class_losses(head)) and (
                    len(_class_losses(head)) == len(_losses(head)))
 
 
-def _losses(head: nn.Module) -> list[nn.Module]:
+def _losses(head: Model) -> list[nn.Module]:
     losses = head.loss_decode
     return list(losses) if isinstance(losses, nn.ModuleList) else [losses]
 
 
-def _class_losses(head: nn.Module) -> list[nn.Module]:
+def _class_losses(head: Model) -> list[nn.Module]:
     """The losses that a head computes of its main class map.
 
     DDRNet's and PIDNet's heads have a list with one loss for each branch.
@@ -229,7 +278,7 @@ def _accepted(loss: nn.Module, **options: Any) -> dict[str, Any]:
             if _accepts(loss, name)}
 
 
-def _head_like(theirs: nn.Module, refined: list[torch.Tensor],
+def _head_like(theirs: Model, refined: list[torch.Tensor],
                cfg: dict | None, key: str) -> nn.Module:
     """The head; what its config leaves open is the student's head's."""
     cfg = dict(type='SegformerHead') if cfg is None else dict(cfg)
@@ -257,30 +306,71 @@ def _head_like(theirs: nn.Module, refined: list[torch.Tensor],
     return head
 
 
-def _of_masks(head: nn.Module) -> Place:
+def _of_masks(head: Model) -> Place:
     """Class probabilities of each pixel, of a head that classifies masks."""
 
     def select(values: list) -> torch.Tensor:
         classes, masks = (outputs[-1] for outputs in values[-1])
-        share = torch.einsum('bqc,bqhw->bchw',
-                             classes.softmax(-1)[..., :-1], masks.sigmoid())
-        return (share / share.sum(1, keepdim=True).clamp(min=1e-6)).clamp(
-            min=1e-6).log()
+        return _log_share(classes, masks)
 
     return Place([head], select=select, reading=Reading(
         'classes', 'softmax', head.num_classes))
 
 
-def _mask_features(head: nn.Module) -> Place:
+def _of_texts(model: Model, head: Model) -> Place:
+    """The same of SAN, whose classes are those of texts."""
+
+    def select(values: list) -> torch.Tensor:
+        texts, (masks, _), *regions = values
+        classes = torch.einsum('bqc,nc->bqn', regions[-1], texts)
+        return _log_share(classes, masks[-1])
+
+    return Place(
+        [model.text_encoder, head.side_adapter_network,
+         head.rec_with_attnbias], select=select,
+        reading=Reading('classes', 'softmax', head.num_classes))
+
+
+def _log_share(classes: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Logarithm of each class's share of a pixel.
+
+    Args:
+        classes (Tensor): Logits (N, Q, K + 1) of the Q masks, the last for
+            no object.
+        masks (Tensor): Logits (N, Q, h, w).
+
+    Returns:
+        Tensor: (N, K, h, w).
+    """
+    share = torch.einsum('bqc,bqhw->bchw',
+                         classes.softmax(-1)[..., :-1], masks.sigmoid())
+    return (share / share.sum(1, keepdim=True).clamp(min=1e-6)).clamp(
+        min=1e-6).log()
+
+
+def _mask_features(head: Model) -> Place:
     """The map whose products with the queries are the masks."""
     return Place([head.pixel_decoder], select=lambda values: values[-1][0])
 
 
-def _of_kernels(head: nn.Module) -> Place:
+def _side_features(head: Model) -> Place:
+    """The same of SAN."""
+    return Place([head.side_adapter_network.mask_decoder.pix_mlp],
+                 argument=0, select=lambda values: values[-1])
+
+
+def _of_kernels(head: Model) -> Place:
     """The class maps of the last kernel update of K-Net."""
+    first = head.kernel_generate_head
     return Place(
         [head.kernel_update_head[-1]], select=lambda values: values[-1][0],
-        reading=Reading('classes', 'softmax', head.num_classes))
+        reading=Reading('classes', activation_of(first), first.out_channels))
+
+
+def _vpd_depth(head: Model) -> Place:
+    """In metres, which the head makes of what its last layer gives."""
+    return Place([head.depth_pred_layer], select=lambda values: (
+        values[-1].sigmoid() * head.max_depth), reading=Reading('values'))
 
 
 register_head('BaseDecodeHead', classes='conv_seg', size='out_channels')
@@ -291,5 +381,7 @@ register_head('IterativeDecodeHead', classes=_of_kernels,
               features='kernel_update_head.-1')
 register_head('SegmenterMaskTransformerHead', classes='mask_norm',
               features='patch_proj', size='out_channels')
-register_head('SideAdapterCLIPHead')  # its forward is called directly
+register_head('SideAdapterCLIPHead', features=_side_features)
+register_head('DepthHead', depth='conv_depth')
+register_head('VPDDepthHead', depth=_vpd_depth)
 

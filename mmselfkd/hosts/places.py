@@ -6,7 +6,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-Size = tuple[int, int]
+Size = tuple[int, ...]  # height and width
+Model = Any  # an nn.Module whose parts are known by name
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class InputFormat:
 
     Attributes:
         mean, std (Tensor | Sequence[float] | None): Of each channel of the
-            image, in the model's own order; None: not normalised.
+            image, in the model's own order; None: 0 and 1.
         is_swapped (bool): Whether the model turns the order of colours of
             the pipeline around: True for a model of RGB images, since
             pipelines read BGR.
@@ -85,10 +86,10 @@ class InputFormat:
 
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and std (C, 1, 1) or, alike for all channels, (1, 1, 1)."""
-        if self.mean is None or self.std is None:
-            return torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
-        mean, std = (torch.as_tensor(x, dtype=torch.float).cpu().view(-1, 1, 1)
-                     for x in (self.mean, self.std))
+        mean, std = (
+            torch.as_tensor(default if values is None else values,
+                            dtype=torch.float).cpu().view(-1, 1, 1)
+            for values, default in ((self.mean, 0.), (self.std, 1.)))
         return mean, std
 
     @classmethod
@@ -98,7 +99,8 @@ class InputFormat:
             return cls()
         mean = std = None
         if getattr(preprocessor, '_enable_normalize', False):
-            mean, std = preprocessor.mean, preprocessor.std
+            mean, std = (getattr(preprocessor, name) for name in (
+                'mean', 'std'))
         test_cfg = getattr(preprocessor, 'test_cfg', None) or {}
         multiple = (test_cfg.get('size_divisor')
                     or getattr(preprocessor, 'size_divisor', None)

@@ -32,20 +32,21 @@ def token_grid(model: nn.Module, path: str, tokens: int,
     for module in (*around, model, getattr(model, 'backbone', None)):
         patch = _patch_size(module)
         if patch is not None:
-            return _grid(patch, {_first_tokens(module), 0}, tokens, size)
+            return _grid(patch, _first_tokens(module), tokens, size)
     return None
 
 
-def _grid(patch: Size, firsts: set[int], tokens: int,
+def _grid(patch: Size, first: int, tokens: int,
           size: Size) -> tuple[int, int, int] | None:
-    for halvings in range(HALVINGS):
-        sides = [p * 2**halvings for p in patch]
-        for height, width in (
-                [-(-total // side) for total, side in zip(size, sides)],
-                [total // side for total, side in zip(size, sides)]):
-            first = tokens - height * width
-            if height * width and first in firsts:
-                return height, width, first
+    """With ``first`` tokens in front; else, where some are dropped, none."""
+    for count in dict.fromkeys((first, 0)):
+        for halvings in range(HALVINGS):
+            sides = [p * 2**halvings for p in patch]
+            for height, width in (
+                    [-(-total // side) for total, side in zip(size, sides)],
+                    [total // side for total, side in zip(size, sides)]):
+                if height * width and tokens == count + height * width:
+                    return height, width, count
     return None
 
 
@@ -61,8 +62,9 @@ def _patch_size(module: Any) -> Size | None:
     size = getattr(module, 'patch_size', None)
     if isinstance(size, int):
         return size, size
-    is_pair = isinstance(size, (tuple, list)) and len(size) == 2
-    return tuple(size) if is_pair else None
+    if isinstance(size, (tuple, list)) and len(size) == 2:
+        return tuple(size)
+    return None
 
 
 def _first_tokens(module: Any) -> int:

@@ -1,9 +1,13 @@
 """What the losses do with maps: precision, weighted means, label size."""
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 
-def check_maps(student, teacher, same_channels=True, same_size=True):
+def check_maps(student: Tensor,
+               teacher: Tensor,
+               same_channels: bool = True,
+               same_size: bool = True) -> None:
     """Raise unless both are non-empty 4-D float maps of equal shape.
 
     Args:
@@ -31,19 +35,22 @@ def check_maps(student, teacher, same_channels=True, same_size=True):
         raise ValueError(f'maps must have the same N, but {shapes}')
 
 
-def autocast_off(tensor):
+def autocast_off(tensor: Tensor) -> torch.autocast:
     """Context without autocast on the device of ``tensor``."""
     return torch.autocast(tensor.device.type, enabled=False)
 
 
-def full_precision(student, teacher):
+def full_precision(student: Tensor,
+                   teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Both maps in their common type, float32 at least; teacher detached."""
     dtype = torch.promote_types(student.dtype, teacher.dtype)
     dtype = torch.promote_types(dtype, torch.float32)
     return student.to(dtype), teacher.detach().to(dtype)
 
 
-def mean_over(values, weight=None, sync_ranks=False):
+def mean_over(values: Tensor,
+              weight: Tensor | None = None,
+              sync_ranks: bool = False) -> Tensor:
     """Weighted mean of the values.
 
     DDP averages the gradients of the ranks. With ``sync_ranks`` a rank
@@ -69,7 +76,7 @@ def mean_over(values, weight=None, sync_ranks=False):
     return values.sum() / total_weight(weight, sync_ranks)
 
 
-def total_weight(weight, sync_ranks=False):
+def total_weight(weight: Tensor, sync_ranks: bool = False) -> Tensor:
     """What a weighted sum is divided by to be a mean; see :func:`mean_over`.
 
     Returns:
@@ -82,7 +89,7 @@ def total_weight(weight, sync_ranks=False):
     return total.where(total > 0, 1)
 
 
-def sum_over_ranks(values, sync_ranks=True):
+def sum_over_ranks(values: Tensor, sync_ranks: bool = True) -> Tensor:
     """The sum over all ranks, which have to call this; with gradient.
 
     Args:
@@ -96,13 +103,13 @@ def sum_over_ranks(values, sync_ranks=True):
     return all_reduce(values.contiguous())
 
 
-def normalise_weight(weight, maps):
-    """The weights of positions in the type of the maps, each image's sum 1.
+def normalise_weight(weight: Tensor | None, maps: Tensor) -> Tensor | None:
+    """The weights of positions, with a sum of 1 in each image.
 
     Args:
-        weight (Tensor, optional): (N, 1, H, W), 0 or more; an image of weight
-            0 keeps it.
-        maps (Tensor): what is weighted, (N, C, H, W).
+        weight (Tensor, optional): (N, 1, H, W), 0 or more. Where all of an
+            image are 0 they stay 0.
+        maps (Tensor): what is weighted, (N, C, H, W); gives the type.
 
     Returns:
         Tensor | None: (N, 1, H, W), None where ``weight`` is.
@@ -118,7 +125,10 @@ def normalise_weight(weight, maps):
     return weight / total.where(total > 0, 1)
 
 
-def weight_of_valid(maps, label=None, ignore_index=None, weight=None):
+def weight_of_valid(maps: Tensor,
+                    label: Tensor | None = None,
+                    ignore_index: int | None = None,
+                    weight: Tensor | None = None) -> Tensor | None:
     """The weights without the pixels whose label is ignored.
 
     Args:
@@ -140,7 +150,7 @@ def weight_of_valid(maps, label=None, ignore_index=None, weight=None):
     return valid if weight is None else valid * weight
 
 
-def pooled(maps, pool, mode='avg'):
+def pooled(maps: Tensor, pool: int | None, mode: str = 'avg') -> Tensor:
     """The maps in patches; what lies beyond the border does not count.
 
     Args:
@@ -155,29 +165,33 @@ def pooled(maps, pool, mode='avg'):
     return F.avg_pool2d(maps, pool, ceil_mode=True, count_include_pad=False)
 
 
-def pooled_weight(weight, pool):
+def pooled_weight(weight: Tensor, pool: int | None) -> Tensor:
     """Mean over the pixels of a patch that weigh more than 0 (N, 1, h, w)."""
     total = pooled(weight, pool)
     count = pooled((weight > 0).to(weight), pool)
     return total / count.where(count > 0, 1)
 
 
-def unit_length(maps):
+def unit_length(maps: Tensor) -> Tensor:
     """Vectors (N, C, ...) of length 1; a vector of length 0 stays that."""
     norm = maps.norm(dim=1, keepdim=True)
     # by a tiny number instead it would get a slope that no half can hold
     return maps / norm.where(norm > 1e-12, 1)
 
 
-def masked_mean(maps, axes, mask):
-    """Mean over ``axes``, kept, of where the ``mask`` (N, 1, H, W) is set."""
+def masked_mean(maps: Tensor, axes: tuple[int, ...],
+                mask: Tensor | None) -> Tensor:
+    """Mean over ``axes`` where the ``mask`` (N, 1, H, W) is set.
+
+    The axes stay, with length 1.
+    """
     if mask is None:
         return maps.mean(axes, keepdim=True)
     count = mask.expand_as(maps).sum(axes, keepdim=True).clamp(min=1)
     return maps.masked_fill(~mask, 0).sum(axes, keepdim=True) / count
 
 
-def weighted_mean(values, weight):
+def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
     """Mean of values (N, C, H, W) by weights whose sum is 1 in an image."""
     if weight is None:
         return values.mean()
@@ -185,7 +199,7 @@ def weighted_mean(values, weight):
         (2, 3)).mean()
 
 
-def resize_label(label, logits):
+def resize_label(label: Tensor, logits: Tensor) -> Tensor:
     """Labels at the size of the logits, by nearest neighbour.
 
     Args:

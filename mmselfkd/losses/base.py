@@ -153,7 +153,7 @@ class AdversarialLoss(DistillationLoss):
         optimizer (dict): Config of the discriminator's optimizer.
     """
     is_adversarial = True
-    discriminator: nn.Module | None
+    discriminator: Any  # a module, or None
 
     def __init__(self, optimizer: dict[str, Any]):
         super().__init__()

@@ -436,8 +436,12 @@ class ClassQueues(nn.Module):
 
 
 def _ranked(groups, number):
-    """Sorted groups (m), which came from where, the how manieth of its group
-    each is, and the size of each group (number)."""
+    """The members of each group, numbered.
+
+    Returns:
+        tuple: The groups in order (m), where each came from, its number in
+        its group, and the size of each group (number).
+    """
     groups, order = groups.sort(stable=True)
     count = groups.new_zeros(number).scatter_add_(
         0, groups, torch.ones_like(groups))

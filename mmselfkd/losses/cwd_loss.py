@@ -147,6 +147,13 @@ class CWDLoss(DistillationLoss):
         self.ignore_index = ignore_index
         self.needs_label = ignore_index is not None
 
+    def check(self, student: Tensor, teacher: Tensor) -> None:
+        """Refuse a map of one position, over which the softmax is 1."""
+        if student[0, 0].numel() == 1:
+            raise ValueError(
+                'CWDLoss takes a softmax over the positions, but the map has '
+                'one; use a finer level, or KDLoss for class scores')
+
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,

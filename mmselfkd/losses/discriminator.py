@@ -7,6 +7,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from ._maps import sum_over_ranks
 
+__all__ = ['Block', 'Discriminator', 'InputNorm', 'SelfAttention']
+
 
 class InputNorm(nn.Module):
     """Standardise every channel by the statistics of the whole batch.
@@ -57,7 +59,8 @@ class SelfAttention(nn.Module):
     Queries and keys have an eighth of the channels; gamma starts at 0. Keys
     and values are averaged down to 32 x 32 positions at most, so memory is
     linear in the size of larger maps; smaller ones keep all their positions.
-    Written in plain products, for a gradient penalty differentiates twice.
+    It is written in plain products, because a gradient penalty
+    differentiates twice.
 
     Args:
         channels (int): number of channels, 8 or more.
@@ -86,8 +89,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` with what its positions attend to."""
-        sides = [min(side, self.max_side) for side in x.shape[2:]]
-        context = F.adaptive_avg_pool2d(x, sides)
+        height, width = (min(side, self.max_side) for side in x.shape[2:])
+        context = F.adaptive_avg_pool2d(x, (height, width))
         query = self.query(x).flatten(2)
         key = self.key(context).flatten(2)
         value = self.value(context).flatten(2)
@@ -131,17 +134,21 @@ class Block(nn.Module):
 class Discriminator(nn.Module):
     """Score how much the class scores of an image look like the teacher's.
 
-    Normalisation right at the input (it balances image and logits), four
-    :class:`Block` of 64, 128, 256 and 512 channels, :class:`SelfAttention`
-    after the third and the fourth, one more 4 x 4 convolution to a score
-    map, and the mean over that map.
+    Five blocks behind a normalisation of the input, which balances image and
+    logits: four :class:`Block` of 64, 128, 256 and 512 channels, with
+    :class:`SelfAttention` after the third and the fourth, and one more 4 x 4
+    convolution to a score map. The score is the mean over that map.
 
-    Differs from the paper: it leaves the padding open. Here any size from
-    1 x 1 on is accepted and the map keeps its size in the last convolution.
+    Differs from the paper: its blocks have batch normalisation and ReLU.
+    Here they have spectral normalisation and LeakyReLU, as in the code. It
+    leaves the padding open; here any size from 1 x 1 on is accepted, and
+    the map keeps its size in the last convolution.
 
-    Differs from the official code: that one is built for maps of 65 x 65 and
-    never sees the image (``image_channels=0``); it keeps running statistics
-    in its input normalisation.
+    Differs from the official code: that one is built for maps of 65 x 65,
+    which its last convolution, without padding, turns into a single score;
+    it never sees the image (``image_channels=0``) and keeps running
+    statistics in its input normalisation. Padding and mean change the score
+    of the same weights.
 
     Args:
         num_classes (int): channels of the logits.

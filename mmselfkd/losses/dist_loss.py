@@ -17,7 +17,7 @@ from ._maps import (
     weight_of_valid,
 )
 from .base import DistillationLoss
-from .kd_loss import ACTIVATIONS, check_ignore_index
+from .kd_loss import ACTIVATIONS, check_ignore_index, check_softmax
 
 EPS = 1e-8
 LEAST = 1e-12  # square of a norm that counts as 0
@@ -116,7 +116,8 @@ def dist_loss(student: Tensor,
             x.sigmoid() if activation == 'sigmoid' else F.softmax(x, dim=1)
             for x in (student / temperature, teacher / temperature))
         inter = _correlation(
-            *(x - x.mean(1, keepdim=True) for x in (student, teacher)),
+            student - student.mean(1, keepdim=True),
+            teacher - teacher.mean(1, keepdim=True),
             lambda x: x.sum(1, keepdim=True))
         loss = beta * mean_over(1 - inter, weight, sync_ranks)
         return loss + gamma * _intra(student, teacher, weight, sync_ranks)
@@ -199,6 +200,17 @@ class DISTLoss(DistillationLoss):
         self.ignore_index = ignore_index
         self.activation = activation
         self.needs_label = ignore_index is not None
+
+    def check(self, student: Tensor, teacher: Tensor) -> None:
+        """Refuse correlations of one or two numbers, which are constant."""
+        check_softmax(self, student)
+        classes, pixels = student.shape[1], student[:, 0].numel()
+        if not (self.beta and classes > 2 or self.gamma and pixels > 2):
+            raise ValueError(
+                f'DISTLoss(beta={self.beta:g}, gamma={self.gamma:g}) '
+                f'correlates {classes} classes (beta) and {pixels} pixels '
+                '(gamma), and of one or two numbers the correlation is '
+                'constant; use KDLoss')
 
     def forward(self,
                 student: Tensor,

@@ -1,4 +1,4 @@
-"""Score maps judged as a whole by a discriminator (structured KD)."""
+"""Score maps compared as a whole by a discriminator (structured KD)."""
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +38,7 @@ def holistic_loss(student: Tensor,
     """
     with autocast_off(student):
         student, _, image = _inputs(student, teacher, image, discriminator)
-        discriminator.eval()  # the power iterations rest
+        discriminator.eval()  # no power iteration
         fixed = {
             name: parameter.detach()
             for name, parameter in discriminator.named_parameters()
@@ -137,13 +137,14 @@ class HolisticLoss(AdversarialLoss):
 
     with :math:`a_n` uniform in [0, 1), one per image, and :math:`\lambda`
     the ``gradient_penalty``. The gradient is that of the sum of all scores
-    by the mixed logits (not by the image); as the input of the discriminator
-    is normalised by the statistics of the batch, it holds what an image does
-    to the scores of the others.
+    by the mixed logits (not by the image). As the discriminator normalises
+    its input by the statistics of the batch, it includes the effect of an
+    image on the scores of the others.
 
-    The discriminator is created at the first call, or by :meth:`build`, on
+    The discriminator is created by :meth:`build` or at the first call, on
     the device of the logits; before, ``discriminator`` is None. Creating it
-    and drawing :math:`a_n` take numbers from torch's global generator. Its
+    takes numbers from torch's global generator, and so does drawing
+    :math:`a_n` unless :meth:`discriminator_loss` is given a generator. Its
     spectral norms make one power iteration in each call of
     :meth:`discriminator_loss`, and none elsewhere. All arithmetic is in the
     precision of the discriminator (float32 as built), without autocast.
@@ -152,10 +153,10 @@ class HolisticLoss(AdversarialLoss):
     logits of any size will do; see
     :class:`~mmselfkd.losses.discriminator.Discriminator`.
 
-    Differs from the official code: that one never shows the image to the
-    discriminator (``conditional=False``) and multiplies the loss of the
-    discriminator by the weight of this term, 0.1, too (the default
-    ``optimizer`` makes up for that).
+    Differs from the official code: its discriminator does not see the image
+    (``conditional=False``), and the weight of this term, 0.1, multiplies the
+    loss of the discriminator too. The default ``optimizer`` makes up for the
+    latter.
 
     Args:
         mode (str): 'wgan-gp' or 'hinge'. Defaults to 'wgan-gp'.
@@ -222,9 +223,12 @@ class HolisticLoss(AdversarialLoss):
     def build(self, student: Tensor, teacher: Tensor,
               image: Tensor | None) -> None:
         """Make the discriminator, anew if there was one."""
+        channels = 0
+        if self.conditional:
+            assert image is not None
+            channels = image.shape[1]
         self.discriminator = Discriminator(
-            student.shape[1],
-            image.shape[1] if self.conditional else 0).to(student.device)
+            student.shape[1], channels).to(student.device)
 
     def forward(self,
                 student: Tensor,

@@ -28,34 +28,34 @@ def icsd_loss(student: Tensor,
     :math:`p_{n,i}` (H * W) is the softmax of class map :math:`i` of image
     :math:`n`, divided by the temperature, over its positions :math:`m`, and
     :math:`D_n` (K, K) the matrix of divergences KL(p_i || p_j). A constant
-    added to a class map has no effect. Cost: one matrix product of
-    (K, H * W) and (H * W, K) per image and model, in float64, because the
-    differences between two matrices are small beside their entries, and two
-    of (K, K) and (K, H * W) for the gradient. It is ready with the value and
-    cannot be differentiated again.
+    added to a class map has no effect.
+
+    Cost: one matrix product of (K, H * W) and (H * W, K) per image and
+    model, and two of (K, K) and (K, H * W) for the gradient. The former is
+    in float64, because two such matrices differ little. The gradient is
+    computed along with the value and cannot be differentiated again.
 
     With ``weight`` the softmax and the divergence count a position as often
     as it weighs: :math:`p_{n,i,m} \propto w_{n,m} \exp(z_{n,i,m})`, with
     :math:`\log (p / w)` in place of :math:`\log p`. An image of weight 0
     has the value 0.
 
-    Differs from the paper: the text that was at hand leaves the order of the
-    divergence, the temperature and one matrix per image or per batch open;
-    they are chosen as above. The adaptive weighting (AICSD) belongs to the
-    schedule of the run, not to this function.
+    Differs from the paper: the order of the divergence, the temperature, and
+    whether there is one matrix per image or per batch, are not stated in
+    what could be read; they are chosen as above. The adaptive weighting
+    (AICSD) belongs to the schedule of the run, not to this function.
 
     Differs from the official code: that one takes the softmax over H only
     (per column), feeds probabilities where log-probabilities belong, mirrors
     the upper triangle of an asymmetric matrix, averages over the batch
-    before comparing, normalises the rows and fixes K to 21. Its weight of
-    9500 belongs to that scale.
+    before comparing, normalises the rows and fixes K to 21.
 
     Args:
         student (Tensor): logits of the student.
         teacher (Tensor): logits of the teacher; detached here.
-        weight (Tensor, optional): of the positions, 0 or more; what weighs
-            0, such as padding, takes no part. None: all weigh the same.
-            Defaults to None.
+        weight (Tensor, optional): weights of the positions, 0 or more.
+            Positions of weight 0, such as padding, take no part. None: equal
+            weights. Defaults to None.
         temperature (float): divides both logits. Defaults to 1.0.
 
     Shape:

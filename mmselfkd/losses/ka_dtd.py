@@ -20,8 +20,8 @@ the valid pixels, :math:`T` the temperature of the loss and
 so a sharper target. Where T is the minimum only the easy pixels move.
 
 Differs from the paper: it has one row and one temperature for each image;
-here every pixel is such a sample. Its T, :math:`\beta`, :math:`\gamma` and
-smoothed label are not stated in what was at hand.
+here every pixel is a sample. Its T, :math:`\beta`, :math:`\gamma` and
+smoothed label could not be read.
 
 Differs from the official code: none was found. KD_Lib, from which the
 smoothed label of 0.9 comes, swaps alike, but calls the divergence with its
@@ -46,6 +46,8 @@ from torch import Tensor
 from ..checks import check_choice, check_not_negative, check_positive
 from ..errors import nearest
 from ._maps import autocast_off, check_maps, full_precision, resize_label
+
+__all__ = ['CWSM', 'FLSW', 'LabelSmoothing', 'ProbabilityShift']
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,10 @@ class _DynamicTemperature:
                           / valid.sum(axes, keepdim=True).clamp(min=1))
             spread = self.beta * (centre - weight)
             return (temperature + spread).clamp(min=self.minimum)
+
+    def _weight(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """How hard each position is, (N, 1, H, W)."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

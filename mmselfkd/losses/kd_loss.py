@@ -1,4 +1,5 @@
 """Soft labels of the teacher, pixel by pixel."""
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -58,9 +59,9 @@ def kd_loss(student: Tensor,
     class probabilities, :math:`V` the set of valid pixels of the batch and
     :math:`T` the temperature.
 
-    With ``activation='sigmoid'`` the classes are so many yes-or-no questions,
-    as most detection heads ask them, and the divergence is the binary one,
-    summed over the classes:
+    With ``activation='sigmoid'``, which most detection heads have, each class
+    is a yes-or-no question of its own. The divergence is then the binary
+    one, summed over the classes:
 
     .. math::
         L = \frac{T^2}{|V|} \sum_{p \in V} \sum_{k=1}^{K}
@@ -68,17 +69,16 @@ def kd_loss(student: Tensor,
             + (1 - q^t_{p,k}) \log \frac{1 - q^t_{p,k}}{1 - q^s_{p,k}}, \quad
         q_{p,k} = \sigma(z_{p,k} / T)
 
-    With ``groups`` the channels of a pixel are so many distributions, one
-    behind the other, as the sides of a box are in GFL (4 sides of 17 bins).
-    Each has a softmax of its own and counts as a pixel, so the loss is the
-    mean over the groups.
+    With ``groups`` the channels of a pixel hold several distributions, one
+    after the other, like the 4 sides of 17 bins of a box in GFL. Each has a
+    softmax of its own, and the loss is the mean over them.
 
-    A valid pixel is one whose label is not ``ignore_index``. Without labels,
-    or with ``ignore_index=None``, all pixels are valid, so that images
-    without annotation still distil. With no valid pixel at all the loss is
-    exactly 0 and so is its gradient.
+    A pixel is valid unless its label is ``ignore_index``. Without labels, or
+    with ``ignore_index=None``, all pixels are valid, so images without
+    annotation distil too. Without any valid pixel the loss and its gradient
+    are exactly 0.
 
-    Two options prepare the lesson; with both of them
+    Two options correct and soften the soft labels. With both of them
 
     .. math::
         L = \frac{1}{|V|} \sum_{p \in V} \tau_p^2 \sum_{k=1}^{K}
@@ -86,40 +86,41 @@ def kd_loss(student: Tensor,
         q_p = \mathrm{softmax}_k(z_p / \tau_p)
 
     ``adjust`` turns :math:`q^t_p` into :math:`\tilde q^t_p` where the
-    teacher's first choice is not the label: it swaps the two probabilities
-    (:class:`~mmselfkd.losses.ka_dtd.ProbabilityShift`) or puts a smoothed
-    label in place of the row
-    (:class:`~mmselfkd.losses.ka_dtd.LabelSmoothing`). Without labels, and
-    where the label is no class, it does nothing. ``dynamic_temperature``
-    gives every pixel a temperature :math:`\tau_p` about :math:`T`, the same
-    for student and teacher, which is lower where the student is further from
-    the teacher (:class:`~mmselfkd.losses.ka_dtd.FLSW`) or less
-    sure (:class:`~mmselfkd.losses.ka_dtd.CWSM`). It is taken from
-    the logits as given, before any adjustment, and has no gradient.
+    teacher's top class is not the label: it swaps the two probabilities
+    (:class:`~mmselfkd.losses.ka_dtd.ProbabilityShift`) or replaces the row
+    by a smoothed label (:class:`~mmselfkd.losses.ka_dtd.LabelSmoothing`).
+    Without labels, and where the label is no class, it does nothing.
 
-    ``weight`` weighs the pixels: the sums over V become weighted ones, and
-    |V| the sum of the weights.
+    ``dynamic_temperature`` gives every pixel a temperature :math:`\tau_p`
+    about :math:`T`, the same for student and teacher. It is lower where the
+    student is further from the teacher
+    (:class:`~mmselfkd.losses.ka_dtd.FLSW`) or less sure
+    (:class:`~mmselfkd.losses.ka_dtd.CWSM`). It is computed from the logits
+    before any adjustment, and it has no gradient.
 
-    Differs from the paper: the paper has one score vector per image; here
-    every pixel is such a sample. Its second term, the cross entropy with the
-    label, is the task loss of the student and not part of this function.
-    The paper of the two options has one row and one temperature per image;
-    whether it multiplies by the square of the temperature is not stated in
-    what was at hand.
+    With ``weight`` the sums over V are weighted, and :math:`|V|` is the sum
+    of the weights.
 
-    Differs from the official code: structured knowledge distillation, which
-    brought this term to segmentation, has the cross entropy instead of the
-    divergence (same gradient), T = 1, all pixels valid, and divides by H * W
-    only. Its weight times N is the weight of this loss.
+    Differs from the paper: it has one score vector per image; here every
+    pixel is a sample. Its second term, the cross entropy with the label, is
+    the task loss of the student and not part of this function. The paper of
+    the two options has one row and one temperature per image; whether it
+    multiplies by the square of the temperature is not known here.
+
+    Differs from the official code: that of structured knowledge
+    distillation, which brought this term to segmentation, has the cross
+    entropy instead of the divergence (same gradient), T = 1 and all pixels
+    valid, and it divides by H * W only. Its weight times N is the weight of
+    this loss.
 
     Args:
         student (Tensor): logits of the student.
         teacher (Tensor): logits of the teacher; detached here.
         label (Tensor, optional): integer class labels, of any size; resized
             to the logits by nearest neighbour. Defaults to None.
-        weight (Tensor, optional): of the positions, 0 or more; what weighs
-            0, such as padding, takes no part. None: all weigh the same.
-            Defaults to None.
+        weight (Tensor, optional): weights of the positions, 0 or more.
+            Positions of weight 0, such as padding, take no part. None: equal
+            weights. Defaults to None.
         temperature (float): divides both logits. Defaults to 1.0.
         ignore_index (int, optional): label of the pixels that take no part.
             None: every pixel takes part. Defaults to 255.
@@ -176,8 +177,9 @@ def kd_loss(student: Tensor,
     check_choice('activation', activation, ACTIVATIONS)
     check_positive('temperature', temperature)
     check_integer_or_none('ignore_index', ignore_index)
-    adjust, dynamic = _build_options(adjust, dynamic_temperature, temperature)
-    _check_groups(groups, student.shape[1], activation, adjust)
+    adjustment, dynamic = _build_options(
+        adjust, dynamic_temperature, temperature)
+    _check_groups(groups, student.shape[1], activation, adjustment)
     if activation == 'sigmoid' and isinstance(dynamic, CWSM):
         raise ValueError(
             'dynamic_temperature must be of type FLSW with '
@@ -202,17 +204,18 @@ def kd_loss(student: Tensor,
             temperature = dynamic(student, teacher, temperature, valid)
         student, teacher = student / temperature, teacher / temperature
         if label is None:
-            adjust = None
+            adjustment = None
         if activation == 'sigmoid':
-            divergence = _binary_divergence(student, teacher, label, adjust)
+            divergence = _binary_divergence(
+                student, teacher, label, adjustment)
         else:
             student = F.log_softmax(student, dim=1)
             teacher = F.log_softmax(teacher, dim=1)
-            if adjust is not None:
-                teacher = adjust(teacher, label)
+            if adjustment is not None:
+                teacher = adjustment(teacher, label)
             divergence = teacher.exp() * (teacher - student)
         loss = temperature**2 * divergence.sum(dim=1, keepdim=True)
-        share = None if valid is None else valid[:, None]
+        share: Any = None if valid is None else valid[:, None]
         return mean_over(
             loss, share if weight is None else share * weight, sync_ranks)
 

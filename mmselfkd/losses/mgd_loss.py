@@ -1,4 +1,6 @@
 """Masked generative distillation: the teacher's map from half of one."""
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -167,6 +169,7 @@ class MGDLoss(DistillationLoss):
     channels = 'adapt'
     takes_weight = True
     needs_positions = True
+    generator: Any  # a module, or None
 
     def __init__(self, mask_ratio: float = 0.75, reduction: str = 'mean'):
         super().__init__()

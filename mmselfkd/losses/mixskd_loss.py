@@ -1,4 +1,6 @@
 """Agreement of mixed images with mixed outputs (MixSKD)."""
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -88,10 +90,10 @@ def mixskd_logit_loss(student: Tensor,
     Both maps come from the network in training, so, unlike in the other
     losses, each is the teacher once and both get a gradient.
 
-    Differs from the paper: the paper has one score vector per image; here
-    every pixel is such a sample.
+    Differs from the paper: it has one score vector per image; here every
+    pixel is a sample.
 
-    Differs from the official code: none but that is known.
+    Differs from the official code: no other difference is known.
 
     Args:
         student (Tensor): interpolated logits of the plain images.
@@ -131,7 +133,7 @@ def mixskd_logit_loss(student: Tensor,
         >>> round(loss.item(), 4)
         0.2747
     """
-    options = dict(
+    options: dict[str, Any] = dict(
         label=label, temperature=temperature, ignore_index=ignore_index,
         activation=activation, sync_ranks=sync_ranks)
     return (kd_loss(student, teacher, **options)
@@ -213,8 +215,8 @@ class FeatureDiscriminator(nn.Module):
     The mean over all positions, a linear layer, ReLU and a linear layer of
     two outputs, one logit for each kind.
 
-    Differs from the official code: that one holds it where no optimizer
-    finds it, so it never learns.
+    Differs from the official code: there it stands in a plain list, where no
+    optimizer finds it, so it never learns.
 
     Args:
         channels (int): channels of the features.
@@ -260,19 +262,20 @@ class MixSKDAdversarialLoss(AdversarialLoss):
     r"""Adversarial loss that makes two kinds of features hard to tell apart.
 
     .. math::
-        L_{dis} = \mathrm{BCE}(D(\bar F'), [1, 0])
-            + \mathrm{BCE}(D(\bar{\tilde F}), [0, 1]), \quad
+        L_{dis} = \frac{1}{2} \mathrm{BCE}(D(\bar F'), [1, 0])
+            + \frac{1}{2} \mathrm{BCE}(D(\bar{\tilde F}), [0, 1]), \quad
         \bar F_{nc} = \frac{1}{HW} \sum_{h,w} F_{nchw}
 
     :math:`F'` = ``student`` (N, C, H, W) is interpolated from the features
     of the plain images, :math:`\tilde F` = ``teacher`` (N, C, H, W) is what
     the same network makes of the mixed images, :math:`D` (N, 2) are the
     logits of the discriminator and BCE is the binary cross entropy with
-    logits, a mean over the N images and the 2 logits.
+    logits, a mean over the N images and the 2 logits. So the loss is one
+    mean over both kinds of maps.
 
-    The result of the call has this value and the reversed gradient: it
-    trains the network to raise what the discriminator lowers, and leaves the
-    discriminator alone. :meth:`discriminator_loss` is the same value on
+    The result of the call has this value and the reversed gradient. It
+    trains the network to raise what the discriminator lowers, and gives the
+    discriminator no gradient. :meth:`discriminator_loss` is the same value on
     detached maps and trains the discriminator. Both maps come from the
     network in training, so, unlike in the other losses, the teacher is not
     detached: both get a gradient.
@@ -284,12 +287,11 @@ class MixSKDAdversarialLoss(AdversarialLoss):
     discriminator (float32 as built), without autocast.
 
     Differs from the paper: it is about classification; maps of any size are
-    ours, and so is the optimizer of the discriminator, which is not stated
-    in what was at hand.
+    ours. So is the optimizer of the discriminator, which could not be read.
 
-    Differs from the official code: there the discriminators stand in a plain
-    list, so that no optimizer finds them and they never learn, and the
-    gradient is not reversed: the network is trained to help them.
+    Differs from the official code: there no optimizer has the
+    discriminators, so they never learn, and the gradient is not reversed, so
+    the network is trained to help them.
 
     Args:
         hidden (int): width between the two layers of the discriminator.
@@ -303,8 +305,8 @@ class MixSKDAdversarialLoss(AdversarialLoss):
         - student, teacher: (N, C, H, W).
 
     Returns:
-        Tensor: scalar, the mean over the images and the two logits, summed
-        over the two kinds of maps.
+        Tensor: scalar, the mean over the images, the two kinds of maps and
+        the two logits.
 
     Raises:
         TypeError: if the maps are not floating point.
@@ -366,17 +368,15 @@ class MixSKDAdversarialLoss(AdversarialLoss):
 
     def _value(self, student, teacher, parameters):
         """The loss, by ``parameters`` in place of the discriminator's."""
-        loss = 0
         with autocast_off(student):
             dtype = next(self.discriminator.parameters()).dtype
-            for kind, maps in enumerate((student, teacher)):
-                scores = functional_call(
+            scores = torch.stack([
+                functional_call(
                     self.discriminator, parameters, (maps.to(dtype), ))
-                target = torch.zeros_like(scores)
-                target[:, kind] = 1
-                loss = loss + F.binary_cross_entropy_with_logits(
-                    scores, target)
-        return loss
+                for maps in (student, teacher)])
+            target = torch.eye(2, dtype=dtype, device=scores.device)
+            target = target[:, None].expand_as(scores)
+            return F.binary_cross_entropy_with_logits(scores, target)
 
     def _prepare(self, student, teacher):
         check_maps(student, teacher)

@@ -34,18 +34,20 @@ def nfd_loss(student: Tensor,
                       {\sqrt{\mathrm{var}_d(F) + \epsilon}}
 
     :math:`F` (N, C, H, W) are features; mean and biased variance are taken
-    over the axes :math:`d` = ``dims``, for student and teacher each. Shift
-    and positive scale of the student along these axes have no effect, so the
-    student need not chase the magnitude of the teacher. With 'hw' and a
-    small eps the loss is the mean over (n, c) of 2 * (1 - r), r being
-    Pearson's correlation of the two maps. With ``weight`` the statistics are
-    those of the positions that weigh more than 0, and the mean over the
-    positions of an image is the weighted one.
+    over the axes :math:`d` = ``dims``, separately for student and teacher. A
+    shift and a positive scale of the student along these axes have no
+    effect, so the student need not copy the magnitude of the teacher. With
+    'hw' and a small eps the loss is the mean over (n, c) of 2 * (1 - r),
+    where r is Pearson's correlation of the two maps.
 
-    Differs from the paper: its body and code were not at hand. The axes 'hw'
-    are what two other groups that cite it use; they take the root of the sum
-    of squares over the whole batch (not scale-free), the unbiased standard
-    deviation and no eps. Mean squared error and eps are ours.
+    With ``weight`` the statistics are those of the positions that weigh more
+    than 0, and the mean over the positions of an image is weighted. Of
+    several levels :class:`NFDLoss` is the mean.
+
+    Differs from the paper: its body could not be read. Two other groups that
+    cite it use the axes 'hw'; they take the root of the sum of squares over
+    the whole batch, which depends on its size, the unbiased standard
+    deviation and no eps. The mean squared error and eps are ours.
 
     Differs from the official code: none is known.
 
@@ -53,9 +55,9 @@ def nfd_loss(student: Tensor,
         student (Tensor): features of the student, after an adapter where its
             channels differ from the teacher's.
         teacher (Tensor): features of the teacher; detached here.
-        weight (Tensor, optional): of the positions, 0 or more; what weighs
-            0, such as padding, takes no part. None: all weigh the same.
-            Defaults to None.
+        weight (Tensor, optional): weights of the positions, 0 or more.
+            Positions of weight 0, such as padding, take no part. None: equal
+            weights. Defaults to None.
         dims (str): axes of the statistics: 'hw', 'nhw', 'c' or 'chw'.
             Defaults to 'hw'.
         eps (float): added to the variance. Defaults to 1e-5.

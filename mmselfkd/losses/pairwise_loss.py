@@ -1,6 +1,6 @@
 """Similarities between the positions of a map (structured distillation)."""
-
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,10 +47,10 @@ def pairwise_loss(student: Tensor,
     compared, so the two maps may differ in channels. A node without any
     activation has similarity 0 to every node.
 
-    With ``weight`` a node weighs :math:`w_i`, the mean of its pixels that
-    weigh more than 0, is pooled over these, and the mean over the pairs is
-    weighted by :math:`w_i w_j`; as :math:`w_i w_j (a^s - a^t)^2` is what
-    features of length :math:`\sqrt{w_i}` give, the cost stays the same.
+    With ``weight`` a node is pooled over its pixels that weigh more than 0,
+    its weight :math:`w_i` is their mean weight, and the mean over the pairs
+    is weighted by :math:`w_i w_j`. Features of length :math:`\sqrt{w_i}`
+    give :math:`w_i w_j (a^s - a^t)^2`, so the cost stays the same.
 
     Cost, fully connected: with the normalised maps S (C_s, P), T (C_t, P),
 
@@ -73,9 +73,10 @@ def pairwise_loss(student: Tensor,
     float32 the value is then off by up to 1e-8 where the similarities agree
     but the features do not (a teacher with its channels in another order).
     The P x P form is taken where P is below the channels. With
-    ``connection_range`` r: time P * C * (2r + 1)^2 / 2 (a pair counts for
-    both of its orders), memory linear in P. The gradient is ready with the
-    value, one map of the size of S; it cannot be differentiated again.
+    ``connection_range`` r: time P * C * (2r + 1)^2 / 2 (a pair is computed
+    once for both of its orders), memory linear in P. The gradient is
+    computed along with the value, one map of the size of S; it cannot be
+    differentiated again.
 
     Differs from the paper: the normaliser is the number of pairs that exist,
     also at the border of a local graph and for a last patch that is cut off.
@@ -87,9 +88,9 @@ def pairwise_loss(student: Tensor,
     Args:
         student (Tensor): features of the student.
         teacher (Tensor): features of the teacher; detached here.
-        weight (Tensor, optional): of the positions, 0 or more; what weighs
-            0, such as padding, takes no part. None: all weigh the same.
-            Defaults to None.
+        weight (Tensor, optional): weights of the positions, 0 or more.
+            Positions of weight 0, such as padding, take no part. None: equal
+            weights. Defaults to None.
         pool (int, optional): side of a patch in pixels; a patch cut off by
             the border counts its pixels inside the map. 1 or None: every
             pixel is a node. Defaults to 2.
@@ -186,8 +187,9 @@ class _SimilarityDistance(torch.autograd.Function):
     @staticmethod
     def forward(ctx, student, teacher, connection_range, weight):
         with_slope = ctx.needs_input_grad[0]
-        slopes = torch.empty_like(student) if with_slope else None
-        size, total = student.shape[2:], 0
+        slopes: Any = torch.empty_like(student) if with_slope else None
+        size = student.shape[2:]
+        total: Any = 0
         for n in range(len(student)):
             w = None if weight is None else weight[n].double()
             scales = [_scale(x[n], w) for x in (student, teacher)]
@@ -264,9 +266,9 @@ def _near(student, teacher, scales, with_slope):
         out[0].copy_(node)
     s, d = s.flatten(1), d.flatten(1)
     products = ss, sd, dd = _gram(s), s @ d.T, _gram(d)
-    slope = (ss - sd).mul_(4) @ d if with_slope else None
+    slope = None
     if with_slope:
-        slope.addmm_(sd, s, alpha=4)
+        slope = ((ss - sd).mul_(4) @ d).addmm_(sd, s, alpha=4)
     ss, sd, dd = (x.double() for x in products)
     value = (2 * (ss * dd).sum() + 2 * (sd * sd.T).sum()
              - 4 * (sd * dd).sum() + dd.square().sum())
@@ -286,7 +288,7 @@ def _connected(s, t, with_slope):
 
 
 def _gram(x):
-    """x @ x.T; of its symmetric halves little more than one is computed."""
+    """All products of rows; little more than one half is computed."""
     out = x.new_empty(len(x), len(x))
     for begin in range(0, len(x), PANEL):
         end = begin + PANEL
@@ -299,7 +301,7 @@ def _local(s, t, reach, with_slope):
     """Sum over the pairs within ``reach``; s (C_s, H, W), t (C_t, H, W)."""
     height, width = s.shape[1:]
     value = 0
-    slope = torch.zeros_like(s) if with_slope else None
+    slope: Any = torch.zeros_like(s) if with_slope else None
     for down in range(min(reach, height - 1) + 1):
         # downwards and to the right: the other half of the window holds the
         # same pairs in the other order

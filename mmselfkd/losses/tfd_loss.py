@@ -31,30 +31,30 @@ def tfd_inter_loss(student: Tensor,
     :math:`F^b` (N, C_b, H_b, W_b) the deeper one of the same network, the
     teacher; only the first :math:`C` channels of each are compared.
     :math:`\mathrm{pool}` is adaptive average pooling to (H_b, W_b), of any
-    ratio. In a dimension where the deeper map is the larger one, pooling
-    repeats the elements of the shallow map, and averages two neighbours
-    where the ratio is no integer.
+    ratio. Along an axis where the deeper map is the larger one, pooling
+    repeats the elements of the shallow map and averages two neighbours where
+    the ratio is no integer.
 
-    With ``weight`` only what weighs more than 0 is pooled, and a pooled
-    position weighs the mean of its own.
+    With ``weight`` only positions that weigh more than 0 are pooled, and a
+    pooled position has the mean weight of its positions.
 
-    Differs from the paper: its body was not at hand; the form is the code's.
+    Of several levels :class:`TFDInterLoss` is the mean over the m pairs, as
+    in the paper, whose weight of it is 0.005, whatever m is.
+
+    Differs from the paper: its squared distance is a mean here, as in the
+    code.
 
     Differs from the official code: the height alone sets both pooled sizes
     there, so its maps must be square, and a deeper map with fewer channels
-    is an error. One value there averages the pairs (1, 2), (1, 3) and
-    (2, 3) of three levels and is multiplied by ``lambda_inter``, 0.005 in
-    the arguments of the script and 0.0005 in the README. Here every pair is
-    a term of its own and the terms are summed: the weight of each is
-    ``lambda_inter / 3``. The ramp over the first 20 epochs belongs to the
-    schedule of the run.
+    is an error. Its script has the paper's weight, its README 0.0005. The
+    ramp over the first 20 epochs belongs to the schedule of the run.
 
     Args:
         student (Tensor): features of the shallow level.
         teacher (Tensor): features of the deeper level; detached here.
-        weight (Tensor, optional): of the positions, 0 or more; what weighs
-            0, such as padding, takes no part. None: all weigh the same.
-            Defaults to None.
+        weight (Tensor, optional): weights of the positions, 0 or more.
+            Positions of weight 0, such as padding, take no part. None: equal
+            weights. Defaults to None.
 
     Shape:
         - student: (N, C_a, H_a, W_a).
@@ -86,7 +86,9 @@ def tfd_inter_loss(student: Tensor,
     with autocast_off(student):
         student, teacher = full_precision(student, teacher)
         channels = min(student.shape[1], teacher.shape[1])
-        student, size = student[:, :channels], teacher.shape[2:]
+        student = student[:, :channels]
+        height, width = teacher.shape[2:]
+        size = height, width
         weight = normalise_weight(weight, student)
         if weight is not None:
             mask = weight > 0
@@ -121,29 +123,29 @@ def tfd_intra_loss(student: Tensor,
     the redundant half, each channel the one of its own rank. ``student`` and
     ``teacher`` are one and the same map in use.
 
-    With an odd C the least salient channel takes no part. With C = 1 no pair
-    is left: the loss is exactly 0 and so is its gradient. The scale of a
-    channel has no effect on its saliency, which tells how evenly a channel
-    is active, not how strongly.
+    With an odd C the least salient channel takes no part. With C = 1 there
+    is no pair: the loss and its gradient are exactly 0. The scale of a
+    channel has no effect on its saliency, which says how evenly a channel is
+    active, not how strongly.
 
-    Differs from the paper: its body was not at hand; what it says of the
-    direction, from salient to redundant, is kept.
+    Of several levels :class:`TFDIntraLoss` is the mean, as in the official
+    code, whose weight of it is 0.0004, whatever their number.
+
+    Differs from the paper: its body could not be read. As its abstract says,
+    the salient channels teach the redundant ones.
 
     Differs from the official code: the salient half gets a gradient too
     there, and an odd number of channels is an error. One order for the whole
-    batch is the same. One value there averages three levels and is
-    multiplied by ``lambda_intra``, 0.0004 in the arguments of the script and
-    0.0008 in the README. Here every level is a term of its own and the terms
-    are summed: the weight of each is ``lambda_intra / 3``. The ramp over the
-    first 20 epochs belongs to the schedule of the run.
+    batch is the same. Its script has a weight of 0.0004, its README 0.0008.
+    The ramp over the first 20 epochs belongs to the schedule of the run.
 
     Args:
         student (Tensor): features whose redundant half learns.
         teacher (Tensor): features whose salient half teaches and which give
             the order; detached here.
-        weight (Tensor, optional): of the positions, 0 or more; what weighs
-            0, such as padding, takes no part. None: all weigh the same.
-            Defaults to None.
+        weight (Tensor, optional): weights of the positions, 0 or more.
+            Positions of weight 0, such as padding, take no part. None: equal
+            weights. Defaults to None.
 
     Shape:
         - student, teacher: (N, C, H, W).
@@ -198,8 +200,9 @@ class TFDInterLoss(DistillationLoss):
         torch.Size([])
     """
     channels = 'any'
-    takes_weight = True
     sizes = 'any'
+    level_reduction = 'mean'
+    takes_weight = True
 
     def pair_levels(
             self, student: Sequence[Tensor],
@@ -241,6 +244,7 @@ class TFDIntraLoss(DistillationLoss):
         torch.Size([])
     """
     channels = 'equal'
+    level_reduction = 'mean'
     takes_weight = True
 
     def check(self, student: Tensor, teacher: Tensor) -> None:

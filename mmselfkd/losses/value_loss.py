@@ -35,8 +35,8 @@ def value_loss(student: Tensor,
 
     :math:`s` and :math:`t` (N, C, M) are the values at the M = H * W
     positions, :math:`\epsilon` is ``least`` and :math:`\lambda` the
-    ``balance``. The sums over the positions of an image are weighted by
-    ``weight``.
+    ``balance``. With ``weight`` the means over the positions of an image are
+    weighted ones.
 
     - ``'l1'`` is for values of any sign, such as box offsets. It has their
       unit.
@@ -49,13 +49,14 @@ def value_loss(student: Tensor,
     depth. Values below ``least`` count as ``least``, so that the logarithm
     is finite; they get no gradient.
 
-    Differs from the official code: it was not at hand.
+    Differs from the official code: it was not read.
 
     Args:
         student (Tensor): values of the student.
         teacher (Tensor): values of the teacher; detached here.
-        weight (Tensor, optional): of the positions, 0 or more. None: all
-            weigh the same. Defaults to None.
+        weight (Tensor, optional): weights of the positions, 0 or more.
+            Positions of weight 0, such as padding, take no part. None: equal
+            weights. Defaults to None.
         mode (str): 'l1', 'log_l1' or 'scale_invariant'. Defaults to 'l1'.
         balance (float): of 'scale_invariant', from 0 to 1. Defaults to 0.5,
             the paper's.

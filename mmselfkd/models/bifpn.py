@@ -7,7 +7,10 @@ from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from ..checks import check_bool, check_choice, check_integer
 from ..registry import MODELS
+
+__all__ = ['BiFPN', 'BiFPNLayer', 'Fusion']
 
 
 @MODELS.register_module()
@@ -23,15 +26,15 @@ class BiFPN(BaseModule):
         f(x_1, \ldots, x_m) = block\Big(\frac{\sum_j relu(w_j) x_j}
         {\sum_j relu(w_j) + 10^{-6}}\Big)
 
-    for the levels 1 (finest) to n. Every map here is behind a ReLU. L and,
-    from level 2 on, L' are two 1 x 1 convolutions of the input with norm;
-    from the second layer on L is the input itself. The block is
-    ``num_convs`` times a depthwise 3 x 3 and a pointwise 1 x 1 convolution
-    with norm and ReLU. up takes the nearest value, down is a 3 x 3 max
-    pooling of stride 2 (H becomes ceil(H / 2)) as often as it takes, then
-    the nearest value where halving misses the next size; between levels of
-    equal size neither. A 1 x 1 convolution with norm and ReLU follows on
-    both.
+    for the levels 1 (finest) to n. Every map here is behind a ReLU, the
+    inputs too. L and, from level 2 on, L' are two 1 x 1 convolutions of the
+    input with norm; from the second layer on L is the input itself. The
+    block is ``num_convs`` times a depthwise 3 x 3 and a pointwise 1 x 1
+    convolution with norm and ReLU. up takes the nearest value, down is a
+    3 x 3 max pooling of stride 2 (H becomes ceil(H / 2)) as often as it
+    takes, then the nearest value where halving misses the next size; between
+    levels of equal size neither. A 1 x 1 convolution with norm and ReLU
+    follows on both.
 
     With a loss on all outputs every parameter has a gradient; with
     ``last='top_down'`` a loss on the finest output is enough.
@@ -41,10 +44,13 @@ class BiFPN(BaseModule):
     their levels always halve. Here further levels are 3 x 3 convolutions of
     stride 2 with norm and ReLU on the last input.
 
+    The defaults are BiFPNc, the self-teacher of the official classification
+    code.
+
     Differs from the official code: its segmentation part fuses by plain sums
-    (``weighted=False``), has a scale per channel in place of the block, and
-    returns the P of the last layer (``last='top_down'``); its classification
-    part has ``num_convs=2``.
+    (``weighted=False``), has a scale per channel in place of the block,
+    takes the inputs as they are (``relu_inputs=False``), and returns the P
+    of the last layer (``last='top_down'``).
 
     Args:
         in_channels (list[int]): channels of the inputs, finest first.
@@ -55,11 +61,13 @@ class BiFPN(BaseModule):
         num_outs (int, optional): levels; those beyond the inputs are coarser
             ones. Defaults to None: as many as inputs.
         num_layers (int): ways down and up. Defaults to 1.
-        num_convs (int): depth of each block. Defaults to 1.
+        num_convs (int): depth of each block. Defaults to 2.
         weighted (bool): learn the shares w, which start equal. False: plain
             sums without parameters. Defaults to True.
         last (str): what the last layer returns, ``'bottom_up'``: T, or
             ``'top_down'``: P, and it has no way up. Defaults to 'bottom_up'.
+        relu_inputs (bool): take the positive part of the inputs. False: as
+            they are. Defaults to True.
         norm_cfg (dict): norm of all convolutions. Defaults to
             dict(type='BN').
         init_cfg (dict, optional): see mmengine's BaseModule.
@@ -96,9 +104,10 @@ class BiFPN(BaseModule):
                  width: float = 2,
                  num_outs: int | None = None,
                  num_layers: int = 1,
-                 num_convs: int = 1,
+                 num_convs: int = 2,
                  weighted: bool = True,
                  last: str = 'bottom_up',
+                 relu_inputs: bool = True,
                  norm_cfg: dict | None = dict(type='BN'),  # noqa: B006
                  init_cfg: dict | list | None = None):
         super().__init__(init_cfg)
@@ -111,18 +120,13 @@ class BiFPN(BaseModule):
         if num_outs < num_ins:
             raise ValueError(f'num_outs must be {num_ins} (the number of '
                              f'inputs) or more, but got {num_outs!r}')
-        for name, value in (('num_layers', num_layers),
-                            ('num_convs', num_convs)):
-            if value < 1:
-                raise ValueError(f'{name} must be 1 or more, but got '
-                                 f'{value!r}')
-        if not isinstance(weighted, bool):
-            raise ValueError(f'weighted must be True or False, but got '
-                             f'{weighted!r}')
-        if last not in ('bottom_up', 'top_down'):
-            raise ValueError("last must be 'bottom_up' or 'top_down', but got "
-                             f'{last!r}')
+        check_integer('num_layers', num_layers, minimum=1)
+        check_integer('num_convs', num_convs, minimum=1)
+        check_bool('weighted', weighted)
+        check_bool('relu_inputs', relu_inputs)
+        check_choice('last', last, ('bottom_up', 'top_down'))
         self.in_channels = list(in_channels)
+        self.relu_inputs = relu_inputs
         self.out_channels = _channels(
             self.in_channels, out_channels, width, num_outs)
 
@@ -144,7 +148,8 @@ class BiFPN(BaseModule):
         if len(inputs) != len(self.in_channels):
             raise ValueError(f'BiFPN was made for {len(self.in_channels)} '
                              f'maps, but got {len(inputs)}')
-        maps = list(inputs)
+        maps = [F.relu(x) for x in inputs] if self.relu_inputs else (
+            list(inputs))
         for conv in self.extra_convs:
             maps.append(conv(maps[-1]))
         for layer in self.layers:
@@ -262,13 +267,15 @@ class Fusion(nn.Module):
 
     def shares(self) -> Tensor:
         """The weights as they enter the sum: none negative, total 1."""
+        assert self.weights is not None
         weights = F.relu(self.weights)
         return weights / (weights.sum() + self.eps)
 
     def forward(self, *maps: Tensor) -> Tensor:
         """The fused map."""
         if self.weights is not None:
-            maps = [share * x for share, x in zip(self.shares(), maps)]
+            maps = tuple(
+                share * x for share, x in zip(self.shares(), maps))
         return self.block(sum(maps[1:], maps[0]))
 
 

@@ -1,5 +1,6 @@
 """A light convolutional depth head for mmseg's DepthEstimator."""
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -8,16 +9,18 @@ from torch import Tensor, nn
 
 from ..registry import MODELS
 
+__all__ = ['DepthHead', 'Range']
+
 try:
     from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 except ModuleNotFoundError as error:
     if error.name != 'mmseg':
         raise
 
-    class BaseDecodeHead:
+    class BaseDecodeHead:  # type: ignore[no-redef]
         """An error as soon as the head is built."""
 
-        def __init__(self, *args, **kwargs) -> None:
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
             raise ImportError(
                 f'{type(self).__name__} is a head of mmseg, which is missing;'
                 ' install onedl-mmsegmentation or mmsegmentation')
@@ -96,7 +99,7 @@ class DepthHead(BaseDecodeHead):
                  init_cfg: dict | list | None = dict(  # noqa: B006
                      type='Normal', std=0.01,
                      override=dict(name='conv_depth')),
-                 **kwargs) -> None:
+                 **kwargs: Any) -> None:
         if not isinstance(in_channels, (list, tuple)):
             raise ValueError(f'in_channels = {in_channels!r}: a list with '
                              'the channels of every level is needed')
@@ -150,12 +153,14 @@ class DepthHead(BaseDecodeHead):
         valid = (truth >= self.min_depth) & (truth <= self.max_depth)
         truth = torch.where(valid, truth, torch.zeros_like(truth))
         used = valid.flatten(1).any(1)
-        losses = {}
-        for loss in (self.loss_decode if isinstance(
-                self.loss_decode, nn.ModuleList) else [self.loss_decode]):
+        losses: dict[str, Tensor] = {}
+        own: Any = self.loss_decode
+        parts: list[Any] = list(own) if isinstance(
+            own, nn.ModuleList) else [own]
+        for loss in parts:
             value = loss(depth[used], truth[used]) if used.any() else (
                 depth.sum() * 0)
-            losses[loss.loss_name] = losses.get(loss.loss_name, 0) + value
+            losses[loss.loss_name] = value + losses.get(loss.loss_name, 0)
         return losses
 
     def _stack_batch_gt(self, batch_data_samples: list) -> Tensor:

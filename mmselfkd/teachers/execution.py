@@ -71,7 +71,7 @@ class Execution:
                 student's.
         """
         if self.channels_last:
-            model.to(memory_format=torch.channels_last)
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if not self.side_stream:
             return
         where = f'{self.key}.side_stream = True'
@@ -159,7 +159,8 @@ def untapped_parts(model: nn.Module, tapped: Iterable[nn.Module]
     Returns:
         dict[str, nn.Module]: The parts by name.
     """
-    tapped, parts = set(tapped), {}
+    tapped = set(tapped)
+    parts: dict[str, nn.Module] = {}
     for name, child in model.named_children():
         inside = set(child.modules()) - {child}
         runs = type(child).forward is not nn.Module.forward  # a list does not
@@ -182,7 +183,8 @@ def compile_part(part: nn.Module, name: str, options: dict[str, Any]) -> None:
         name (str): Of the part, unlike that of any other.
         options (dict): The arguments of ``torch.compile``.
     """
-    method = part.forward.__func__
+    forward: Any = part.forward
+    method = forward.__func__
     code = method.__code__.replace(co_name=f'forward of {name}')
     own = types.FunctionType(code, method.__globals__, method.__name__,
                              method.__defaults__, method.__closure__)

@@ -93,9 +93,8 @@ class FrozenTeacher(ModelTeacher):
         return f'{self._name}, checkpoint {self.checkpoint}'
 
     def rehearse(self, context: BatchContext) -> TeacherOutput:
-        output = super().rehearse(context)
-        self._score = self._own_score(context)
-        return output
+        self._score = self._own_score(context)  # before parts are compiled
+        return super().rehearse(context)
 
     def describe(self) -> str:
         return super().describe() + self._score

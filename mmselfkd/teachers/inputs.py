@@ -25,37 +25,33 @@ class InputAdapter:
         student (InputFormat): Of the batch at hand.
         teacher (InputFormat): Of what is wanted.
         inputs (Tensor): A batch of the student (N, C, H, W).
-        seen (int | None): Channels that the teacher takes, where known.
         channels (Sequence[int], optional): The student's channels that the
             teacher sees, in the student's order of colours. None: all.
         key (str): Where the teacher stands in the config, for the errors.
 
+    Attributes:
+        given (int): How many channels the teacher sees.
+
     Raises:
-        ConfigError: The channels do not agree.
+        ConfigError: The student has no such channels.
     """
 
     def __init__(self, student: InputFormat, teacher: InputFormat,
-                 inputs: torch.Tensor, seen: int | None = None,
+                 inputs: torch.Tensor,
                  channels: Sequence[int] | None = None,
                  key: str = 'teacher') -> None:
         self.format = teacher
         self._channels = None if channels is None else list(channels)
-        count = inputs.shape[1]
+        self._count, self._key = inputs.shape[1], key
+        count = self._count
         if channels is not None and not all(
                 isinstance(c, int) and 0 <= c < count for c in channels):
             raise ConfigError(f'{key}.channels = {channels!r}: numbers from 0 '
                               f'to {count - 1} are needed, channels of the '
                               "student's input")
-        given = count if channels is None else len(self._channels)
-        if seen is not None and seen != given:
-            raise ConfigError(
-                f'{key}.channels = {channels!r}: the teacher takes {seen} '
-                f'channels, but is given {given} of the {count} of the '
-                "student's input; name those that it sees, such as "
-                f'channels={list(range(seen))}, or use a teacher of the same '
-                'input')
+        self.given = count if channels is None else len(channels)
         self._affine = self._normalisation_change(
-            student, teacher, given, inputs.device)
+            student, teacher, self.given, inputs.device)
 
     def __call__(self, inputs: torch.Tensor,
                  layout: BatchLayout) -> torch.Tensor:
@@ -69,7 +65,7 @@ class InputAdapter:
             image = layout.image()
             if image is not None:
                 inputs = inputs.where(image, self.format.pad_value)
-        size = self.size(tuple(inputs.shape[2:]))
+        size = self.size(inputs.shape[2:])
         if self.format.size is not None and size != inputs.shape[2:]:
             return F.interpolate(
                 inputs, size, mode='bilinear', align_corners=False)
@@ -79,15 +75,16 @@ class InputAdapter:
                            value=self.format.pad_value)
         return inputs
 
-    def size(self, size: tuple[int, int]) -> tuple[int, int]:
+    def size(self, size: Sequence[int]) -> tuple[int, ...]:
         """Of the teacher's input for a student's input of ``size``."""
         if self.format.size is not None:
             return self.format.size
         step = self.format.multiple
-        return tuple(-(-side // step) * step for side in size)
+        height, width = (-(-side // step) * step for side in size)
+        return height, width
 
     def cut(self, level: torch.Tensor,
-            size: tuple[int, int]) -> torch.Tensor:
+            size: tuple[int, ...]) -> torch.Tensor:
         """What of a level (N, C, h, w) covers an input of ``size``.
 
         Where that is no whole number of cells, it is sampled bilinearly with
@@ -109,7 +106,16 @@ class InputAdapter:
         return F.grid_sample(level, grid, padding_mode='border',
                              align_corners=False)
 
-    def describe(self, size: tuple[int, int]) -> str:
+    def other_channels(self, wanted: int) -> ConfigError:
+        """The error where the teacher takes ``wanted`` channels."""
+        return ConfigError(
+            f'{self._key}.channels = {self._channels!r}: the teacher takes '
+            f'{wanted} channels, but is given {self.given} of the '
+            f"{self._count} of the student's input; name those that it sees, "
+            f'such as channels={list(range(wanted))}, or use a teacher of '
+            'the same input')
+
+    def describe(self, size: tuple[int, ...]) -> str:
         """What happens to an input of ``size``, for the log."""
         other = self.size(size)
         if other == size:
@@ -122,6 +128,8 @@ class InputAdapter:
         """``(swap, scale, shift)`` from the student's input; None: none."""
         mean_s, std_s = theirs.statistics()
         mean_t, std_t = ours.statistics()
+        if len(mean_t) not in (1, channels):
+            raise self.other_channels(len(mean_t))
         if self._channels is not None and len(mean_s) > 1:
             mean_s, std_s = mean_s[self._channels], std_s[self._channels]
         swap = theirs.is_swapped != ours.is_swapped and channels == 3

@@ -1,6 +1,7 @@
 """The student on mixed images, and an aggregating head: MixSKD."""
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from ..errors import ConfigError
 from ..hosts import Place, Reading
 from ..registry import TEACHERS
+from ..sources import as_list, gather
 from .teacher import BatchContext, Teacher, TeacherOutput
 
 SOURCES = ('interpolated.features', 'mixed.features',
@@ -89,7 +91,8 @@ class MixTeacher(Teacher):
     itself.
 
     Args:
-        source (str): The backbone's stages. Defaults to 'backbone'.
+        source (str | list[str]): The backbone's stages. Defaults to
+            'backbone'.
         alpha (float): :math:`a` above. Defaults to 0.2.
         key (str): Where this stands in the user's config, for the errors.
 
@@ -100,7 +103,7 @@ class MixTeacher(Teacher):
     """
 
     def __init__(self,
-                 source: str = 'backbone',
+                 source: str | Sequence[str] = 'backbone',
                  alpha: float = 0.2,
                  key: str = 'teacher') -> None:
         super().__init__(key)
@@ -108,11 +111,9 @@ class MixTeacher(Teacher):
                 or not 0 < alpha < 1e6):
             raise ConfigError(f'{key}.alpha = {alpha!r}: of the distribution '
                               'Beta(alpha, alpha); a number above 0 is needed')
-        if not isinstance(source, str):
-            raise ConfigError(f'{key}.source = {source!r}: a string is needed,'
-                              " such as 'backbone'")
-        self.student_sources = [source, 'features', 'logits']
         self.source, self.alpha = source, alpha
+        self._stages = as_list(source, f'{key}.source')
+        self.student_sources = [*self._stages, 'features', 'logits']
 
     def request(self, source: str, key: str, student: nn.Module) -> None:
         if source not in SOURCES:
@@ -124,20 +125,25 @@ class MixTeacher(Teacher):
             raise ConfigError(
                 'train_dataloader.batch_size = 1: MixTeacher mixes the images'
                 ' of a batch; two or more on each device are needed')
-        stages = context.levels[self.source]
+        stages = gather(self._stages, context.levels)
         if len(stages) < 2:
+            inside = dict(context.student.named_modules()).get(
+                self._stages[0], nn.Module())
+            names = [f'{self._stages[0]}.{name}'
+                     for name, _ in inside.named_children()][-2:]
             raise ConfigError(
                 f'{self.key}.source = {self.source!r}: gives one level; '
-                'two stages or more are needed')
+                'two stages or more are needed; name modules inside it, such '
+                f"as teacher=dict(type='MixTeacher', source={names})")
         self._task = context.host.pixel_loss(context.student, self.key)
         self._scores = context.host.place(
             context.student, 'logits', self.key).reading
         features, = context.levels['features']
         logits, = context.levels['logits']
-        self.module = MixNetwork(
+        self._network = MixNetwork(
             [x.shape[1] for x in stages[:-1]], features.shape[1],
             logits.shape[1], self._task.norm_cfg or dict(type='BN'))
-        self.module.to(context.inputs.device)
+        self.module = self._network.to(context.inputs.device)
 
     def place(self, source: str) -> Place | None:
         reading: Reading | None = None
@@ -153,6 +159,7 @@ class MixTeacher(Teacher):
         def mix(x: torch.Tensor) -> torch.Tensor:
             return share * x + (1 - share) * x[order]
 
+        assert context.run_student is not None
         plain = self._view(context.levels)
         mixed = self._view(context.run_student(
             mix(context.inputs), self.student_sources))
@@ -162,17 +169,18 @@ class MixTeacher(Teacher):
             levels[f'mixed.{name}'] = mixed[name]
         for name in ('interpolated', 'mixed'):
             levels[f'{name}.aggregated'] = [
-                self.module.aggregated(levels[f'{name}.features'])]
+                self._network.aggregated(levels[f'{name}.features'])]
 
-        label = torch.stack([context.host.class_map(sample)
-                             for sample in context.samples])
+        maps: list[Any] = [context.host.class_map(sample)
+                           for sample in context.samples]
+        label = torch.stack(maps)
         ignored = (label == ignore_index) | (label[order] == ignore_index)
         first, second = (x.masked_fill(ignored, ignore_index)
                          for x in (label, label[order]))
 
         both = [(first, share), (second, 1 - share)]
         value = self._task.value
-        losses = dict(
+        losses: dict[str, Any] = dict(
             loss_branches=sum(
                 value(x, [(label, 1.)]) for x in plain['branches']),
             loss_mixed=sum(
@@ -183,13 +191,13 @@ class MixTeacher(Teacher):
         return TeacherOutput(levels, losses, first)
 
     def describe(self) -> str:
-        count = sum(p.numel() for p in self.module.parameters())
+        count = sum(p.numel() for p in self._network.parameters())
         return (f'the student on mixed images, Beta({self.alpha:g}, '
                 f'{self.alpha:g}), and {count:,} parameters of branches and '
                 'self-teacher, trained along; not in the saved student')
 
     def _view(self, seen: dict[str, list]) -> dict[str, list]:
-        aligned, scores = self.module(seen[self.source][:-1],
+        aligned, scores = self._network(gather(self._stages, seen)[:-1],
                                       seen['features'][0])
         return dict(features=aligned, branches=scores, logits=seen['logits'])
 

@@ -89,13 +89,12 @@ class ModelTeacher(Teacher):
     def fit(self, context: BatchContext, resources: ExitStack) -> None:
         """Tap the model, and move it to the student's device."""
         device = context.inputs.device
-        self.model.to(device).requires_grad_(False).eval()
         self._host = host_of(self.model)
+        expected = self.input_format or self._host.input_format(self.model)
+        self.model.to(device).requires_grad_(False).eval()
         self._inputs = InputAdapter(
-            context.host.input_format(context.student),
-            self.input_format or self._host.input_format(self.model),
-            context.inputs, _input_channels(self.model), self.channels,
-            self.key)
+            context.host.input_format(context.student), expected,
+            context.inputs, self.channels, self.key)
         self.execution.prepare(
             self.model, device,
             self.student_sources[0] if self.student_sources else None)
@@ -113,8 +112,19 @@ class ModelTeacher(Teacher):
         return self._taps[source].place
 
     def rehearse(self, context: BatchContext) -> TeacherOutput:
-        """A first, full run, which learns which taps fire how often."""
-        output = self._run(context, self._forward.rehearse)
+        """A first, full run, which learns which taps fire how often.
+
+        Raises:
+            ConfigError: The model takes another number of channels.
+        """
+        try:
+            output = self._run(context, self._forward.rehearse)
+        except RuntimeError as error:
+            wanted = _input_channels(self.model)
+            if 'channels' not in str(error) or (
+                    wanted in (None, self._inputs.given)):
+                raise
+            raise self._inputs.other_channels(wanted) from error
         if self.execution.compile is not None:
             self._compile(context)
         return output
@@ -158,24 +168,26 @@ class ModelTeacher(Teacher):
 
     def _compile(self, context: BatchContext) -> None:
         """Compile, and run once on a batch of the size of the run's."""
-        self.execution.compile_parts(
-            self.model,
-            [m for tap in self._taps.values() for m in tap.place.modules])
         order = [i % len(context.inputs) for i in range(
             context.batch_size or len(context.inputs))]
         batch = dataclasses.replace(
             context, inputs=context.inputs[order],
-            samples=context.samples and [context.samples[i] for i in order])
+            samples=[context.layout.samples[i] for i in order]
+            if context.layout.samples else context.samples)
         try:
+            self.execution.compile_parts(self.model, [
+                m for tap in self._taps.values() for m in tap.place.modules])
             self.teach(batch, None).join()
+        except ConfigError:
+            raise
         except Exception as error:  # of a compiler: whatever it may raise
             raise ConfigError(
-                f'{self.key}.compile: {type(error).__name__}: {error}'
-            ) from error
+                f'{self.key}.compile = {self.execution.compile!r}: '
+                f'{type(error).__name__}: {error}') from error
 
 
 def _input_channels(model: nn.Module) -> int | None:
-    """Those of the first convolution, which is the one on the image."""
+    """Those of the first convolution, mostly the one on the image."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             return module.in_channels

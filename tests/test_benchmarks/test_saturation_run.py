@@ -112,7 +112,8 @@ def test_a_finished_run_is_a_line_and_a_log(bench, root):
     assert row == dict(
         run=run, config='camvid_student', split='held', label='tried',
         options=['a.b=1', 'c=2'], iterations=4, seed=7,
-        metrics={'2': dict(mIoU=23.), '4': dict(mIoU=43.)}, train_seconds=2.)
+        metrics={'2': dict(mIoU=23.), '4': dict(mIoU=43.)}, train_seconds=2.,
+        starts=1)
     assert bench.starts(run) == ['held randomness.seed=7 a.b=1 c=2']
     log = (bench.folder / 'logs' / f'{run}.jsonl').read_text().splitlines()
     assert list(map(json.loads, log)) == [
@@ -141,6 +142,7 @@ def test_a_failed_run_is_named_and_resumed(bench):
     assert bench.run()[0] == 0
     row = bench.rows()[1]
     assert row['run'] == LONG and row['train_seconds'] == 2.
+    assert row['starts'] == 2
     assert sorted(row['metrics']) == ['2', '4']
     folders = sorted(
         path.name for path in (bench.folder / 'work' / LONG).glob('[0-9]'))

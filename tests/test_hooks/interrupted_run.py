@@ -4,10 +4,9 @@ import signal
 import sys
 
 import torch
+from helpers import NO_DROPOUT, keep_order
 from mmengine.hooks import Hook
 from tiny_runs import build, config
-
-NEVER = ('never', 0)
 
 
 class Kill(Hook):
@@ -44,11 +43,8 @@ def main(work_dir, moment, iteration, resume):
                  type='SegformerHead', dropout_ratio=0.)),
              losses=dict(loss_at=dict(schedule=None))),
         iters=5, resume=resume == 'resume',
-        **{'train_dataloader.batch_size': 8,
-           'train_dataloader.sampler.shuffle': False})
-    for head in ('decode_head', 'auxiliary_head'):
-        cfg.model[head].dropout_ratio = 0.
-    cfg.train_dataloader.dataset.pipeline.pop(2)  # the random flip
+        **{'train_dataloader.batch_size': 8}, **NO_DROPOUT)
+    keep_order(cfg)
     runner = build(cfg)
     runner.register_hook(Kill(moment, int(iteration)))
     runner.train()

@@ -41,8 +41,8 @@ def test_two_processes_equal_one_of_twice_the_batch(tmp_path):
     two = launch('frozen', tmp_path / 'two', 2, 2)
     extra, other = one['mmselfkd'], two['mmselfkd']
     assert_close(one, two)
-    assert_same(extra['adversaries']['loss_ho']['losses'],
-                other['adversaries']['loss_ho']['losses'])
+    assert_same(extra['discriminators']['loss_ho']['losses'],
+                other['discriminators']['loss_ho']['losses'])
 
 
 def test_what_teaches_itself_is_the_same_too(tmp_path):
@@ -87,7 +87,7 @@ def test_by_nccl_on_two_gpus(tmp_path, hook):
 def test_mixed_batches_keep_the_ranks_in_step(tmp_path):
     """Each rank mixes its own images; what is trained stays one."""
     saved = launch('mix', tmp_path, 2, 2)
-    assert saved['mmselfkd']['adversaries']['loss_dis']['losses']
+    assert saved['mmselfkd']['discriminators']['loss_dis']['losses']
     assert all(torch.isfinite(v).all() for v in saved['state_dict'].values())
 
 

@@ -1,11 +1,15 @@
 """Bad input: an error before training, with key, value and what is allowed."""
+import random
+
+import numpy as np
 import pytest
 import torch
+from helpers import KD, NFD, At, assert_clean, pair, train
 from mmengine.hooks import EMAHook
+from mmseg.models import ResNetV1c
+from mmseg.registry import MODELS as MMSEG_MODELS
 
 from mmselfkd import ConfigError
-
-KD = dict(type='KDLoss', source='logits')
 
 
 def start(tiny, tmp_path, losses=None, hook=None, **changes):
@@ -20,9 +24,7 @@ def start(tiny, tmp_path, losses=None, hook=None, **changes):
         runner.train()
     if 'runner' in locals():
         assert runner.iter == 0
-        for module in runner.model.modules():
-            assert not module._forward_hooks
-        assert not hasattr(runner.model, 'mmselfkd')
+        assert_clean(runner)
     return str(error.value)
 
 
@@ -47,24 +49,29 @@ def start(tiny, tmp_path, losses=None, hook=None, **changes):
      ["losses.loss_kd.source = 'logit'", "nearest: 'logits'"]),
     (dict(loss_kd=dict(KD, source='decode_head')),
      ["losses.loss_kd.source = 'decode_head'", 'did not run',
-      'decode_head.conv_seg']),
+      "such as 'decode_head.", "'logits', 'features'"]),
     (dict(loss_kd=dict(KD, source=['logits', 3])), ['a list of strings']),
     (dict(loss_kd=dict(KD, source=dict(student='logits'))),
      ["exactly the keys 'student' and 'teacher'"]),
     (dict(loss_x=dict(type='NFDLoss', source='backbone[7]')),
      ["source = 'backbone[7]'", '0 to 3']),
-    (dict(loss_x=dict(type='NFDLoss', source=dict(
-        student='backbone', teacher='backbone[3]'))),
+    (dict(loss_x=dict(type='NFDLoss', source=pair(
+        'backbone', 'backbone[3]'))),
      ['losses.loss_x.source', '4 levels of the student', '1 of the teacher']),
-    (dict(loss_kd=dict(KD, source=dict(student='logits',
-                                       teacher='big:logits'))),
+    (dict(loss_kd=dict(KD, source=pair('logits', 'big:logits'))),
      ["'big:logits'", "no teacher 'big'", "'teacher'"]),
     (dict(loss_kd=dict(KD, loss_weight=-1)),
-     ['losses.loss_kd.loss_weight = -1', '>= 0']),
-    (dict(loss_kd=dict(KD, loss_weight=float('nan'))), ['loss_weight = nan']),
-    (dict(loss_kd=dict(KD, loss_weight='1')), ["loss_weight = '1'"]),
+     ['losses.loss_kd.loss_weight', '0 or more', 'got -1']),
+    (dict(loss_kd=dict(KD, loss_weight=float('nan'))),
+     ['losses.loss_kd.loss_weight', 'finite', 'got nan']),
+    (dict(loss_kd=dict(KD, loss_weight='1')),
+     ['losses.loss_kd.loss_weight', "got '1'"]),
     (dict(loss_kd=dict(KD, loss_weight=10**400)),
-     ['losses.loss_kd.loss_weight = 1000', 'at most 1e+12']),
+     ['losses.loss_kd.loss_weight', 'at most 1e+12', 'got 1000']),
+    (dict(loss_kd=dict(KD, classes=0)),
+     ['losses.loss_kd.classes', '1 or more', 'got 0']),
+    (dict(loss_x=dict(NFD, foreground=1.5)),
+     ['losses.loss_x.foreground', 'at most 1', 'got 1.5']),
     (dict(loss_kd=dict(KD, schedule=dict(type='LinearRamp',
                                          end_factor=10**400))),
      ['losses.loss_kd.schedule', 'end_factor', 'at most 1e+12']),
@@ -144,7 +151,8 @@ def test_one_sigmoid_channel_has_no_pairs_of_classes(tiny, tmp_path):
     message = start(tiny, tmp_path, hook=dict(
         teacher=teacher, losses=dict(loss_x=dict(
             type='ICSDLoss', source='logits'))), **changes)
-    assert 'losses.loss_x' in message and 'one channel' in message
+    assert 'losses.loss_x' in message and 'there is one class' in message
+    assert "use KDLoss with activation='sigmoid'" in message
 
 
 def test_several_teachers_need_names_in_the_source(tiny, tmp_path):
@@ -169,7 +177,7 @@ def test_runner_without_config_cannot_have_adapters(tiny, tmp_path):
     runner.cfg.pop('optim_wrapper')
     with pytest.raises(ConfigError, match='optim_wrapper'):
         runner.train()
-    assert not hasattr(runner.model, 'mmselfkd')
+    assert_clean(runner)
 
 
 def test_optimizer_that_leaves_the_adapters_out(tiny, tmp_path):
@@ -185,27 +193,43 @@ def test_optimizer_that_leaves_the_adapters_out(tiny, tmp_path):
         return wrapper
 
     runner.build_optim_wrapper = build
-    with pytest.raises(ConfigError, match='loss_nfd.0.weight'):
+    with pytest.raises(ConfigError, match=r'mmselfkd\.loss_nfd\..*weight'):
         runner.train()
+
+
+def drawn():
+    """Where Python's, NumPy's and torch's generators are."""
+    return (random.getstate(), np.random.get_state()[1].tolist(),
+            np.random.get_state()[2], torch.get_rng_state().tolist())
 
 
 def test_nothing_of_the_random_stream_is_used(tiny, tmp_path):
     """The rehearsal, adapters and teachers draw numbers of their own."""
-    runner = tiny.build(tiny.config(tmp_path, dict(
-        type='mmselfkd.SKDHook', teacher=tiny.teacher(),
-        losses=dict(loss_nfd=dict(type='NFDLoss', source='features')))))
     states = []
-    hook = next(h for h in runner.hooks if type(h).__name__ == 'SKDHook')
-    original = hook._prepare
 
-    def prepare(runner):
-        states.append(torch.get_rng_state())
-        original(runner)
-        states.append(torch.get_rng_state())
+    def look(runner):
+        states.append(drawn())
 
-    hook._prepare = prepare
-    runner.train()
-    assert torch.equal(*states)
+    train(tiny.config(tmp_path, dict(
+        type='mmselfkd.SKDHook', teacher=tiny.teacher(),
+        losses=dict(loss_nfd=NFD)), iters=1),
+        At('VERY_HIGH', before_run=look), At('LOWEST', before_run=look))
+    assert states[0] == states[1]
+
+
+@pytest.mark.parametrize('hook', [
+    dict(type='mmselfkd.SKDHook', teacher=True),
+    dict(type='mmselfkd.FRSKDHook'), dict(type='mmselfkd.MixSKDHook')])
+def test_the_student_draws_what_it_draws_without_distillation(
+        tiny, tmp_path, hook):
+    """Dropout, augmentation and order of the data in every iteration."""
+    hook = dict(hook)
+    if 'teacher' in hook:
+        hook['teacher'] = tiny.teacher()
+    seen = [train(tiny.config(tmp_path / str(len(hooks)), *hooks, iters=3),
+                  look=lambda runner: drawn())[1].seen
+            for hooks in ([], [hook])]
+    assert seen[0] == seen[1] and seen[0][0] != seen[0][1]
 
 
 def test_teacher_that_cannot_run(tiny, tmp_path):
@@ -217,7 +241,7 @@ def test_teacher_that_cannot_run(tiny, tmp_path):
 
 
 def test_one_of_several_teachers_to_inherit_from(tiny, tmp_path):
-    source = dict(student='logits', teacher='a:logits')
+    source = pair('logits', 'a:logits')
     message = start(
         tiny, tmp_path, dict(loss_kd=dict(KD, source=source)),
         hook=dict(inherit='decode_head',
@@ -231,7 +255,7 @@ def test_one_of_several_teachers_to_inherit_from(tiny, tmp_path):
     dict(type='EMATeecher')])
 def test_teacher_that_no_loss_looks_at(tiny, tmp_path, unused):
     """A mistake: its own ones would never show either."""
-    source = dict(student='logits', teacher='a:logits')
+    source = pair('logits', 'a:logits')
     message = start(
         tiny, tmp_path, dict(loss_kd=dict(KD, source=source)),
         hook=dict(teacher=dict(a=tiny.teacher(), b=unused)))
@@ -241,7 +265,7 @@ def test_teacher_that_no_loss_looks_at(tiny, tmp_path, unused):
 
 @pytest.mark.parametrize('name', ['loss_x', 'a.b', '', 'items', 'training'])
 def test_names_that_a_teacher_cannot_have(tiny, tmp_path, name):
-    source = dict(student='logits', teacher=f'{name}:logits')
+    source = pair('logits', f'{name}:logits')
     message = start(tiny, tmp_path, dict(loss_x=dict(KD, source=source)),
                     hook=dict(teacher={name: dict(type='SelfTeacher')}))
     assert f'DistillHook.teacher.{name}' in message
@@ -256,7 +280,7 @@ def test_names_that_a_teacher_cannot_have(tiny, tmp_path, name):
      "neck = {'type': 'BiFPN', 'weighted': 'no'"),
     (dict(type='SelfTeacher', head=[]), 'head = []'),
     (dict(type='SnapshotTeacher', interval=1, by_epoch='yes'),
-     "by_epoch = 'yes'"),
+     "by_epoch must be True or False, but got 'yes'"),
 ])
 def test_arguments_of_teachers(tiny, tmp_path, teacher, says):
     message = start(tiny, tmp_path, hook=dict(teacher=teacher))
@@ -283,19 +307,45 @@ def test_teacher_whose_import_fails(tiny, tmp_path):
     assert 'no_such_module' in message
 
 
+@MMSEG_MODELS.register_module()
+class OddTokens(ResNetV1c):
+    """A module in it gives tokens of which one is missing."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.tokens = torch.nn.Identity()
+
+    def forward(self, x):
+        levels = super().forward(x)
+        self.tokens(levels[0].flatten(2).transpose(1, 2)[:, 1:])
+        return levels
+
+
 def test_tokens_against_a_map(tiny, tmp_path):
-    vit = dict(
+    """Of tokens nobody knows where they lie in the image."""
+    message = start(
+        tiny, tmp_path, dict(loss_nfd=dict(
+            NFD, source=pair('backbone.tokens', 'backbone[0]'))),
+        **{'model.backbone.type': 'OddTokens'})
+    assert 'losses.loss_nfd.source' in message and 'tokens' in message
+    assert '(2, 4, 63, 1)' in message and '(2, 8, 8, 8)' in message
+
+
+def test_tokens_of_a_known_grid_are_a_map(tiny, tmp_path, spy):
+    cfg = tiny.config(tmp_path, dict(
+        type='mmselfkd.DistillHook', teacher=tiny.teacher(),
+        losses=dict(loss_x=dict(type='Spy', source=pair(
+            ['backbone.layers.0.1.0', 'backbone[0]'],
+            ['backbone[0]', 'backbone[0]'])))), iters=1)
+    cfg.model.backbone = dict(
         type='MixVisionTransformer', embed_dims=8, num_layers=[1, 1, 1, 1],
         num_heads=[1, 1, 1, 1], sr_ratios=[8, 4, 2, 1],
         patch_sizes=[7, 3, 3, 3], mlp_ratio=2)
-    cfg = tiny.config(tmp_path, dict(
-        type='mmselfkd.DistillHook', teacher=tiny.teacher(),
-        losses=dict(loss_nfd=dict(type='NFDLoss', source=dict(
-            student='backbone.layers.0.1.0', teacher='backbone[0]')))))
-    cfg.model.backbone = vit
     cfg.model.decode_head.in_channels = 8
     cfg.model.auxiliary_head = None
-    with pytest.raises(ConfigError) as error:
-        tiny.build(cfg).train()
-    message = str(error.value)
-    assert 'losses.loss_nfd.source' in message and 'tokens' in message
+    runner, _ = train(cfg)
+    (tokens, _), (level, _) = spy.calls[-2:]
+    norm = runner.model.backbone.layers[0][2]  # between the two
+    expected = norm(tokens.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    assert expected.shape == (2, 8, 8, 8)
+    assert torch.cosine_similarity(expected, level).min() > 0.99

@@ -1,38 +1,26 @@
 """One short run on a GPU; the other tests use one too where there is one."""
 import pytest
 import torch
-from mmengine.hooks import Hook
-
-from mmselfkd import DistillHook
+from helpers import NFD, NO_DROPOUT, distillation, load
+from helpers import train as train_config
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason='needs a GPU')
-STILL = {'model.decode_head.dropout_ratio': 0.,
-         'model.auxiliary_head.dropout_ratio': 0.}
 
 
-class Look(Hook):
-    """Where everything lies, and what is logged."""
-
-    priority = 'VERY_LOW'
-
-    def __init__(self):
-        self.logs, self.devices = [], set()
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None,
-                         outputs=None):
-        self.logs.append({k: float(v.detach()) for k, v in outputs.items()})
-        hook = next(h for h in runner.hooks if isinstance(h, DistillHook))
-        modules = [runner.model,
-                   *(teacher.model for teacher in hook.teachers.values()
-                     if hasattr(teacher, 'model')),
-                   *(one.losses for one in hook.adversaries.values())]
-        self.devices.update(
-            tensor.device.type for module in modules
-            for tensor in module.state_dict().values())
+def where(runner):
+    """The devices on which everything lies."""
+    run = distillation(runner)
+    modules = [runner.model,
+               *(teacher.model for teacher in run.teachers.values()
+                 if hasattr(teacher, 'model')),
+               *(one.losses for one in run.discriminators.values())]
+    return {tensor.device.type for module in modules
+            for tensor in module.state_dict().values()}
 
 
 def train(tiny, tmp_path, wrapper, options=None, **changes):
+    """Its log, and the devices on which something lay."""
     def pair(source, name):
         return dict(student=source, teacher=f'{name}:{source}')
 
@@ -44,17 +32,14 @@ def train(tiny, tmp_path, wrapper, options=None, **changes):
             refined=dict(type='SelfTeacher')),
         losses=dict(
             loss_kd=dict(type='KDLoss', source=pair('logits', 'average')),
-            loss_nfd=dict(type='NFDLoss', source=pair('features', 'big')),
+            loss_nfd=dict(NFD, source=pair('features', 'big')),
             loss_ho=dict(type='HolisticLoss', source=pair('logits', 'big')),
             loss_at=dict(type='ATLoss', source=dict(
                 student='backbone', teacher='refined:neck'))))
     cfg = tiny.config(tmp_path, hook, dict(type='EMAHook'), **changes)
     cfg.optim_wrapper.update(wrapper)
-    runner = tiny.build(cfg)
-    look = Look()
-    runner.register_hook(look)
-    runner.train()
-    return runner, look
+    _, logs = train_config(cfg, look=where)
+    return logs.entries, set.union(*logs.seen)
 
 
 def on_gpu(value):
@@ -72,17 +57,17 @@ def on_gpu(value):
     dict(type='AmpOptimWrapper', dtype='bfloat16', loss_scale='dynamic')])
 def test_trains_saves_and_resumes(tiny, tmp_path, wrapper):
     """With torch's own scaler; what is saved is on the CPU and stock."""
-    runner, look = train(tiny, tmp_path, wrapper)
-    assert look.devices == {'cuda'}
-    saved = torch.load(tmp_path / 'iter_2.pth', weights_only=False)
+    logs, devices = train(tiny, tmp_path, wrapper)
+    assert devices == {'cuda'}
+    saved = load(tmp_path, 2)
     entry = saved['mmselfkd']  # mmengine's EMAHook leaves averages there
-    for name in ('optimizer', 'adversaries', 'teachers'):
+    for name in ('optimizer', 'discriminators', 'teachers'):
         assert entry[name] and not on_gpu(entry[name]), name
     assert not [name for name in saved['state_dict'] if 'mmselfkd' in name]
     assert ('loss_scaler' in saved['optimizer']) == bool(wrapper)
-    _, again = train(tiny, tmp_path, wrapper, iters=4, resume=True)
-    assert len(again.logs) == 2
-    for log in look.logs + again.logs:
+    again, _ = train(tiny, tmp_path, wrapper, iters=4, resume=True)
+    assert len(again) == 2
+    for log in logs + again:
         for name, value in log.items():
             assert value == value and abs(value) < 1e6, name
 
@@ -101,10 +86,10 @@ def test_as_on_the_cpu(tiny, tmp_path, monkeypatch):
             for name in ('runner.runner', 'device', 'device.utils'):
                 monkeypatch.setattr(
                     f'mmengine.{name}.get_device', lambda: 'cpu')
-        _, look = train(tiny, tmp_path / device, {}, iters=1,
-                        load_from=str(start), **STILL)
-        assert look.devices == {device}
-        seen[device] = look.logs[0]
+        (seen[device], ), devices = train(
+            tiny, tmp_path / device, {}, iters=1, load_from=str(start),
+            **NO_DROPOUT)
+        assert devices == {device}
     assert seen['cuda'].keys() == seen['cpu'].keys()
     for name, value in seen['cpu'].items():
         if 'loss' in name:
@@ -117,10 +102,10 @@ def test_as_on_the_cpu(tiny, tmp_path, monkeypatch):
     dict(compile=True, channels_last=True, side_stream=True)])
 def test_however_the_teacher_runs(tiny, tmp_path, options):
     """The same training, but for the order of sums."""
-    _, expected = train(tiny, tmp_path / 'a', {}, **STILL)
-    _, look = train(tiny, tmp_path / 'b', {}, options, **STILL)
-    assert len(expected.logs) == len(look.logs)
-    for log, other in zip(expected.logs, look.logs):
+    expected, _ = train(tiny, tmp_path / 'a', {}, **NO_DROPOUT)
+    logs, _ = train(tiny, tmp_path / 'b', {}, options, **NO_DROPOUT)
+    assert len(expected) == len(logs)
+    for log, other in zip(expected, logs):
         for name, value in log.items():
             if 'loss' in name:
                 assert other[name] == pytest.approx(

@@ -1,11 +1,10 @@
 """The student takes modules over from its teacher at the start."""
 import pytest
 import torch
+from helpers import KD, load, pair, train
 
 from mmselfkd import ConfigError
 from mmselfkd.registry import MODELS
-
-KD = dict(type='KDLoss', source='logits')
 
 
 @pytest.fixture
@@ -19,12 +18,11 @@ def teacher(tiny, tmp_path):
 
 def run(tiny, work_dir, teacher, inherit, **changes):
     """Train without moving a weight."""
-    runner = tiny.build(tiny.config(
+    runner, _ = train(tiny.config(
         work_dir, dict(type='mmselfkd.DistillHook', teacher=teacher,
                        inherit=inherit, losses=dict(loss_kd=KD)),
         dict(type='EMAHook'), iters=1,
         **{'optim_wrapper.optimizer.lr': 0., **changes}))
-    runner.train()
     return runner.model.state_dict()
 
 
@@ -49,7 +47,7 @@ def test_named_modules_and_no_others(tiny, tmp_path, teacher):
 def test_ema_copy_starts_from_it_too(tiny, tmp_path, teacher):
     cfg, state = teacher
     run(tiny, tmp_path, cfg, 'decode_head')
-    saved = torch.load(tmp_path / 'iter_1.pth', weights_only=False)
+    saved = load(tmp_path, 1)
     name = 'decode_head.conv_seg.weight'
     assert torch.equal(saved['state_dict'][name], state[name])
     assert torch.equal(saved['ema_state_dict'][f'module.{name}'], state[name])
@@ -68,7 +66,7 @@ def test_weights_of_another_shape_keep_their_start(tiny, tmp_path, teacher):
 def test_not_on_resume(tiny, tmp_path, teacher):
     cfg, state = teacher
     run(tiny, tmp_path, cfg, 'decode_head')
-    saved = torch.load(tmp_path / 'iter_1.pth', weights_only=False)
+    saved = load(tmp_path, 1)
     # EMAHook keeps the weights of the run under `ema_state_dict`
     saved['ema_state_dict']['module.decode_head.conv_seg.bias'].fill_(7.)
     torch.save(saved, tmp_path / 'iter_1.pth')
@@ -88,14 +86,13 @@ def test_resume_that_finds_nothing_is_a_start(tiny, tmp_path, teacher):
 def test_a_teacher_to_inherit_from_alone(tiny, tmp_path, teacher):
     """No loss looks at it."""
     cfg, state = teacher
-    runner = tiny.build(tiny.config(
+    runner, _ = train(tiny.config(
         tmp_path, dict(
             type='mmselfkd.DistillHook', inherit='first:decode_head',
             teacher=dict(first=cfg, average=dict(type='EMATeacher')),
-            losses=dict(loss_kd=dict(KD, source=dict(
-                student='logits', teacher='average:logits')))),
+            losses=dict(loss_kd=dict(
+                KD, source=pair('logits', 'average:logits')))),
         iters=1, **{'optim_wrapper.optimizer.lr': 0.}))
-    runner.train()
     name = 'decode_head.conv_seg.weight'
     assert torch.equal(runner.model.state_dict()[name], state[name])
 

@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from test_resume import assert_equal
+from helpers import assert_equal, load
 
 SCRIPT = Path(__file__).with_name('interrupted_run.py')
 
@@ -27,7 +26,7 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp('whole')
     done = run(folder)
     assert done.returncode == 0, done.stderr
-    return torch.load(folder / 'iter_5.pth', weights_only=False)
+    return load(folder, 5)
 
 
 @pytest.mark.parametrize('moment', ['step', 'write'])
@@ -38,6 +37,6 @@ def test_killed_and_resumed_is_not_killed(tmp_path, whole, moment):
     assert (tmp_path / 'iter_3.pth').exists() == (moment == 'write')
     done = run(tmp_path, resume='resume')
     assert done.returncode == 0, done.stderr
-    resumed = torch.load(tmp_path / 'iter_5.pth', weights_only=False)
+    resumed = load(tmp_path, 5)
     for entry in ('state_dict', 'optimizer', 'param_schedulers', 'mmselfkd'):
         assert_equal(whole[entry], resumed[entry], entry)

@@ -9,13 +9,22 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from mmengine.hooks import Hook
+from helpers import (
+    NFD,
+    NO_DROPOUT,
+    At,
+    assert_stock,
+    copied,
+    distillation,
+    load,
+    teacher_model,
+)
+from helpers import train as train_config
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.runner import amp
 
 from mmselfkd import DistillHook
-from mmselfkd.hooks.report import linear_cka
-from mmselfkd.registry import MODELS
+from mmselfkd.distillation.monitor import linear_cka
 
 SCALE = 256.
 
@@ -53,7 +62,7 @@ def every(tiny):
         teacher=dict(
             big=tiny.teacher(), average=dict(type='EMATeacher'),
             last=dict(type='SnapshotTeacher', interval=1),
-            refined=refined, own=dict(type='OwnTeacher'),
+            refined=refined, own=dict(type='StudentAsTeacher'),
             mix=dict(type='MixTeacher')),
         losses=dict(
             loss_kd=dict(type='KDLoss', source=both('logits', 'big:logits')),
@@ -89,23 +98,19 @@ def features(tiny):
     """A frozen teacher and an adapter; no class scores are compared."""
     return dict(
         type='mmselfkd.DistillHook', teacher=tiny.teacher(),
-        losses=dict(loss_nfd=dict(type='NFDLoss', source='features')))
+        losses=dict(loss_nfd=NFD))
 
 
-class Watch(Hook):
+class Watch:
     """Values and types of the log, and the state after each iteration."""
-
-    priority = 'VERY_LOW'
 
     def __init__(self):
         self.logs, self.types, self.norms = [], {}, []
         self.scales, self.students, self.extras = [], [], []
+        self.hook = At(before_train=self._keep,
+                       after_train_iter=self._after_train_iter)
 
-    def before_train(self, runner):
-        self._keep(runner)
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None,
-                         outputs=None):
+    def _after_train_iter(self, runner, outputs, **_):
         self.logs.append({k: float(v.detach()) for k, v in outputs.items()})
         self.types.update({k: v.dtype for k, v in outputs.items()})
         history = runner.message_hub.log_scalars.get('train/grad_norm')
@@ -116,9 +121,10 @@ class Watch(Hook):
         scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
         self.scales.append(scaler and scaler.get_scale())
         self.students.append(copied(runner.model.state_dict()))
-        hook = next((h for h in runner.hooks if isinstance(h, DistillHook)),
-                    None)
-        parts = dict(hook.adversaries, **hook.teachers) if hook else {}
+        parts = {}
+        if any(isinstance(hook, DistillHook) for hook in runner.hooks):
+            run = distillation(runner)
+            parts = dict(run.discriminators, **run.teachers)
         self.extras.append({
             f'{name}.{key}': value for name, part in parts.items()
             for key, value in flat(part.state_dict())})
@@ -128,10 +134,6 @@ class Watch(Hook):
             if s.get('momentum_buffer') is not None]
         self.extras[-1]['momenta'] = torch.stack(
             [m.norm() for m in momenta] or [torch.zeros(())])
-
-
-def copied(state):
-    return {name: value.detach().clone() for name, value in state.items()}
 
 
 def flat(state, path=''):
@@ -152,8 +154,7 @@ def train(tiny, tmp_path, hook=None, dtype=None, others=(), **changes):
     """Train; ``dtype`` None is full precision, without a scaler."""
     save = changes.pop('save', False)
     wrapper = changes.pop('wrapper', {})
-    changes = dict({'model.decode_head.dropout_ratio': 0.,
-                    'model.auxiliary_head.dropout_ratio': 0.,
+    changes = dict({**NO_DROPOUT,
                     'default_hooks.checkpoint.save_last': save,
                     'default_hooks.checkpoint.interval': 1 if save else -1,
                     'param_scheduler': []}, **changes)
@@ -163,13 +164,8 @@ def train(tiny, tmp_path, hook=None, dtype=None, others=(), **changes):
         wrapper = dict({'type': 'AmpOptimWrapper', 'dtype': dtype,
                         'loss_scale': dict(init_scale=SCALE)}, **wrapper)
     cfg.optim_wrapper.update(wrapper)
-    runner = tiny.build(cfg)
     watch = Watch()
-    for other in others:
-        runner.register_hook(other)
-    runner.register_hook(watch)
-    runner.train()
-    return runner, watch
+    return train_config(cfg, *others, watch.hook)[0], watch
 
 
 def test_losses_are_float32_and_near_full_precision(tiny, tmp_path):
@@ -180,7 +176,8 @@ def test_losses_are_float32_and_near_full_precision(tiny, tmp_path):
         assert half.scales == [SCALE] * 3  # no gradient was lost
         assert half.types.keys() == full.types.keys()
         ours = [name for name in half.types if name.startswith('distill')]
-        assert len(ours) == 13 + 1 + 3 + 1  # terms, FRSKD, MixSKD, agreement
+        # terms, FRSKD, MixSKD, agreement, the teacher's accuracy
+        assert len(ours) == 13 + 1 + 3 + 2
         for name in ours:
             assert half.types[name] == torch.float32, name
         for name in full.logs[0]:  # the first one: of the same weights
@@ -196,7 +193,7 @@ def test_losses_are_float32_and_near_full_precision(tiny, tmp_path):
 
 def test_agreement_is_that_of_full_precision(tiny, tmp_path):
     """Products over all positions leave the range of float16."""
-    name = 'distill/agreement'
+    name = 'distill.cka'
     _, full = train(tiny, tmp_path / 'full', features(tiny), iters=1)
     generator = torch.Generator().manual_seed(0)
     student, teacher = (
@@ -212,16 +209,19 @@ def test_agreement_is_that_of_full_precision(tiny, tmp_path):
             assert torch.equal(linear_cka(student, teacher), expected)
 
 
-class Extreme(Hook):
+class Extreme:
     """Constant images, huge class scores, features that are all 0."""
 
-    def before_train(self, runner):
-        teacher = next(h for h in runner.hooks if isinstance(h, DistillHook)
-                       ).teachers['big'].model
-        self.heads = [runner.model.decode_head, teacher.decode_head]
-        self.states = [copy.deepcopy(h.state_dict()) for h in self.heads]
+    def __init__(self):
+        self.hook = At('NORMAL', before_train=self._keep,
+                       before_train_iter=self._change)
 
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
+    def _keep(self, runner):
+        self.heads = [runner.model.decode_head,
+                      teacher_model(runner, 'big').decode_head]
+        self.states = [copied(head.state_dict()) for head in self.heads]
+
+    def _change(self, runner, data_batch, **_):
         for head, state in zip(self.heads, self.states):
             head.load_state_dict(state)
         if runner.iter == 1:
@@ -248,7 +248,7 @@ def test_extreme_but_legal_batches_are_finite(tiny, tmp_path, dtype):
     if dtype == 'float16':  # huge scores: where a dynamic one would end
         wrapper['loss_scale'] = 2.**-6
     _, watch = train(
-        tiny, tmp_path, every(tiny), dtype, [Extreme()], wrapper=wrapper,
+        tiny, tmp_path, every(tiny), dtype, [Extreme().hook], wrapper=wrapper,
         iters=5, **{'optim_wrapper.optimizer.lr': 0.})
     for log, norm in zip(watch.logs, watch.norms):
         assert not [name for name, value in log.items()
@@ -258,15 +258,16 @@ def test_extreme_but_legal_batches_are_finite(tiny, tmp_path, dtype):
     assert watch.logs[3]['distill.loss_kd'] > 1e3
 
 
-class Poison(Hook):
+def poison(runner, data_batch, **_):
     """Not a number in the images of the second iteration."""
+    if runner.iter == 1:
+        data_batch['inputs'] = [
+            image.float().index_fill(
+                2, torch.tensor([5]).to(image.device), float('nan'))
+            for image in data_batch['inputs']]
 
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if runner.iter == 1:
-            data_batch['inputs'] = [
-                image.float().index_fill(
-                    2, torch.tensor([5]).to(image.device), float('nan'))
-                for image in data_batch['inputs']]
+
+POISON = At('NORMAL', before_train_iter=poison)
 
 
 def assert_equal(first, second, names):
@@ -282,10 +283,10 @@ def test_a_non_finite_batch_is_skipped_and_named(tiny, tmp_path, capsys):
     for teacher, loss in (('average', 'loss_ka'), ('last', 'loss_last')):
         hook['teacher'].pop(teacher)  # those that follow: below
         hook['losses'].pop(loss)
-    _, ours = train(tiny, tmp_path / 'a', hook, 'float16', [Poison()],
+    _, ours = train(tiny, tmp_path / 'a', hook, 'float16', [POISON],
                     iters=4)
     text = capsys.readouterr().out
-    _, plain = train(tiny, tmp_path / 'b', None, 'float16', [Poison()],
+    _, plain = train(tiny, tmp_path / 'b', None, 'float16', [POISON],
                      iters=4)
     assert ours.scales == plain.scales == [
         SCALE, SCALE, SCALE / 2, SCALE / 2, SCALE / 2]
@@ -329,7 +330,7 @@ def test_a_teacher_that_follows_is_not_poisoned(tiny, tmp_path, teacher):
     hook = dict(
         type='mmselfkd.DistillHook', teacher=teacher,
         losses=dict(loss_kd=dict(type='KDLoss', source='logits')))
-    _, watch = train(tiny, tmp_path, hook, 'bfloat16', [Poison()], iters=4)
+    _, watch = train(tiny, tmp_path, hook, 'bfloat16', [POISON], iters=4)
     assert broken(watch.students[-1])
     for log in watch.logs[2:]:
         assert 0 < log['distill.loss_kd'] < 1
@@ -340,9 +341,9 @@ def test_a_teacher_that_follows_is_not_poisoned(tiny, tmp_path, teacher):
 
 def test_without_a_scaler_it_is_as_in_a_plain_run(tiny, tmp_path):
     """Nothing skips the step there either; the discriminators stay whole."""
-    _, ours = train(tiny, tmp_path / 'a', every(tiny), None, [Poison()],
+    _, ours = train(tiny, tmp_path / 'a', every(tiny), None, [POISON],
                     iters=2)
-    _, plain = train(tiny, tmp_path / 'b', None, None, [Poison()], iters=2)
+    _, plain = train(tiny, tmp_path / 'b', None, None, [POISON], iters=2)
     stock = {n for n in broken(ours.students[-1])
              if not n.startswith('mmselfkd.')}
     assert stock == broken(plain.students[-1])
@@ -353,23 +354,18 @@ def test_without_a_scaler_it_is_as_in_a_plain_run(tiny, tmp_path):
 
 def test_the_scaler_is_in_a_stock_checkpoint(tiny, tmp_path):
     """Resumed by a run with distillation, and by one without."""
-    def load(where, iteration):
-        return torch.load(tmp_path / where / f'iter_{iteration}.pth',
-                          weights_only=False)
-
-    train(tiny, tmp_path / 'a', features(tiny), 'bfloat16', [Poison()],
+    train(tiny, tmp_path / 'a', features(tiny), 'bfloat16', [POISON],
           iters=2, save=True)
-    train(tiny, tmp_path / 'b', None, 'bfloat16', [Poison()], iters=2,
+    train(tiny, tmp_path / 'b', None, 'bfloat16', [POISON], iters=2,
           save=True)
-    ours, plain = load('a', 2), load('b', 2)
+    ours, plain = load(tmp_path / 'a', 2), load(tmp_path / 'b', 2)
     assert list(ours['state_dict']) == list(plain['state_dict'])
     assert ours['optimizer'].keys() == plain['optimizer'].keys()
     assert ours['optimizer']['loss_scaler'] == plain['optimizer'][
         'loss_scaler']
     assert ours['optimizer']['loss_scaler']['scale'] == SCALE / 2
     assert set(ours) - set(plain) == {'mmselfkd'}
-    model = MODELS.build(dict(tiny.model(4), _scope_='mmseg'))
-    model.load_state_dict(ours['state_dict'], strict=True)
+    assert_stock(ours, tiny.model(4))
     for hook in (features(tiny), None):
         _, watch = train(tiny, tmp_path / 'a', hook, 'bfloat16', iters=3,
                          resume=True)

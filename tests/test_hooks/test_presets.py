@@ -3,14 +3,13 @@ import re
 from fractions import Fraction
 
 import pytest
+import tiny_runs
 import torch
-from mmengine.hooks import Hook
-from mmengine.registry import MODELS as MMENGINE_MODELS
+from helpers import KD, NO_DROPOUT, At, load, teacher_model, train
 from torch import nn
 
 from mmselfkd import (
     AICSDHook,
-    DistillHook,
     FRSKDHook,
     ICSDHook,
     KADTDHook,
@@ -21,60 +20,12 @@ from mmselfkd import (
 )
 from mmselfkd.losses import KDLoss, NFDLoss
 from mmselfkd.schedules import LinearRamp
+from mmselfkd.sources import STUDENT
 
 HOOKS = dict(aicsd=AICSDHook, icsd=ICSDHook, nfd=NFDHook, skd=SKDHook)
 ALONE = dict(
     frskd=FRSKDHook, ka_dtd=KADTDHook, mixskd=MixSKDHook, tfd=TFDHook)
 TEACHER = dict(config='never read here', checkpoint='random')
-BN = dict(type='BN', requires_grad=True)
-# head -> its channels by the width of the backbone; in_index where several
-ALL = dict(in_index=[0, 1, 2, 3])
-HEADS = dict(
-    PSPNet=lambda w: dict(
-        type='PSPHead', in_channels=8 * w, in_index=3, pool_scales=(1, 2)),
-    FCN=lambda w: dict(
-        type='FCNHead', in_channels=8 * w, in_index=3, num_convs=1),
-    DeepLabV3=lambda w: dict(
-        type='ASPPHead', in_channels=8 * w, in_index=3, dilations=(1, 2)),
-    DeepLabV3Plus=lambda w: dict(
-        type='DepthwiseSeparableASPPHead', in_channels=8 * w, in_index=3,
-        dilations=(1, 2), c1_in_channels=w, c1_channels=w // 2),
-    UPerNet=lambda w: dict(
-        ALL, type='UPerHead', in_channels=[w, 2 * w, 4 * w, 8 * w],
-        pool_scales=(1, 2)),
-    FPN=lambda w: dict(
-        ALL, type='FPNHead', in_channels=[2 * w] * 4,
-        feature_strides=[4, 8, 16, 32]),
-    OCR=lambda w: dict(
-        type='OCRHead', in_channels=8 * w, in_index=3, ocr_channels=w),
-    SegFormer=lambda w: dict(
-        ALL, type='SegformerHead', in_channels=[w, 2 * w, 4 * w, 8 * w]))
-
-
-def model(tiny, head, width):
-    """A small model with this head; the head drops half its channels."""
-    cfg = tiny.model(width)
-    del cfg['auxiliary_head']
-    common = dict(
-        num_classes=7, channels=2 * width, norm_cfg=BN, dropout_ratio=0.5,
-        align_corners=False,
-        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False))
-    cfg['decode_head'] = dict(HEADS[head](width), **common)
-    if head == 'FPN':
-        cfg['neck'] = dict(
-            type='FPN', in_channels=[width, 2 * width, 4 * width, 8 * width],
-            out_channels=2 * width, num_outs=4)
-        cfg['backbone'].update(strides=(1, 2, 2, 2))
-    if head == 'OCR':
-        cfg.update(
-            type='CascadeEncoderDecoder', num_stages=2,
-            decode_head=[
-                dict(HEADS['FCN'](width), **common), cfg['decode_head']])
-    if head == 'SegFormer':
-        cfg['backbone'] = dict(
-            type='MixVisionTransformer', embed_dims=width,
-            num_layers=[1] * 4, num_heads=[1, 2, 4, 8])
-    return cfg
 
 
 def run(tiny, tmp_path, hook, *extra, student=None, **changes):
@@ -83,38 +34,21 @@ def run(tiny, tmp_path, hook, *extra, student=None, **changes):
     cfg = tiny.config(tmp_path, hook, **changes)
     if student is not None:
         cfg.model = student
-    runner = tiny.build(cfg)
-    logs = Logs()
-    for one in (*extra, logs):
-        runner.register_hook(one)
-    runner.train()
+    runner, logs = train(cfg, *extra)
     return runner, logs.entries
 
 
-class Logs(Hook):
-    priority = 'VERY_LOW'
-
-    def __init__(self):
-        self.entries = []
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None,
-                         outputs=None):
-        self.entries.append({k: float(v) for k, v in outputs.items()})
-
-
-class Witness(Hook):
+class Witness:
     """Sees what enters and leaves the classifiers, by hooks of its own."""
-
-    priority = 'VERY_LOW'
 
     def __init__(self):
         self.seen, self.handles = {}, []
+        self.hook = At(before_train_iter=self.attach,
+                       after_train_iter=self.remove)
 
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        hook, = [h for h in runner.hooks if isinstance(h, DistillHook)]
-        teacher, = hook.teachers.values()
+    def attach(self, runner, **_):
         for name, host in (('student', runner.model),
-                           ('teacher', teacher.model)):
+                           ('teacher', teacher_model(runner))):
             head = host.decode_head
             head = head[-1] if isinstance(head, nn.ModuleList) else head
             # in front of the tap, which ends the teacher's forward pass
@@ -122,7 +56,7 @@ class Witness(Hook):
                 head.conv_seg.register_forward_hook(
                     self.see(name), prepend=True))
 
-    def after_train_iter(self, *args, **kwargs):
+    def remove(self, runner, **_):
         for handle in self.handles:
             handle.remove()
 
@@ -131,25 +65,6 @@ class Witness(Hook):
             assert name not in self.seen
             self.seen[name] = (args[0].detach(), out.detach())
         return keep
-
-
-class Taken(nn.Module):
-    """Keeps the maps that a loss is given."""
-
-    channels = 'any'
-    maps = []
-
-    def forward(self, student, teacher, label=None):
-        Taken.maps.append((student.detach(), teacher.detach()))
-        return student.square().mean()
-
-
-@pytest.fixture
-def taken():
-    Taken.maps = []
-    MMENGINE_MODELS.register_module(module=Taken, force=True)
-    yield Taken.maps
-    MMENGINE_MODELS.module_dict.pop('Taken')
 
 
 def documented(root, method):
@@ -161,11 +76,11 @@ def documented(root, method):
     return {key: rest for key, *rest in cells}
 
 
-def source_cell(term):
+def source_cell(loss):
     """One source for both, or 'student / teacher', each of one or more."""
-    ours = [f'{owner}:{source}' if owner else source
-            for owner, source in term.student_sources]
-    theirs = [source for _, source in term.teacher_sources]
+    ours = [source if owner == STUDENT else f'{owner}:{source}'
+            for owner, source in loss.student_sources]
+    theirs = [source for _, source in loss.teacher_sources]
     return ' / '.join(
         ', '.join(side) for side in ([ours] if ours == theirs else
                                      [ours, theirs]))
@@ -196,47 +111,47 @@ def test_preset_is_the_documented_one(method, root):
         teacher=TEACHER)
     rows = documented(root, method)
     task = rows.pop('task loss', [..., ..., ..., '-'])
-    assert schedule_cell(hook.task_schedule) == task[-1]
+    assert schedule_cell(hook.plan.task_schedule) == task[-1]
     assert {
-        term.name: [
-            type(term.loss).__name__, source_cell(term),
-            f'{term.loss_weight:g}', schedule_cell(term.schedule)
-        ] for term in hook.terms
+        loss.name: [
+            type(loss.loss).__name__, source_cell(loss),
+            f'{loss.loss_weight:g}', schedule_cell(loss.schedule)
+        ] for loss in hook.plan.losses
     } == rows
-    for term in hook.terms:
-        if isinstance(term.loss, KDLoss):  # unlabelled pixels distil too
+    for loss in hook.plan.losses:
+        if isinstance(loss.loss, KDLoss):  # unlabelled pixels distil too
             labelled_only = method in ('ka_dtd', 'mixskd')
-            assert term.loss.ignore_index == (
+            assert loss.loss.ignore_index == (
                 'head' if labelled_only else None)
 
 
-@pytest.mark.parametrize('head', HEADS)
+@pytest.mark.parametrize('head', tiny_runs.HEADS)
 def test_nothing_but_a_teacher_is_needed(tiny, tmp_path, head):
     hook = dict(
         type='mmselfkd.NFDHook',
         teacher=dict(
-            config=dict(model=model(tiny, head, 8), default_scope='mmseg'),
+            config=dict(model=tiny.segmentor(head, 8), default_scope='mmseg'),
             checkpoint='random'))
-    _, (log, ) = run(tiny, tmp_path, hook, student=model(tiny, head, 4))
+    _, (log, ) = run(tiny, tmp_path, hook, student=tiny.segmentor(head, 4))
     assert log['distill.loss_nfd'] > 0
     parts = [v for k, v in log.items() if 'loss' in k and k != 'loss']
     assert log['loss'] == pytest.approx(sum(parts))
 
 
-@pytest.mark.parametrize('head', HEADS)
+@pytest.mark.parametrize('head', tiny_runs.HEADS)
 def test_aliases_are_what_enters_and_leaves_the_classifier(
-        tiny, tmp_path, head, taken):
+        tiny, tmp_path, head, spy):
     hook = dict(
         type='mmselfkd.DistillHook',
         teacher=dict(
-            config=dict(model=model(tiny, head, 8), default_scope='mmseg'),
+            config=dict(model=tiny.segmentor(head, 8), default_scope='mmseg'),
             checkpoint='random'),
         losses=dict(
-            loss_features=dict(type='Taken', source='features'),
-            loss_logits=dict(type='Taken', source='logits')))
+            loss_features=dict(type='Spy', source='features'),
+            loss_logits=dict(type='Spy', source='logits')))
     witness = Witness()
-    run(tiny, tmp_path, hook, witness, student=model(tiny, head, 4))
-    features, logits = taken[-2:]
+    run(tiny, tmp_path, hook, witness.hook, student=tiny.segmentor(head, 4))
+    features, logits = spy.calls[-2:]
 
     entered, left = witness.seen['teacher']
     assert torch.equal(features[1], entered)  # in eval nothing is dropped
@@ -253,9 +168,10 @@ def test_any_head_teaches_any_other(tiny, tmp_path):
     hook = dict(
         type='mmselfkd.SKDHook',
         teacher=dict(
-            config=dict(model=model(tiny, 'OCR', 8), default_scope='mmseg'),
+            config=dict(model=tiny.segmentor('OCR', 8), default_scope='mmseg'),
             checkpoint='random'))
-    _, (log, ) = run(tiny, tmp_path, hook, student=model(tiny, 'SegFormer', 4))
+    _, (log, ) = run(tiny, tmp_path, hook,
+                     student=tiny.segmentor('SegFormer', 4))
     assert log['distill.loss_pi'] > 0 and log['distill.loss_pa'] > 0
     assert log['distill.loss_ho'] != 0
 
@@ -265,36 +181,35 @@ def test_each_term_of_skd_can_be_off(tiny, tmp_path, off):
     hook = dict(
         type='mmselfkd.SKDHook', teacher=tiny.teacher(), losses={off: None})
     _, (log, ) = run(tiny, tmp_path, hook)
-    assert {key for key in log if key.startswith('distill.')} == {
+    assert {key for key in log if key.startswith('distill.loss')} == {
         f'distill.{key}'
         for key in ('loss_pi', 'loss_pa', 'loss_ho') if key != off
     }
-    saved = torch.load(tmp_path / 'iter_1.pth', weights_only=False)
-    assert bool(saved['mmselfkd']['adversaries']) == (off != 'loss_ho')
+    saved = load(tmp_path, 1)
+    assert bool(saved['mmselfkd']['discriminators']) == (off != 'loss_ho')
 
 
 def test_overrides_change_only_what_they_name():
-    hook = NFDHook(
+    nfd, kd = NFDHook(
         teacher=TEACHER,
         losses=dict(
             loss_nfd=dict(dims='nhw', loss_weight=3.0),
-            loss_kd=dict(type='KDLoss', source='logits', temperature=2.0)))
-    nfd, kd = hook.terms
+            loss_kd=dict(KD, temperature=2.0))).plan.losses
     assert (nfd.name, nfd.loss_weight, nfd.loss.dims) == ('loss_nfd', 3.0,
                                                           'nhw')
     assert isinstance(nfd.loss, NFDLoss)
-    assert nfd.student_sources == [('', 'features')]
+    assert nfd.student_sources == [(STUDENT, 'features')]
     assert (kd.name, kd.loss_weight, kd.loss.temperature) == ('loss_kd', 1.0,
                                                               2.0)
-    assert NFDHook(teacher=TEACHER).terms[0].loss.dims == 'hw'  # unharmed
+    unharmed, = NFDHook(teacher=TEACHER).plan.losses
+    assert unharmed.loss.dims == 'hw'
 
 
 def test_another_type_replaces_the_whole_entry():
-    term, = NFDHook(
-        teacher=TEACHER,
-        losses=dict(loss_nfd=dict(type='KDLoss', source='logits'))).terms
-    assert isinstance(term.loss, KDLoss)
-    assert term.student_sources == [('', 'logits')]
+    loss, = NFDHook(teacher=TEACHER, losses=dict(loss_nfd=KD)).plan.losses
+    assert isinstance(loss.loss, KDLoss)
+    assert loss.student_sources == [(STUDENT, 'logits')]
+    assert loss.loss_weight == 1.0
 
 
 def test_aicsd_turns_from_the_teacher_to_the_labels(tiny, tmp_path):
@@ -309,13 +224,12 @@ def test_aicsd_turns_from_the_teacher_to_the_labels(tiny, tmp_path):
                 dict(type='LoadImageFromFile'),
                 dict(type='LoadAnnotations'),
                 dict(type='PackSegInputs')],
-            'model.decode_head.dropout_ratio': 0.,
-            'model.auxiliary_head.dropout_ratio': 0.
+            **NO_DROPOUT
         }
         hook = dict(hook, teacher=tiny.teacher())
         return run(tiny, tmp_path / name, hook, iters=iters, **changes)[1]
 
-    kd = dict(type='KDLoss', source='logits', ignore_index=None)
+    kd = dict(KD, ignore_index=None, loss_weight=20 / 7)
     raw, = logged(
         'raw', dict(type='mmselfkd.ICSDHook', losses=dict(loss_kd=kd)), 1)
     steps = logged('aicsd', dict(type='mmselfkd.AICSDHook'), 4)

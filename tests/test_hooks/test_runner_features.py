@@ -6,7 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.hooks import EMAHook, Hook
+from helpers import (
+    NO_DROPOUT,
+    At,
+    assert_equal,
+    assert_stock,
+    assert_untouched,
+    copied,
+    keep_order,
+    load,
+    pair,
+    teacher_model,
+)
+from helpers import train as train_config
+from mmengine.hooks import EMAHook
 from mmengine.model import efficient_conv_bn_eval
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapperDict
 from mmengine.registry import MODELS as MMENGINE_MODELS
@@ -14,16 +27,11 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, RUNNERS
 from mmseg.models import EncoderDecoder
 from torch import nn
 
-from mmselfkd import ConfigError, DistillHook, randomness
-from mmselfkd.registry import MODELS
+from mmselfkd import ConfigError, randomness
 
 REFINED = dict(
     type='SelfTeacher', head=dict(type='SegformerHead', dropout_ratio=0.))
 MIX = dict(type='mmselfkd.MixSKDHook')
-
-
-def pair(student, teacher):
-    return dict(student=student, teacher=teacher)
 
 
 def both(tiny, big=None, **losses):
@@ -42,69 +50,38 @@ def both(tiny, big=None, **losses):
                 loss_weight=50.), **losses))
 
 
-class Watch(Hook):
-    """Log and weights of each iteration, ours among them."""
-
-    priority = 'VERY_LOW'
-
-    def __init__(self):
-        self.logs, self.weights = [], []
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None,
-                         outputs=None):
-        self.logs.append({k: float(v.detach()) for k, v in outputs.items()})
-        self.weights.append({
-            name: p.detach().clone()
-            for name, p in runner.model.named_parameters()})
-
-
-def start(tiny, work_dir, hook, *others, save=0, **changes):
-    """A Runner without dropout, and its Watch; ``save``: how often."""
-    changes = dict({'model.decode_head.dropout_ratio': 0.,
-                    'model.auxiliary_head.dropout_ratio': 0.}, **changes)
-    edit = changes.pop('edit', None)
-    hooks = [copy.deepcopy(hook)] if hook else []
-    cfg = tiny.config(work_dir, *hooks, **changes)
+def config(tiny, work_dir, hook, save=0, edit=None, **changes):
+    """The config of a run without dropout; ``save``: how often."""
+    cfg = tiny.config(work_dir, *([copy.deepcopy(hook)] if hook else []),
+                      **dict(NO_DROPOUT, **changes))
     cfg.default_hooks.checkpoint.update(
         interval=save or -1, save_last=bool(save))
     if edit:
         edit(cfg)
-    runner = tiny.build(cfg)
-    watch = Watch()
-    for other in (*others, watch):
-        runner.register_hook(other)
-    return runner, watch
+    return cfg
 
 
-def train(*args, **kwargs):
-    runner, watch = start(*args, **kwargs)
-    runner.train()
-    return runner, watch
+class Watch:
+    """Log and weights of each iteration, ours among them."""
+
+    def __init__(self, logs):
+        self.logs, self.weights = logs.entries, logs.seen
+
+
+def weights(runner):
+    return copied(dict(runner.model.named_parameters()))
+
+
+def train(tiny, work_dir, hook, *others, **changes):
+    runner, logs = train_config(
+        config(tiny, work_dir, hook, **changes), *others, look=weights)
+    return runner, Watch(logs)
 
 
 def still(cfg):
     """Samples in their order, as they are; a constant learning rate."""
-    cfg.train_dataloader.dataset.pipeline.pop(2)  # the random flip
-    cfg.train_dataloader.sampler.shuffle = False
+    keep_order(cfg)
     cfg.param_scheduler = []
-
-
-def load(path):
-    return torch.load(path, weights_only=False)
-
-
-def assert_same(first, second):
-    assert first.keys() == second.keys()
-    for name in first:
-        assert torch.equal(first[name], second[name]), name
-
-
-def assert_stock(checkpoint, model):
-    """Holds the student and no more; returns it."""
-    plain = MODELS.build(dict(model, _scope_='mmseg'))
-    assert list(checkpoint['state_dict']) == list(plain.state_dict())
-    plain.load_state_dict(checkpoint['state_dict'], strict=True)
-    return plain
 
 
 # -- optimisation -------------------------------------------------------------
@@ -123,7 +100,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tiny, tmp_path):
     _, parts = train(
         tiny, tmp_path / 'b', both(tiny), edit=edit, iters=4,
         **{'optim_wrapper.accumulative_counts': 2})
-    assert_same(parts.weights[1], parts.weights[2])  # nothing in between
+    assert_equal(parts.weights[1], parts.weights[2])  # nothing in between
     ours = [name for name in whole.weights[1] if name.startswith('mmselfkd.')]
     assert any(not torch.equal(whole.weights[0][name], whole.weights[1][name])
                for name in ours)
@@ -136,31 +113,17 @@ def test_an_average_counts_every_iteration_of_accumulation(tiny, tmp_path):
     """As EMAHook: also those in which the student does not move."""
     seen = []
 
-    class Look(Hook):
-
-        priority = 'LOWEST'
-
-        def before_train(self, runner):
-            hook = next(h for h in runner.hooks
-                        if isinstance(h, DistillHook))
-            self.average = hook.teachers['teacher'].model
-            self._keep()
-
-        def after_train_iter(self, runner, batch_idx, data_batch=None,
-                             outputs=None):
-            self._keep()
-
-        def _keep(self):
-            seen.append({name: p.clone()
-                         for name, p in self.average.named_parameters()})
+    def keep(runner, **_):
+        seen.append(copied(dict(teacher_model(runner).named_parameters())))
 
     hook = dict(
         type='mmselfkd.DistillHook',
         teacher=dict(type='EMATeacher', momentum=0.25),
         losses=dict(loss_kd=dict(type='KDLoss', source='logits')))
-    _, watch = train(tiny, tmp_path, hook, Look(), iters=4,
+    look = At('LOWEST', before_train=keep, after_train_iter=keep)
+    _, watch = train(tiny, tmp_path, hook, look, iters=4,
                      **{'optim_wrapper.accumulative_counts': 2})
-    assert_same(watch.weights[1], watch.weights[2])
+    assert_equal(watch.weights[1], watch.weights[2])
     for before, now, student in zip(seen, seen[1:], watch.weights):
         for name, value in now.items():
             torch.testing.assert_close(
@@ -173,24 +136,22 @@ def test_clipping_takes_student_and_ours_as_one_vector(tiny, tmp_path):
     """One norm of both, as for any parameter of the model."""
     norms = []
 
-    class Spy(Hook):
+    def look(runner):
+        wrapper = runner.optim_wrapper
+        original = wrapper.clip_func
+        assert wrapper.grad_name == 'grad_norm'
+        everything = {id(p) for p in runner.model.parameters()}
 
-        def before_train(self, runner):
-            wrapper = runner.optim_wrapper
-            original = wrapper.clip_func
-            assert wrapper.grad_name == 'grad_norm'
-            everything = {id(p) for p in runner.model.parameters()}
+        def clip(params, **kwargs):
+            assert {id(p) for p in params} == everything
+            assert kwargs == dict(max_norm=0.5)
+            before = nn.utils.get_total_norm([p.grad for p in params])
+            norm = original(params, **kwargs)
+            after = nn.utils.get_total_norm([p.grad for p in params])
+            norms.append((before.item(), norm.item(), after.item()))
+            return norm
 
-            def clip(params, **kwargs):
-                assert {id(p) for p in params} == everything
-                assert kwargs == dict(max_norm=0.5)
-                before = nn.utils.get_total_norm([p.grad for p in params])
-                norm = original(params, **kwargs)
-                after = nn.utils.get_total_norm([p.grad for p in params])
-                norms.append((before.item(), norm.item(), after.item()))
-                return norm
-
-            wrapper.clip_func = clip
+        wrapper.clip_func = clip
 
     def edit(cfg):
         cfg.optim_wrapper = dict(
@@ -198,7 +159,8 @@ def test_clipping_takes_student_and_ours_as_one_vector(tiny, tmp_path):
             optimizer=dict(type='SGD', lr=1.))
         cfg.param_scheduler = []
 
-    _, watch = train(tiny, tmp_path, both(tiny), Spy(), edit=edit)
+    _, watch = train(tiny, tmp_path, both(tiny), At(before_train=look),
+                     edit=edit)
     assert len(norms) == 2
     for before, norm, after in norms:
         assert before == pytest.approx(norm) and norm > 0.5
@@ -215,13 +177,11 @@ def test_paramwise_settings_reach_ours_by_name_and_kind(tiny, tmp_path):
     """Norms and biases of a self-teacher like those of the student."""
     groups = {}
 
-    class Look(Hook):
-
-        def before_train(self, runner):
-            names = {id(p): n for n, p in runner.model.named_parameters()}
-            for group in runner.optim_wrapper.optimizer.param_groups:
-                for p in group['params']:
-                    groups[names[id(p)]] = group
+    def look(runner):
+        names = {id(p): n for n, p in runner.model.named_parameters()}
+        for group in runner.optim_wrapper.optimizer.param_groups:
+            for p in group['params']:
+                groups[names[id(p)]] = group
 
     def edit(cfg):
         cfg.optim_wrapper = dict(
@@ -232,7 +192,8 @@ def test_paramwise_settings_reach_ours_by_name_and_kind(tiny, tmp_path):
                 custom_keys={
                     'mmselfkd.refined.decode_head': dict(lr_mult=5.)}))
 
-    train(tiny, tmp_path, both(tiny), Look(), iters=1, edit=edit)
+    train(tiny, tmp_path, both(tiny), At(before_train=look), iters=1,
+          edit=edit)
     prefix = 'mmselfkd.refined.'
     kinds = set()
     for name, group in groups.items():
@@ -255,15 +216,13 @@ def test_learning_rates_are_those_of_the_plain_run(tiny, tmp_path):
 
     seen = []
 
-    class Look(Hook):
-
-        def after_train_iter(self, runner, batch_idx, data_batch=None,
-                             outputs=None):
-            group, = runner.optim_wrapper.optimizer.param_groups
-            seen.append(group['lr'])
+    def look(runner, **_):
+        group, = runner.optim_wrapper.optimizer.param_groups
+        seen.append(group['lr'])
 
     for name, hook in (('a', both(tiny)), ('b', None)):
-        train(tiny, tmp_path / name, hook, Look(), edit=edit, iters=3)
+        train(tiny, tmp_path / name, hook, At('NORMAL', after_train_iter=look),
+              edit=edit, iters=3)
     assert seen[:3] == seen[3:]
     assert seen[0] == 0.01 * 2 / 8 and seen[2] < seen[1] < seen[0]
 
@@ -326,25 +285,23 @@ def test_several_optimizers(tiny, tmp_path, two_optimizers):
     """A stock checkpoint for each of them; resumed bit for bit."""
     lrs = set()
 
-    class Look(Hook):
-
-        def before_train(self, runner):
-            names = {id(p): n for n, p in runner.model.named_parameters()}
-            for kind, wrapper in runner.optim_wrapper.items():
-                lrs.update(
-                    (kind, round(group['lr'], 6))
-                    for group in wrapper.optimizer.param_groups
-                    if names[id(group['params'][0])].startswith('mmselfkd.'))
+    def look(runner):
+        names = {id(p): n for n, p in runner.model.named_parameters()}
+        for kind, wrapper in runner.optim_wrapper.items():
+            lrs.update(
+                (kind, round(group['lr'], 6))
+                for group in wrapper.optimizer.param_groups
+                if names[id(group['params'][0])].startswith('mmselfkd.'))
 
     hook = both(tiny)
-    _, whole = train(tiny, tmp_path / 'a', hook, Look(), iters=2, save=1,
-                     edit=two_optimizers)
+    _, whole = train(tiny, tmp_path / 'a', hook, At(before_train=look),
+                     iters=2, save=1, edit=two_optimizers)
     assert lrs == {('rest', 3e-3)}
     for name, value in whole.weights[1].items():
         assert not torch.equal(value, whole.weights[0][name]), name
     train(tiny, tmp_path / 'plain', None, iters=1, save=1,
           edit=two_optimizers)
-    ours, plain = (load(tmp_path / x / 'iter_1.pth') for x in ('a', 'plain'))
+    ours, plain = (load(tmp_path / x, 1) for x in ('a', 'plain'))
     assert ours['optimizer'].keys() == plain['optimizer'].keys()
     for kind, state in plain['optimizer'].items():
         assert ours['optimizer'][kind].keys() == state.keys()
@@ -356,35 +313,33 @@ def test_several_optimizers(tiny, tmp_path, two_optimizers):
         str(tmp_path / 'a/iter_1.pth'))
     _, resumed = train(tiny, tmp_path / 'a', hook, iters=2, resume=True,
                        edit=two_optimizers)
-    assert_same(resumed.weights[-1], whole.weights[-1])
+    assert_equal(resumed.weights[-1], whole.weights[-1])
 
 
 def test_several_optimizers_that_leave_ours_out(
         tiny, tmp_path, two_optimizers):
-    runner, _ = start(
+    runner = tiny.build(config(
         tiny, tmp_path, both(tiny), edit=lambda cfg: two_optimizers(
-            cfg, ('backbone', 'decode_head', 'auxiliary_head')))
-    with pytest.raises(ConfigError, match="'PerPart'.*loss_nfd.0.weight"):
+            cfg, ('backbone', 'decode_head', 'auxiliary_head'))))
+    with pytest.raises(ConfigError, match=r"'PerPart'.*loss_nfd\..*weight"):
         runner.train()
-    assert not hasattr(runner.model, 'mmselfkd')
+    assert_untouched(runner.model)
 
 
 def test_ema_hook_averages_student_and_ours_alone(tiny, tmp_path):
     """Adapters and self-teacher as the student's weights; no teacher."""
     names = []
 
-    class Look(Hook):
-
-        def before_train(self, runner):
-            ema = next(h for h in runner.hooks if isinstance(h, EMAHook))
-            names.append(list(ema.ema_model.module.state_dict()))
-            names.append(list(runner.model.state_dict()))
+    def look(runner):
+        ema = next(h for h in runner.hooks if isinstance(h, EMAHook))
+        names.append(list(ema.ema_model.module.state_dict()))
+        names.append(list(runner.model.state_dict()))
 
     runner, watch = train(
-        tiny, tmp_path, both(tiny), EMAHook(momentum=0.25), Look(), iters=3,
-        save=3)
+        tiny, tmp_path, both(tiny), EMAHook(momentum=0.25),
+        At(before_train=look), iters=3, save=3)
     assert names[0] == names[1]
-    saved = load(tmp_path / 'iter_3.pth')
+    saved = load(tmp_path, 3)
     average = watch.weights[0]
     for weights in watch.weights[1:]:
         average = {n: v.lerp(weights[n], 0.25) for n, v in average.items()}
@@ -422,7 +377,7 @@ def test_activation_checkpointing_changes_nothing(tiny, tmp_path, method):
     _, wrapped = train(tiny, tmp_path / 'c', hook, edit=edit)
     for watch in (with_cp, wrapped):
         assert watch.logs == expected.logs
-        assert_same(watch.weights[-1], expected.weights[-1])
+        assert_equal(watch.weights[-1], expected.weights[-1])
 
 
 def test_efficient_conv_bn_eval(tiny, tmp_path, monkeypatch):
@@ -450,13 +405,14 @@ def test_efficient_conv_bn_eval_leaves_no_module_to_tap(tiny, tmp_path):
     """Modules inside what it rewrites do not run any more: an error."""
     hook = both(tiny, loss_in=dict(type='NFDLoss', source=pair(
         'backbone.layer2', 'big:backbone.layer2')))
-    runner, watch = start(
-        tiny, tmp_path, hook, efficient_conv_bn_eval=['backbone'])
+    runner = tiny.build(config(
+        tiny, tmp_path, hook, efficient_conv_bn_eval=['backbone']))
     with pytest.raises(ConfigError, match=(
             "'backbone.layer2'.*did not run.*efficient_conv_bn_eval has "
             "rewritten 'backbone'.*tap 'backbone' itself")):
         runner.train()
-    assert not watch.logs and not hasattr(runner.model, 'mmselfkd')
+    assert runner.iter == 0
+    assert_untouched(runner.model)
 
 
 def test_compiled_training_gives_the_same(tiny, tmp_path):
@@ -511,27 +467,25 @@ def test_validation_leaves_no_trace_in_training(tiny, tmp_path, method):
     _, between = train(tiny, tmp_path / 'b', hook, EMAHook(), edit=still,
                        iters=3, **{'train_cfg.val_interval': 1})
     assert between.logs == without.logs
-    assert_same(between.weights[-1], without.weights[-1])
+    assert_equal(between.weights[-1], without.weights[-1])
 
 
 @pytest.mark.parametrize('ema', [(), (EMAHook, )])
 def test_the_best_checkpoint_is_a_stock_student(tiny, tmp_path, ema):
     seen = {}
 
-    class Keep(Hook):
-
-        def after_val_epoch(self, runner, metrics=None):
-            seen[runner.iter] = metrics['mIoU']
+    def keep(runner, metrics):
+        seen[runner.iter] = metrics['mIoU']
 
     runner, _ = train(
-        tiny, tmp_path, both(tiny), Keep(),
+        tiny, tmp_path, both(tiny), At(after_val_epoch=keep),
         *(kind(momentum=0.5) for kind in ema), iters=3, **{
             'train_cfg.val_interval': 1, 'optim_wrapper.optimizer.lr': 0.1,
             'default_hooks.checkpoint.save_best': 'mIoU'})
     path, = tmp_path.glob('best_mIoU_iter_*.pth')
     best = int(path.stem.rpartition('_')[2])
     assert seen[best] == max(seen.values())
-    assert_stock(load(path), runner.cfg.model)
+    assert_stock(torch.load(path, weights_only=False), runner.cfg.model)
     again = tiny.build(tiny.config(tmp_path / 'x', load_from=str(path))).val()
     assert again['mIoU'] == seen[best]
 
@@ -546,12 +500,13 @@ def test_epochs_resumed(tiny, tmp_path):
     runner, whole = train(tiny, tmp_path, hook, edit=edit, iters=2, save=1,
                           by_epoch=True)
     assert len(whole.logs) == 8
-    assert_stock(load(tmp_path / 'epoch_2.pth'), runner.cfg.model)
+    assert_stock(torch.load(tmp_path / 'epoch_2.pth', weights_only=False),
+                 runner.cfg.model)
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_1.pth'))
     _, resumed = train(tiny, tmp_path, hook, edit=edit, iters=2,
                        by_epoch=True, resume=True)
     assert resumed.logs == whole.logs[4:]
-    assert_same(resumed.weights[-1], whole.weights[-1])
+    assert_equal(resumed.weights[-1], whole.weights[-1])
 
 
 def test_flexible_runner_is_refused(tiny, tmp_path):
@@ -573,37 +528,18 @@ def test_one_run_inside_another(tiny, tmp_path):
     _, other_alone = train(tiny, tmp_path / 'b', MIX)
     others = []
 
-    class Inside(Hook):
+    def inside(runner, **_):
+        if runner.iter == 1:
+            with randomness.preserved():
+                others.append(train(tiny, tmp_path / 'c', MIX))
 
-        def after_train_iter(self, runner, batch_idx, data_batch=None,
-                             outputs=None):
-            if runner.iter == 1:
-                with randomness.preserved():
-                    others.append(train(tiny, tmp_path / 'c', MIX))
-
-    _, outer = train(tiny, tmp_path / 'd', both(tiny), Inside(), iters=3)
+    _, outer = train(tiny, tmp_path / 'd', both(tiny),
+                     At(after_train_iter=inside), iters=3)
     assert outer.logs == alone.logs
-    assert_same(outer.weights[-1], alone.weights[-1])
+    assert_equal(outer.weights[-1], alone.weights[-1])
     (_, inner), = others
     assert inner.logs == other_alone.logs
-    assert_same(inner.weights[-1], other_alone.weights[-1])
-
-
-class Memory(Hook):
-    """Tensors alive, their bytes, and the memory of the process."""
-
-    priority = 'LOWEST'
-
-    def __init__(self, *iterations):
-        self.iterations, self.seen = iterations, []
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None,
-                         outputs=None):
-        if runner.iter + 1 == self.iterations[0]:
-            gc.collect()
-            gc.disable()  # what is freed from here on was in no cycle
-        if runner.iter + 1 in self.iterations:
-            self.seen.append((*tensors(), resident()))
+    assert_equal(inner.weights[-1], other_alone.weights[-1])
 
 
 def tensors():
@@ -632,14 +568,22 @@ def test_memory_does_not_grow(tiny, tmp_path):
         loss_average=dict(
             type='KDLoss', source=pair('logits', 'average:logits')),
         loss_dis=dict(type='MixSKDAdversarialLoss', source=mixed))
-    memory = Memory(10, 30, 60)
-    runner, watch = start(tiny, tmp_path, hook, memory, iters=60)
-    runner.hooks.remove(watch)  # keeps weights
+    seen = []
+
+    def look(runner, **_):
+        if runner.iter + 1 == 10:
+            gc.collect()
+            gc.disable()  # what is freed from here on was in no cycle
+        if runner.iter + 1 in (10, 30, 60):
+            seen.append((*tensors(), resident()))
+
+    runner = tiny.build(config(tiny, tmp_path, hook, iters=60))
+    runner.register_hook(At('LOWEST', after_train_iter=look))
     try:
         runner.train()
     finally:
         gc.enable()
-    first, second, third = memory.seen
+    first, second, third = seen
     assert first[:2] == second[:2] == third[:2]
     assert third[2] - second[2] < 2**22
 

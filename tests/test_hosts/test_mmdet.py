@@ -1,16 +1,24 @@
-"""Where the aliases point in every kind of model the hosts have."""
+"""Where the sources of a detector point, and how they are read."""
+from contextlib import ExitStack
+
 import pytest
 import torch
 from mmengine.registry import MODELS
-from torch import nn
+from mmengine.structures import BaseDataElement, InstanceData
 
 from mmselfkd.errors import ConfigError
-from mmselfkd.heads import find_place, rois_for, scores_of
+from mmselfkd.hosts import MMDetHost, Reading, host_of
 from mmselfkd.taps import Tap
 
 
 def place(model, source):
-    return find_place(model, source, source, 'key')
+    return host_of(model).place(model, source, f'key = {source!r}')
+
+
+def opened(model, source):
+    tap = Tap(model, source, 'key', ExitStack())
+    tap.open()
+    return tap
 
 
 @pytest.fixture
@@ -20,26 +28,42 @@ def build(detectors):
     return build
 
 
-@pytest.mark.parametrize('name, scores, boxes, classes', [
-    ('retinanet', 'retina_cls', 'retina_reg', 6),
-    ('fcos', 'conv_cls', 'conv_reg', 6),
-    ('atss', 'atss_cls', 'atss_reg', 6),
-    ('gfl', 'gfl_cls', 'gfl_reg', 6),
+@pytest.mark.parametrize('name', ['fcos', 'mask', 'detr', 'deformable'])
+def test_whose_model_it_is(build, name):
+    assert isinstance(host_of(build(name)), MMDetHost)
+
+
+@pytest.mark.parametrize('name, scores, boxes', [
+    ('retinanet', 'retina_cls', 'retina_reg'),
+    ('fcos', 'conv_cls', 'conv_reg'),
+    ('atss', 'atss_cls', 'atss_reg'),
+    ('gfl', 'gfl_cls', 'gfl_reg'),
 ])
-def test_dense_heads(build, name, scores, boxes, classes):
+def test_dense_heads(build, name, scores, boxes):
     model = build(name)
     found = place(model, 'logits')
     assert found.modules == [getattr(model.bbox_head, scores)]
     assert found.is_map and found.argument is None and not found.queries
-    assert place(model, 'boxes').modules == [getattr(model.bbox_head, boxes)]
-    read = scores_of(model, found)
-    assert (read.classes, read.is_sigmoid) == (classes, True)
+    assert found.reading == Reading('classes', 'sigmoid', 6)
+    box = place(model, 'boxes')
+    assert box.modules == [getattr(model.bbox_head, boxes)]
+    if name == 'gfl':  # four distributions over bins
+        assert box.reading == Reading('distributions', 'softmax', 17)
+        assert box.reading.groups(4 * 17) == 4
+    else:
+        assert box.reading == Reading('values')
     assert place(model, 'features').modules == [model.neck]
+    assert place(model, 'pyramid').modules == [model.neck]
     # the path of the same module means the same
-    path = place(model, f'bbox_head.{scores}')
-    assert scores_of(model, path) == read
-    assert scores_of(model, place(model, 'neck')) is None
-    assert scores_of(model, place(model, 'features')) is None
+    assert place(model, f'bbox_head.{scores}').reading == found.reading
+    assert place(model, f'bbox_head.{boxes}').reading == box.reading
+    assert place(model, 'neck').reading is None
+    assert place(model, 'features').reading is None
+
+
+def test_anchors_at_a_position(build):
+    reading = place(build('retinanet'), 'logits').reading
+    assert reading.groups(9 * 6) == 9 and reading.groups(6) == 1
 
 
 @pytest.mark.parametrize('name, scores', [
@@ -50,7 +74,7 @@ def test_a_layer_for_every_level(build, name, scores):
     layers = list(getattr(model.bbox_head, scores))
     assert found.modules == list(dict.fromkeys(layers))
     assert len(found.modules) == 3
-    assert scores_of(model, found).is_sigmoid
+    assert found.reading.activation == 'sigmoid'
 
 
 def test_two_stages(build):
@@ -58,12 +82,14 @@ def test_two_stages(build):
     logits = place(model, 'logits')
     assert logits.modules == [model.roi_head.bbox_head.fc_cls]
     assert not logits.is_map
-    read = scores_of(model, logits)
-    assert not read.is_sigmoid and read.classes is None
+    assert logits.reading.activation == 'softmax'
+    assert logits.reading.groups(7) == 1  # six classes and background
+    assert place(model, 'boxes').modules == [model.roi_head.bbox_head.fc_reg]
     masks = place(model, 'roi_head.mask_head.conv_logits')
-    assert not masks.is_map and scores_of(model, masks).is_sigmoid
+    assert not masks.is_map and masks.reading.activation == 'sigmoid'
     rpn = place(model, 'rpn_head.rpn_cls')
-    assert rpn.is_map and scores_of(model, rpn).classes == 1
+    assert rpn.is_map
+    assert rpn.reading == Reading('classes', 'sigmoid', 1)
     rois = place(model, 'rois')
     assert rois.modules == [model.roi_head.bbox_roi_extractor]
     assert rois.argument == 1 and rois.is_raw
@@ -73,9 +99,14 @@ def test_two_stages(build):
 
 def test_the_last_stage_of_a_cascade(build):
     model = build('cascade')
-    assert place(model, 'logits').modules == [
-        model.roi_head.bbox_head[-1].fc_cls]
+    heads = model.roi_head.bbox_head
+    last = place(model, 'logits')
+    assert last.modules == [heads[-1].fc_cls]
     assert len(place(model, 'rois').modules) == 3
+    # of an earlier one by its path, read alike
+    first = place(model, 'roi_head.bbox_head.0.fc_cls')
+    assert first.modules == [heads[0].fc_cls] and not first.is_map
+    assert first.reading == last.reading
 
 
 @pytest.mark.parametrize('source, needed', [
@@ -83,60 +114,56 @@ def test_the_last_stage_of_a_cascade(build):
     ('roi_head.bbox_roi_extractor[0]', ['rois']),
     ('roi_head.mask_head.conv_logits', ['mask_rois']), ('rpn_head', [])])
 def test_rois_a_teacher_needs(build, source, needed):
-    assert rois_for(build('mask'), source) == needed
+    model = build('mask')
+    assert host_of(model).regions_for(model, source) == needed
 
 
 def test_rois_are_no_matter_of_dense_heads(build):
-    assert rois_for(build('fcos'), 'logits') == []
+    model = build('fcos')
+    assert host_of(model).regions_for(model, 'logits') == []
 
 
 def test_queries_of_the_last_layer(build):
     model = build('detr')
-    tap = Tap(model, 'logits', 'key')
-    tap.open()
+    tap = opened(model, 'logits')
     states = torch.rand(2, 3, 12, 32)  # layers, images, queries, channels
     scores = model.bbox_head.fc_cls(states)
     level, = tap.take()
     assert torch.equal(level, scores[-1].transpose(1, 2)[..., None])
     assert not tap.place.is_map
-    assert scores_of(model, tap.place).queries == 12
+    assert tap.place.queries == 12
+    assert tap.place.reading.activation == 'softmax'
     with pytest.raises(ConfigError, match='boxes of a DETRHead'):
         place(model, 'boxes')
 
 
 def test_queries_made_from_labels_are_left_out(build):
     model = build('deformable')
-    tap = Tap(model, 'logits', 'key')
-    tap.open()
+    tap = opened(model, 'logits')
     for layer in range(2):  # 5 more in front, as in DINO's training
         scores = model.bbox_head.cls_branches[layer](torch.rand(3, 17, 32))
     level, = tap.take()
     assert torch.equal(level[..., 0], scores[:, 5:].transpose(1, 2))
 
 
-class Depth(nn.Module):
-
-    def __init__(self):
-        super().__init__()
-        self.backbone = nn.Conv2d(3, 4, 1)
-        self.decode_head = nn.Module()
-        self.decode_head.conv_depth = nn.Conv2d(4, 1, 1)
-
-
-def test_depth():
-    model = Depth()
-    head = model.decode_head
-    assert place(model, 'depth').modules == [head.conv_depth]
-    entry = place(model, 'features')
-    assert entry.modules == [head.conv_depth] and entry.argument == 0
-    head.dropout = nn.Dropout2d()
-    assert place(model, 'features').modules == [head.dropout]
-    assert place(model, 'pyramid').modules == [model.backbone]
-    with pytest.raises(ConfigError, match="use 'depth'"):
-        place(model, 'logits')
-
-
 @pytest.mark.parametrize('source', ['depth', 'mask_rois', 'rois', 'nek'])
 def test_what_a_dense_detector_does_not_have(build, source):
     with pytest.raises(ConfigError, match=f"key = '{source}'.*'neck'"):
         place(build('fcos'), source)
+
+
+def test_labels_and_boxes_of_a_sample():
+    host, sample = MMDetHost(), BaseDataElement()
+    assert host.boxes(sample) is None and host.class_map(sample) is None
+    sample.gt_instances = InstanceData(
+        bboxes=torch.tensor([[1, 2, 3, 4]]), labels=torch.tensor([5]))
+    boxes, labels = host.boxes(sample)
+    assert boxes.tolist() == [[1., 2., 3., 4.]] and labels.tolist() == [5]
+
+
+def test_what_the_host_says_of_a_detector(build):
+    model = build('fcos')
+    host = host_of(model)
+    assert host.has_fixed_strides(model)
+    assert host.num_classes(model) == 6
+    assert host.ignore_index(model) == -100

@@ -5,11 +5,17 @@ import math
 
 import pytest
 import torch
+from every_loss import CLASSES
 
 from mmselfkd.losses import (
     ATLoss,
+    CWDLoss,
+    DISTLoss,
+    FitNetsLoss,
+    HolisticLoss,
     ICSDLoss,
     KDLoss,
+    MGDLoss,
     MixSKDAdversarialLoss,
     MixSKDFeatureLoss,
     MixSKDLogitLoss,
@@ -31,7 +37,9 @@ LOSSES = [
     PairwiseLoss(pool=None, connection_range=1), ICSDLoss(), ATLoss(),
     ATLoss(reduction='sum'), TFDInterLoss(), TFDIntraLoss(), ValueLoss(),
     *(ValueLoss('log_l1'), ValueLoss('scale_invariant'),
-      ValueLoss('scale_invariant', balance=1.0))]
+      ValueLoss('scale_invariant', balance=1.0)), CWDLoss(), FitNetsLoss(),
+    MGDLoss(), DISTLoss(), DISTLoss(beta=0.0), DISTLoss(gamma=0.0),
+    DISTLoss(activation='sigmoid')]
 SHAPES = [(3, channels, *size)
           for channels, size in itertools.product(
               (1, 2, 4), ((1, 1), (1, 2), (2, 2), (1, 3), (4, 5)))]
@@ -112,3 +120,8 @@ def test_a_graph_without_pairs_is_refused(reach):
     with pytest.raises(ValueError, match='connection_range must be None or '
                        'an integer of 1 or more'):
         PairwiseLoss(connection_range=reach)
+
+
+def test_every_loss_is_here():
+    """HolisticLoss is never constant; its gradient is small at the start."""
+    assert {type(loss) for loss in LOSSES} == set(CLASSES) - {HolisticLoss}

@@ -43,13 +43,15 @@ def shuffled(neck):
 class Naive:
     """The neck once more, from its state alone."""
 
-    def __init__(self, neck, num_layers, num_convs, weighted, last):
+    def __init__(self, neck, num_layers, num_convs, weighted, last,
+                 relu_inputs):
         self.state = neck.state_dict()
         self.num_layers, self.num_convs = num_layers, num_convs
         self.weighted, self.last = weighted, last
+        self.relu_inputs = relu_inputs
 
     def __call__(self, maps):
-        maps = list(maps)
+        maps = [x * (x > 0) if self.relu_inputs else x for x in maps]
         for i in itertools.count():
             if f'extra_convs.{i}.conv.weight' not in self.state:
                 break
@@ -172,20 +174,20 @@ def test_extra_levels(out_channels, channels):
 
 @pytest.mark.parametrize('sizes, kwargs', [
     (HALVES, dict()),
-    (ODD, dict(num_convs=2)),
+    (ODD, dict(num_convs=1, relu_inputs=False)),
     (DILATED, dict(width=1.5)),
     (QUARTERS, dict(num_layers=2)),
     (UNEVEN, dict(num_layers=2, weighted=False)),
     (ODD, dict(num_layers=3, last='top_down', out_channels=5)),
-    (DILATED, dict(last='top_down', weighted=False, num_convs=2)),
+    (DILATED, dict(last='top_down', weighted=False, num_convs=3)),
     (HALVES, dict(num_layers=2, num_outs=5, out_channels=[3, 4, 5, 6, 7])),
     (HALVES[:2], dict(last='top_down', num_layers=2, num_outs=4))])
 def test_computed_again(sizes, kwargs):
     channels = [2, 3, 4, 3][:len(sizes)]
     neck = shuffled(BiFPN(channels, **kwargs))
     naive = Naive(neck, *(kwargs.get(key, default) for key, default in (
-        ('num_layers', 1), ('num_convs', 1), ('weighted', True),
-        ('last', 'bottom_up'))))
+        ('num_layers', 1), ('num_convs', 2), ('weighted', True),
+        ('last', 'bottom_up'), ('relu_inputs', True))))
     maps = pyramid(channels, sizes, torch.float64)
     with torch.no_grad():
         outs, expected = neck(maps), naive(maps)
@@ -194,6 +196,15 @@ def test_computed_again(sizes, kwargs):
         assert out.dtype == torch.float64
         assert out.min() >= 0 and out.max() > 0
         torch.testing.assert_close(out, other, rtol=1e-9, atol=1e-9)
+
+
+def test_negative_parts_of_the_inputs_have_no_effect():
+    maps = pyramid([2, 3], HALVES)
+    positive = [x.relu() for x in maps]
+    for relu_inputs in (True, False):
+        neck = BiFPN([2, 3], num_outs=3, relu_inputs=relu_inputs).eval()
+        same = map(torch.equal, neck(maps), neck(positive))
+        assert all(same) is relu_inputs
 
 
 def test_shares():
@@ -282,8 +293,8 @@ def test_norms(norm_cfg, kind):
     neck = BiFPN([2, 4], num_outs=3, norm_cfg=norm_cfg)
     norms = [m for m in neck.modules() if isinstance(
         m, (nn.GroupNorm, nn.modules.batchnorm._BatchNorm))]
-    # 1 added level, 3 + 2 laterals, 2 up, 2 down and 4 nodes
-    assert len(norms) == 14
+    # 1 added level, 3 + 2 laterals, 2 up, 2 down and two in each of 4 nodes
+    assert len(norms) == 18
     assert all(isinstance(norm, kind) for norm in norms)
     assert all(norm.eps == norm_cfg.get('eps', 1e-5) for norm in norms)
     if kind is nn.GroupNorm:
@@ -305,7 +316,7 @@ def test_init_cfg_is_obeyed():
         type='Constant', layer='Conv2d', val=0.25))
     neck.init_weights()
     convs = [m for m in neck.modules() if isinstance(m, nn.Conv2d)]
-    assert len(convs) == 18
+    assert len(convs) == 26
     assert all((conv.weight == 0.25).all() for conv in convs)
     assert all((node.weights == 1).all() for node in neck.modules()
                if isinstance(node, Fusion))
@@ -339,8 +350,10 @@ def test_same_seed_same_result():
      r'in_channels=\[512\]'),
     (dict(in_channels=512), 'in_channels=512'),
     (dict(num_outs=1), r'num_outs must be 2 .* got 1'),
-    (dict(num_layers=0), 'num_layers must be 1 or more, but got 0'),
-    (dict(num_convs=0), 'num_convs must be 1 or more, but got 0'),
+    (dict(num_layers=0), 'num_layers must be an integer of 1 or more, .* 0'),
+    (dict(num_convs=0), 'num_convs must be an integer of 1 or more, .* 0'),
+    (dict(num_convs=1.5), 'num_convs must be an integer .* 1.5'),
+    (dict(relu_inputs=0), 'relu_inputs must be True or False, but got 0'),
     (dict(width=0), 'width must be above 0, but got 0'),
     (dict(weighted=1), 'weighted must be True or False, but got 1'),
     (dict(weighted='no'), "weighted must be True or False, but got 'no'"),
@@ -348,7 +361,7 @@ def test_same_seed_same_result():
     (dict(out_channels=0), r'out_channels .* 2 output levels.*\[0, 0\]'),
     (dict(out_channels=[8]), r'out_channels .* 2 output levels.*\[8\]'),
     (dict(out_channels=[8, 8], num_outs=3), '3 output levels'),
-    (dict(last='both'), "'bottom_up' or 'top_down', but got 'both'")])
+    (dict(last='both'), "one of 'bottom_up', 'top_down', but got 'both'")])
 def test_bad_arguments(kwargs, message):
     with pytest.raises(ValueError, match=message):
         BiFPN(**dict(dict(in_channels=[2, 3]), **kwargs))

@@ -1,17 +1,20 @@
 """A teacher that is compiled, or runs on a stream beside the student."""
 import itertools
+from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 import torch
-from mmengine.hooks import Hook
+from helpers import KD, NFD, assert_equal
+from helpers import train as train_config
 from torch import nn
 from torch._dynamo import register_backend
 from torch.cuda import _sanitizer as sanitizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmselfkd import ConfigError, FrozenTeacher
-from mmselfkd.teachers.execution import SideStream, untapped_parts
-from mmselfkd.teachers.teacher import Step
+from mmselfkd import ConfigError, FrozenTeacher, ModelTeacher
+from mmselfkd.teachers import BatchContext, Execution
+from mmselfkd.teachers.execution import untapped_parts
 
 SHARED = nn.Sequential(nn.Linear(1, 1))
 
@@ -75,13 +78,13 @@ def make(tiny, source, **options):
     return teacher
 
 
-def step(images, size=32, batch_size=4):
-    return Step(nn.Module(), torch.rand(images, 3, size, size), None, {},
-                None, batch_size=batch_size)
+def batch(images, size=32, batch_size=4):
+    return BatchContext(nn.Module(), torch.rand(images, 3, size, size), None,
+                        batch_size=batch_size)
 
 
 def ready(teacher, first):
-    teacher.fit(first)
+    teacher.fit(first, ExitStack())
     return teacher.rehearse(first)
 
 
@@ -95,7 +98,7 @@ def test_compiled_teacher_gives_the_same(tiny, source, convolutions):
     plain = make(tiny, source)
     compiled = make(tiny, source, compile=COUNTING)
     compiled.model.load_state_dict(plain.model.state_dict())
-    first, later = step(2), step(4)
+    first, later = batch(2), batch(4)
     for expected, levels in zip(*(
             ready(one, first).levels[source] for one in (plain, compiled))):
         assert torch.equal(expected, levels)
@@ -114,63 +117,39 @@ def test_the_real_compiler(tiny):
     source = 'backbone.layer1.0.bn1'  # little to compile
     plain, compiled = make(tiny, source), make(tiny, source, compile=True)
     compiled.model.load_state_dict(plain.model.state_dict())
+    ones = BatchContext(nn.Module(), torch.ones(4, 3, 32, 32), None)
     expected, got = (
-        (ready(one, step(2)), one.teach(step_of_ones(), [source]))[1]
+        (ready(one, batch(2)), one.teach(ones, [source]))[1]
         .levels[source][0] for one in (plain, compiled))
     torch.testing.assert_close(got, expected)
     from torch._inductor import metrics
     assert metrics.generated_kernel_count
 
 
-def step_of_ones():
-    return Step(nn.Module(), torch.ones(4, 3, 32, 32), None, {}, None)
-
-
 def test_compiled_and_in_half_precision(tiny):
     teacher = make(tiny, 'backbone', precision='bf16', channels_last=True,
                    compile=COUNTING)
-    ready(teacher, step(2))
+    ready(teacher, batch(2))
     made = len(graphs)
-    level = teacher.teach(step(4), ['backbone']).levels['backbone'][0]
+    level = teacher.teach(batch(4), ['backbone']).levels['backbone'][0]
     assert level.dtype == torch.bfloat16
     assert level.is_contiguous(memory_format=torch.channels_last)
     assert made == len(graphs)
 
 
-class Log(Hook):
-
-    priority = 'VERY_LOW'
-
-    def __init__(self):
-        self.logs = []
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None,
-                         outputs=None):
-        self.logs.append({k: float(v.detach()) for k, v in outputs.items()})
-
-
 def train(tiny, work_dir, **options):
     """Soft labels, and features that need an adapter; its log and weights."""
-    runner = tiny.build(tiny.config(work_dir, dict(
+    runner, logs = train_config(tiny.config(work_dir, dict(
         type='mmselfkd.DistillHook', teacher=tiny.teacher() | options,
         losses=dict(
-            loss_kd=dict(type='KDLoss', source='logits'),
-            loss_nfd=dict(type='NFDLoss', source='backbone[2]')))))
-    log = Log()
-    runner.register_hook(log)
-    runner.train()
-    return log.logs, runner.model.state_dict()
-
-
-def assert_same(first, second):
-    assert len(first[0]) == 2 and first[0] == second[0]
-    for name, value in first[1].items():
-        assert torch.equal(value, second[1][name]), name
+            loss_kd=KD, loss_nfd=dict(NFD, source='backbone[2]')))))
+    assert len(logs.entries) == 2
+    return logs.entries, dict(runner.model.state_dict())
 
 
 def test_a_run_with_a_compiled_teacher_is_the_same(tiny, tmp_path):
     expected = train(tiny, tmp_path / 'a')
-    assert_same(expected, train(
+    assert_equal(expected, train(
         tiny, tmp_path / 'b', compile=COUNTING))
     assert graphs
 
@@ -194,15 +173,24 @@ def test_options_that_cannot_be_had(tiny, tmp_path, option, value,
     assert f'DistillHook.teacher.{option}' in str(error.value)
 
 
-def test_nothing_to_compile(tiny):
-    teacher = make(tiny, 'logits', compile=True)
-    model = teacher.model
-    model.backbone, model.decode_head = model.decode_head.conv_seg, None
-    model.forward = lambda inputs, samples, mode: model.backbone(
-        inputs.mean(1, keepdim=True).expand(-1, 16, -1, -1))
-    teacher._requests = {'backbone': 'key'}
-    with pytest.raises(ConfigError, match='no part of the teacher'):
-        ready(teacher, step(2))
+class OneLayer(nn.Module):
+    """Nothing in it is a part of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Conv2d(3, 4, 1)
+
+    def forward(self, inputs, samples=None, mode='tensor'):
+        return self.backbone(inputs)
+
+
+def test_nothing_to_compile():
+    teacher = ModelTeacher(OneLayer(), execution=Execution(
+        compile=True, key='NFDHook.teacher'))
+    teacher.request('backbone', 'key', nn.Module())
+    with pytest.raises(ConfigError, match=(
+            'NFDHook.teacher.compile = .*no part of the teacher')):
+        ready(teacher, batch(2))
 
 
 # -- the side stream ----------------------------------------------------------
@@ -275,14 +263,15 @@ class Stream:
 @pytest.fixture
 def streams(monkeypatch):
     """The CPU with streams, so that a teacher may have one of its own."""
-    streams = Streams()
-    monkeypatch.setattr(torch.cpu, 'Stream', lambda device: Stream(
-        streams, next(streams.numbers)))
-    monkeypatch.setattr(torch.cpu, 'stream', lambda stream: stream)
-    monkeypatch.setattr(torch.cpu, 'current_stream', lambda device: Stream(
-        streams, streams.current))
-    monkeypatch.setattr(FrozenTeacher, '_side_stream',
-                        lambda self, device: SideStream(device))
+    streams, prepare = Streams(), Execution.prepare
+    monkeypatch.setattr(torch, 'meta', SimpleNamespace(
+        Stream=lambda device: Stream(streams, next(streams.numbers)),
+        stream=lambda stream: stream,
+        current_stream=lambda device: Stream(streams, streams.current)),
+        raising=False)
+    monkeypatch.setattr(
+        Execution, 'prepare', lambda self, model, device, waits_for: prepare(
+            self, model, torch.device('meta'), waits_for))
     return streams
 
 
@@ -291,14 +280,14 @@ def test_no_data_race_with_the_side_stream(tiny, tmp_path, streams):
     expected = train(tiny, tmp_path / 'a')
     with streams:
         found = train(tiny, tmp_path / 'b', side_stream=True)
-    assert_same(expected, found)
+    assert_equal(expected, found)
     assert not streams.races, streams.races[0]
     main, side = streams.kernels.values()
     convolution = 'aten.convolution.default'
     # 25 in the teacher and in the student, 3 in its auxiliary head, 1 in the
-    # adapter: a rehearsal, whose teacher is in the main stream, two
-    # iterations, two batches of validation
-    assert side.count(convolution) == 2 * 25
+    # adapter: a rehearsal, in which the teacher's own losses are computed in
+    # the main stream, two iterations, two batches of validation
+    assert side.count(convolution) == 3 * 25
     assert main.count(convolution) == 25 + 3 * (25 + 3 + 1) + 2 * 25
     assert not any('backward' in kernel for kernel in side)
 
@@ -319,8 +308,8 @@ def test_what_is_forgotten_is_a_data_race(tiny, tmp_path, streams,
     assert streams.races
 
 
-def test_side_stream_beside_a_student_it_needs(tiny):
-    teacher = make(tiny, 'logits', side_stream=True)
-    teacher.student_sources = ['rois']
-    with pytest.raises(ConfigError, match="needs 'rois' of the student"):
-        teacher._side_stream(torch.device('cuda'))
+def test_side_stream_beside_a_student_it_needs():
+    execution = Execution(side_stream=True, key='NFDHook.teacher')
+    with pytest.raises(ConfigError, match=(
+            "NFDHook.teacher.side_stream.*needs 'rois' of the student")):
+        execution.prepare(nn.Module(), torch.device('cuda'), 'rois')

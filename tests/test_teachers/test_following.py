@@ -1,12 +1,14 @@
 """Teachers that are the student at another time: average and snapshot."""
 import copy
+from contextlib import ExitStack
 
 import pytest
 import torch
+from helpers import assert_equal, assert_untouched
 from torch import nn
 
 from mmselfkd import ConfigError, EMATeacher, SnapshotTeacher
-from mmselfkd.teachers.teacher import Step
+from mmselfkd.teachers import BatchContext
 
 
 class Student(nn.Module):
@@ -21,13 +23,14 @@ class Student(nn.Module):
         return self.norm(self.conv(inputs))
 
 
-def ready(teacher):
+def ready(teacher, resources=None):
+    """Its student, and a batch that it has seen."""
     student = Student()
-    step = Step(student, torch.rand(2, 3, 4, 4), None, {}, None)
+    context = BatchContext(student, torch.rand(2, 3, 4, 4), None)
     teacher.request('norm', 'key', student)
-    teacher.fit(step)
-    teacher.rehearse(step)
-    return student, step
+    teacher.fit(context, resources or ExitStack())
+    teacher.rehearse(context)
+    return student, context
 
 
 def move(student):
@@ -83,15 +86,14 @@ def test_snapshot_is_the_student_of_the_last_time(by_epoch, length):
             taken = copy.deepcopy(student.state_dict())
         assert teacher.is_ready == (taken is not None)
         if taken is not None:
-            for name, value in teacher.model.state_dict().items():
-                assert torch.equal(value, taken[name]), name
+            assert_equal(dict(teacher.model.state_dict()), dict(taken))
 
 
 @pytest.mark.parametrize('make', [
     lambda: EMATeacher(momentum=0.25), lambda: SnapshotTeacher(interval=2)])
 def test_state_goes_on_where_it_was(make):
     first, second = make(), make()
-    student, step = ready(first)
+    student, context = ready(first)
     ready(second)
     first.start(student)
     for iteration in range(1, 4):
@@ -100,31 +102,30 @@ def test_state_goes_on_where_it_was(make):
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     second.start(student)  # must not begin anew
     for iteration in range(4, 7):
-        for name, value in first.model.state_dict().items():
-            assert torch.equal(value, second.model.state_dict()[name]), name
+        assert_equal(first.model.state_dict(), second.model.state_dict())
         move(student)
         first.follow(student, iteration, 1)
         second.follow(student, iteration, 1)
-    assert torch.equal(first.teach(step, ['norm']).levels['norm'][0],
-                       second.teach(step, ['norm']).levels['norm'][0])
+    assert torch.equal(first.teach(context, ['norm']).levels['norm'][0],
+                       second.teach(context, ['norm']).levels['norm'][0])
 
 
 @pytest.mark.parametrize('make', [EMATeacher,
                                   lambda: SnapshotTeacher(interval=1)])
 def test_it_only_teaches(make):
-    teacher = make()
-    student, step = ready(teacher)
+    teacher, resources = make(), ExitStack()
+    student, context = ready(teacher, resources)
     student.train()
     teacher.start(student)
-    taught, = teacher.teach(step, ['norm']).levels['norm']
+    taught, = teacher.teach(context, ['norm']).levels['norm']
     assert not taught.requires_grad
     assert not any(m.training for m in teacher.model.modules())
     assert not {id(p) for p in teacher.model.parameters()} & {
         id(p) for p in student.parameters()}
     assert all(p.requires_grad for p in student.parameters())
     assert teacher.module is None
-    teacher.remove()
-    assert not teacher.model.norm._forward_hooks
+    resources.close()
+    assert_untouched(teacher.model)
 
 
 @pytest.mark.parametrize('momentum, says', [
@@ -138,11 +139,28 @@ def test_momentum_is_the_share_of_the_new_weights(momentum, says):
 
 
 @pytest.mark.parametrize('make, says', [
-    (lambda: EMATeacher(begin=-1), 'teacher.begin = -1'),
-    (lambda: EMATeacher(interval=0), 'teacher.interval = 0'),
-    (lambda: EMATeacher(interval=1.5), 'teacher.interval = 1.5'),
-    (lambda: SnapshotTeacher(interval=0), 'teacher.interval = 0'),
-    (lambda: SnapshotTeacher(interval=True), 'teacher.interval = True')])
+    (lambda: EMATeacher(begin=-1), ['teacher.begin', '-1', '0 or more']),
+    (lambda: EMATeacher(interval=0), ['teacher.interval', 'got 0', '1 or']),
+    (lambda: EMATeacher(interval=1.5), ['teacher.interval', '1.5']),
+    (lambda: SnapshotTeacher(interval=0), ['teacher.interval', 'got 0']),
+    (lambda: SnapshotTeacher(interval=True), ['teacher.interval', 'True']),
+    (lambda: SnapshotTeacher(interval=1, by_epoch='yes'),
+     ['teacher.by_epoch', "'yes'"])])
 def test_counts_out_of_range(make, says):
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(ValueError) as error:
         make()
+    for part in says:
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize('make, length, key', [
+    (lambda: EMATeacher(begin=4), (4, 2), 'begin = 4'),
+    (lambda: SnapshotTeacher(interval=4), (4, 2), 'interval = 4'),
+    (lambda: SnapshotTeacher(interval=2, by_epoch=True), (4, 2),
+     'interval = 2')])
+def test_a_teacher_that_begins_after_the_end(make, length, key):
+    teacher = make()
+    with pytest.raises(ConfigError, match=f'teacher.{key}: the run has'):
+        teacher.check_length(*length)
+    teacher.check_length(length[0] + 1, length[1] + 1)
+    teacher.check_length(None, None)  # a run of unknown length

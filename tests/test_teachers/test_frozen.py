@@ -1,6 +1,11 @@
 """FrozenTeacher by itself: what it reads, and what it refuses."""
+import gc
+import weakref
+from contextlib import ExitStack
+
 import pytest
 import torch
+from helpers import assert_equal
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
@@ -8,7 +13,7 @@ from mmseg.structures import SegDataSample
 
 from mmselfkd import ConfigError, FrozenTeacher
 from mmselfkd.registry import MODELS
-from mmselfkd.teachers.teacher import Step
+from mmselfkd.teachers import BatchContext
 
 MODEL = dict(
     type='EncoderDecoder',
@@ -25,13 +30,14 @@ MODEL = dict(
 CONFIG = dict(model=MODEL, default_scope='mmseg')
 
 
-def step(inputs, samples=None):
-    return Step(torch.nn.Module(), inputs, samples, {}, None)
+def batch(inputs, samples=None):
+    return BatchContext(torch.nn.Module(), inputs, samples)
 
 
 def rehearse(teacher, inputs, samples=None):
-    teacher.fit(step(inputs, samples))
-    return teacher.rehearse(step(inputs, samples))
+    context = batch(inputs, samples)
+    teacher.fit(context, ExitStack())
+    return teacher.rehearse(context)
 
 
 @pytest.fixture
@@ -53,9 +59,10 @@ def test_config_as_dict_config_model_path_and_name(tmp_path, checkpoint):
     with DefaultScope.overwrite_default_scope('mmseg'):
         for config in (CONFIG, Config(CONFIG), MODEL, str(file)):
             teacher = FrozenTeacher(config, path)
-            own = teacher.model.state_dict()
-            for name, value in own.items():
-                assert torch.equal(value, model.state_dict()[name])
+            own = model.state_dict()
+            assert_equal(teacher.model.state_dict(), {
+                name: value for name, value in own.items()
+                if 'auxiliary_head' not in name})
     assert teacher.classes == ('a', 'b', 'c')
 
 
@@ -70,14 +77,14 @@ def test_name_of_a_host_config_from_another_scope():
 
 def test_frozen_evaluating_and_without_auxiliary_head(checkpoint):
     teacher = FrozenTeacher(CONFIG, checkpoint[0])
-    assert not any(m.training for m in teacher.model.modules())
-    assert not any(p.requires_grad for p in teacher.model.parameters())
-    assert not hasattr(teacher.model, 'auxiliary_head')
     teacher.request('logits', 'key', torch.nn.Module())
     x = torch.rand(2, 3, 32, 32, requires_grad=True)
     taught = rehearse(teacher, x).levels['logits'][0]
+    assert not any(m.training for m in teacher.model.modules())
+    assert not any(p.requires_grad for p in teacher.model.parameters())
+    assert not hasattr(teacher.model, 'auxiliary_head')
     assert not taught.requires_grad
-    again = teacher.teach(step(x), ['logits']).levels['logits'][0]
+    again = teacher.teach(batch(x), ['logits']).levels['logits'][0]
     assert torch.equal(taught, again)  # neither dropout nor batch statistics
 
 
@@ -111,8 +118,13 @@ def test_building_leaves_the_random_stream_alone():
 def test_no_tensor_is_kept_between_runs(checkpoint):
     teacher = FrozenTeacher(CONFIG, checkpoint[0])
     teacher.request('logits', 'key', torch.nn.Module())
+    passed = []
+    teacher.model.decode_head.conv_seg.register_forward_hook(
+        lambda module, args, out: passed.append(weakref.ref(out)))
     rehearse(teacher, torch.rand(2, 3, 32, 32))
-    assert teacher.taps['logits'].runs == []
+    teacher.teach(batch(torch.rand(2, 3, 32, 32)), ['logits'])
+    gc.collect()
+    assert len(passed) == 2 and not any(ref() is not None for ref in passed)
 
 
 @pytest.mark.parametrize('change, says', [
@@ -154,8 +166,7 @@ def test_names_of_older_weights(tmp_path):
     config = dict(model=config, default_scope='mmdet')
     own = FrozenTeacher(config, str(tmp_path / 'old.pth')).model.state_dict()
     assert 'bbox_head.conv_cls.weight' in own
-    for name, weight in zip(own, state.values()):
-        assert torch.equal(own[name], weight)
+    assert_equal(list(own.values()), list(state.values()))
 
     _, state = old_fcos(num_classes=3)
     torch.save(dict(state_dict=state), tmp_path / 'old.pth')
@@ -202,7 +213,7 @@ def test_config_that_cannot_be_used(config, says):
     assert 'NFDHook.teacher.config' in str(error.value)
 
 
-def lesson(checkpoint, x, **options):
+def scores(checkpoint, x, **options):
     """The class scores; weight, input and output of all convolutions."""
     teacher = FrozenTeacher(CONFIG, checkpoint, **options)
     teacher.request('logits', 'key', torch.nn.Module())
@@ -213,16 +224,16 @@ def lesson(checkpoint, x, **options):
             module.register_forward_hook(
                 lambda module, args, out: seen.append(
                     (module.weight, args[0], out)))
-    return teacher.teach(step(x), ['logits']).levels['logits'][0], seen
+    return teacher.teach(batch(x), ['logits']).levels['logits'][0], seen
 
 
 @pytest.mark.parametrize('precision, dtype, tolerance', [
     ('fp16', torch.float16, 5e-3), ('bf16', torch.bfloat16, 4e-2)])
 def test_precision(checkpoint, precision, dtype, tolerance):
     x = torch.rand(2, 3, 32, 32)
-    full, convolutions = lesson(checkpoint[0], x)
+    full, convolutions = scores(checkpoint[0], x)
     assert {out.dtype for *_, out in convolutions} == {torch.float32}
-    less, convolutions = lesson(checkpoint[0], x, precision=precision)
+    less, convolutions = scores(checkpoint[0], x, precision=precision)
     assert {out.dtype for *_, out in convolutions} == {less.dtype} == {dtype}
     error = (less.float() - full).norm() / full.norm()
     assert 0 < error < tolerance
@@ -233,18 +244,18 @@ def test_precision_of_its_own_under_autocast(checkpoint):
     """The run's, unless one is asked for."""
     x = torch.rand(2, 3, 32, 32)
     with torch.autocast('cpu', torch.bfloat16):
-        assert lesson(checkpoint[0], x)[0].dtype == torch.bfloat16
-        assert lesson(checkpoint[0], x,
+        assert scores(checkpoint[0], x)[0].dtype == torch.bfloat16
+        assert scores(checkpoint[0], x,
                       precision='fp16')[0].dtype == torch.float16
 
 
 def test_channels_last(checkpoint):
     """The same values; no convolution sees another layout."""
     x = torch.rand(2, 3, 32, 32)
-    full, convolutions = lesson(checkpoint[0], x)
+    full, convolutions = scores(checkpoint[0], x)
     last = dict(memory_format=torch.channels_last)
     assert not all(out.is_contiguous(**last) for *_, out in convolutions)
-    same, convolutions = lesson(checkpoint[0], x, channels_last=True)
+    same, convolutions = scores(checkpoint[0], x, channels_last=True)
     assert all(seen.is_contiguous(**last)
                for three in convolutions for seen in three)
     torch.testing.assert_close(same, full, rtol=1e-4, atol=1e-5)
@@ -263,13 +274,44 @@ def test_options_that_are_unknown(options, says):
 
 
 def test_options_are_told():
-    told = FrozenTeacher(
-        CONFIG, 'random', precision='bf16', channels_last=True).describe()
-    assert told.endswith('not trained, bf16, channels last')
-    assert FrozenTeacher(CONFIG, 'random').describe().endswith('not trained')
+    for options, told in ((dict(precision='bf16', channels_last=True),
+                           'not trained, bf16, channels last'),
+                          ({}, 'not trained')):
+        teacher = FrozenTeacher(CONFIG, 'random', **options)
+        teacher.request('logits', 'key', torch.nn.Module())
+        rehearse(teacher, torch.rand(1, 3, 32, 32))
+        assert teacher.describe().endswith(told)
 
 
-def test_a_lesson_reads_no_value(checkpoint):
+def samples_of(labels):
+    samples = [SegDataSample(metainfo=dict(img_shape=(32, 32)))
+               for _ in labels]
+    for sample, label in zip(samples, labels):
+        sample.gt_sem_seg = PixelData(data=label[None])
+    return samples
+
+
+@pytest.mark.parametrize('classes, is_told', [(3, True), (5, False)])
+def test_its_own_loss_on_the_labels_is_told(checkpoint, classes, is_told):
+    """Which shows a teacher of other data; of equal classes only."""
+    student = MODELS.build(dict(MODEL, _scope_='mmseg', decode_head=dict(
+        MODEL['decode_head'], num_classes=classes)))
+    inputs = torch.rand(2, 3, 32, 32)
+    labels = torch.randint(0, 3, (2, 32, 32))
+    context = BatchContext(student, inputs, samples_of(labels))
+    teacher = FrozenTeacher(CONFIG, checkpoint[0])
+    teacher.request('logits', 'key', student)
+    teacher.fit(context, ExitStack())
+    teacher.rehearse(context)
+    expected = FrozenTeacher(CONFIG, checkpoint[0]).model.eval().loss(
+        inputs, samples_of(labels))['decode.loss_ce']
+    told = f'loss_ce {float(expected):.3g}' in teacher.describe()
+    assert told == is_told
+    for sample, label in zip(context.samples, labels):
+        assert torch.equal(sample.gt_sem_seg.data[0], label)
+
+
+def test_teaching_reads_no_value(checkpoint):
     """On a GPU each would be a wait: see test_losses/test_device.py."""
     other = Config(CONFIG)
     other.model.data_preprocessor.update(
@@ -281,13 +323,13 @@ def test_a_lesson_reads_no_value(checkpoint):
     samples = [SegDataSample(metainfo=dict(img_shape=shape))
                for shape in ((30, 32), (32, 20))]  # padded
 
-    def batch():
-        return Step(student, torch.rand(2, 3, 32, 32, device='meta'),
-                    samples, {}, None)
+    def context():
+        return BatchContext(
+            student, torch.rand(2, 3, 32, 32, device='meta'), samples)
 
     teacher.request('logits', 'key', student)
-    teacher.fit(batch())
-    teacher.rehearse(batch())
-    levels = teacher.teach(batch(), ['logits']).levels['logits']
+    teacher.fit(context(), ExitStack())
+    teacher.rehearse(context())
+    levels = teacher.teach(context(), ['logits']).levels['logits']
     assert [level.device.type for level in levels] == ['meta']
-    assert batch().areas.weight((8, 8)).device.type == 'meta'
+    assert context().layout.weight((8, 8)).device.type == 'meta'

@@ -1,5 +1,6 @@
 """MixTeacher: what it mixes, what it gives, and its own losses."""
-import numpy as np
+from contextlib import ExitStack
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,8 +10,8 @@ from mmseg.structures import SegDataSample
 from mmselfkd import ConfigError, MixTeacher
 from mmselfkd.registry import MODELS
 from mmselfkd.taps import Tap
+from mmselfkd.teachers import BatchContext
 from mmselfkd.teachers.mix import SOURCES
-from mmselfkd.teachers.teacher import Step
 
 VIEW = ('backbone', 'features', 'logits')
 
@@ -23,17 +24,17 @@ def student(tiny):
 
 
 def look(student, inputs, sources=VIEW):
-    taps = {s: Tap(student, s, 'key') for s in sources}
-    for tap in taps.values():
-        tap.open()
-    student(inputs, mode='tensor')
-    seen = {s: tap.take() for s, tap in taps.items()}
-    for tap in taps.values():
-        tap.remove()
-    return seen
+    """The levels of a forward pass."""
+    with ExitStack() as resources:
+        taps = {s: Tap(student, s, 'key', resources) for s in sources}
+        for tap in taps.values():
+            tap.open()
+        student(inputs, mode='tensor')
+        return {s: tap.take() for s, tap in taps.items()}
 
 
-def step_for(student, images=3, labels=None, iteration=0, seed=0, **kwargs):
+def context_for(student, images=3, labels=None, **kwargs):
+    """A batch; its ``calls`` are the inputs of further passes."""
     inputs = torch.rand(images, 3, 32, 32)
     if labels is None:
         labels = torch.randint(0, 7, (images, 1, 32, 32))
@@ -46,63 +47,91 @@ def step_for(student, images=3, labels=None, iteration=0, seed=0, **kwargs):
         calls.append(inputs)
         return look(student, inputs, sources)
 
-    step = Step(student, inputs, samples, look(student, inputs), again,
-                iteration, seed, **kwargs)
-    step.calls = calls
-    return step
+    context = BatchContext(student, inputs, samples, look(student, inputs),
+                           again, **kwargs)
+    context.calls = calls
+    return context
 
 
-def fitted(student, step=None, **options):
-    teacher = MixTeacher(**options)
+def fitted(student, context=None, alpha=5., **options):
+    """With shares in the middle, so that a mix shows its two images."""
+    teacher = MixTeacher(alpha=alpha, **options)
     for source in SOURCES:
         teacher.request(source, 'key', student)
-    teacher.fit(step or step_for(student))
+    teacher.fit(context or context_for(student), ExitStack())
     teacher.module.eval()
     return teacher
 
 
-def draw(step, alpha=0.2):
-    """The share and the partners, by the documented recipe."""
-    rng = np.random.default_rng([step.seed, 0, step.iteration])
-    share, cycle = rng.beta(alpha, alpha), rng.permutation(len(step.inputs))
-    order = np.empty_like(cycle)
-    for i, image in enumerate(cycle):
-        order[image] = cycle[i - 1]
-    return share, order
+def drawn(context):
+    """The share and the partners, as the last mixed images show them."""
+    share, order = [], []
+    for image, mixed in zip(context.inputs, context.calls[-1]):
+        found = []
+        for number, other in enumerate(context.inputs):
+            way = image - other
+            one = ((mixed - other) * way).sum() / way.square().sum().clamp(
+                min=1e-9)
+            error = (mixed - other - one * way).norm()
+            found.append((error.item(), number, one.item()))
+        error, number, one = min(found)
+        assert error < 1e-3
+        order.append(number)
+        share.append(one)
+    assert share == pytest.approx([share[0]] * len(share), abs=1e-4)
+    return share[0], order
 
 
-def test_every_image_gets_another_one():
-    teacher = MixTeacher()
+def test_every_image_gets_another_one(student):
+    teacher = fitted(student)
     for images in (2, 3, 8):
-        for iteration in range(20):
-            step = Step(None, torch.rand(images, 1), None, {}, None,
-                        iteration)
-            share, order = teacher._draw(step)
-            assert 0 <= share <= 1
-            assert sorted(order.tolist()) == list(range(images))
-            assert (order != torch.arange(images)).all()
+        for iteration in range(5):
+            context = context_for(student, images, iteration=iteration)
+            teacher.teach(context, None)
+            share, order = drawn(context)
+            assert 0 < share < 1
+            assert sorted(order) == list(range(images))
+            assert all(other != image for image, other in enumerate(order))
 
 
-def test_draws_follow_from_seed_and_iteration():
-    def drawn(seed, iteration):
-        return MixTeacher()._draw(Step(
-            None, torch.zeros(4, 1), None, {}, None, iteration, seed))[0]
+def test_shares_are_of_the_beta_distribution(student):
+    """Of Beta(a, a): mean 1/2 and variance 1 / (8 a + 4)."""
+    for alpha in (1., 20.):
+        teacher = fitted(student, alpha=alpha)
+        context = context_for(student, 2)
+        shares = []
+        for context.iteration in range(60):
+            teacher.teach(context, None)
+            shares.append(drawn(context)[0])
+        shares, deviation = torch.tensor(shares), (8 * alpha + 4)**-0.5
+        assert shares.mean() == pytest.approx(0.5, abs=0.5 * deviation)
+        assert shares.std() == pytest.approx(deviation, rel=0.3)
 
-    state = torch.get_rng_state()
-    assert drawn(0, 5) == drawn(0, 5)
-    assert len({drawn(s, i) for s in range(3) for i in range(3)}) == 9
-    assert torch.equal(state, torch.get_rng_state())
+
+def test_draws_follow_from_seed_and_iteration(student):
+    teacher = fitted(student)
+
+    def draw(seed, iteration):
+        context = context_for(student, 4, seed=seed, iteration=iteration)
+        state = torch.get_rng_state()
+        teacher.teach(context, None)
+        assert torch.equal(state, torch.get_rng_state())
+        share, order = drawn(context)
+        return round(share, 3), tuple(order)
+
+    assert draw(0, 5) == draw(0, 5)
+    assert len({draw(s, i) for s in range(3) for i in range(3)}) == 9
 
 
 def test_maps_by_hand(student):
-    step = step_for(student, iteration=7)
-    teacher = fitted(student, step)
-    levels = teacher.teach(step, None).levels
+    context = context_for(student, iteration=7)
+    teacher = fitted(student, context)
+    levels = teacher.teach(context, None).levels
     assert set(levels) == set(SOURCES)
-    share, order = draw(step)
-    mixed = share * step.inputs + (1 - share) * step.inputs[order]
-    torch.testing.assert_close(step.calls[0], mixed)
-    seen = dict(plain=step.seen, mixed=look(student, mixed))
+    share, order = drawn(context)
+    mixed = share * context.inputs + (1 - share) * context.inputs[order]
+    torch.testing.assert_close(context.calls[0], mixed)
+    seen = dict(plain=context.levels, mixed=look(student, context.calls[0]))
     net = teacher.module
     aligned = {}
     for name, maps in seen.items():
@@ -146,21 +175,22 @@ def test_own_losses_by_naive_loops(student):
     labels = torch.randint(0, 7, (2, 1, 32, 32))
     labels[0, :, :8] = 255
     labels[1, :, :, :4] = 255
-    step = step_for(student, 2, labels)
-    teacher = fitted(student, step)
-    lesson = teacher.teach(step, None)
-    share, order = draw(step)
+    context = context_for(student, 2, labels)
+    teacher = fitted(student, context)
+    output = teacher.teach(context, None)
+    share, order = drawn(context)
     first = labels[:, 0]
     second = first[order]
     valid = (first != 255) & (second != 255)
-    assert torch.equal(lesson.label, first.masked_fill(~valid, 255))
+    assert torch.equal(output.label, first.masked_fill(~valid, 255))
 
     def mixed(logits):
         return share * cross_entropy(logits, first, valid) + (
             1 - share) * cross_entropy(logits, second, valid)
 
-    levels = lesson.levels
-    branches = teacher._view(step.seen)['branches']
+    levels = output.levels
+    _, branches = teacher.module(
+        context.levels['backbone'][:-1], context.levels['features'][0])
     expected = dict(
         loss_branches=sum(cross_entropy(x, first, first != 255)
                           for x in branches),
@@ -168,27 +198,27 @@ def test_own_losses_by_naive_loops(student):
                            levels['mixed.logits'])),
         loss_aggregated=mixed(levels['mixed.aggregated'][0]) + mixed(
             levels['interpolated.aggregated'][0]))
-    assert lesson.losses.keys() == expected.keys()
+    assert output.losses.keys() == expected.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(lesson.losses[name], value,
+        torch.testing.assert_close(output.losses[name], value,
                                    rtol=1e-4, atol=1e-5)
 
 
 def test_every_parameter_learns(student):
-    step = step_for(student)
-    teacher = fitted(student, step)
-    sum(teacher.teach(step, None).losses.values()).backward()
+    context = context_for(student)
+    teacher = fitted(student, context)
+    sum(teacher.teach(context, None).losses.values()).backward()
     for name, p in teacher.module.named_parameters():
         assert p.grad is not None, name
 
 
 def test_all_ignored_is_zero_and_finite(student):
-    step = step_for(student, 2, torch.full((2, 1, 32, 32), 255))
-    teacher = fitted(student, step)
-    lesson = teacher.teach(step, None)
-    assert (lesson.label == 255).all()
-    assert all(value == 0 for value in lesson.losses.values())
-    sum(lesson.losses.values()).backward()
+    context = context_for(student, 2, torch.full((2, 1, 32, 32), 255))
+    teacher = fitted(student, context)
+    output = teacher.teach(context, None)
+    assert (output.label == 255).all()
+    assert all(value == 0 for value in output.losses.values())
+    sum(output.losses.values()).backward()
     assert all(torch.isfinite(p.grad).all() for p in student.parameters()
                if p.grad is not None)
 
@@ -196,29 +226,29 @@ def test_all_ignored_is_zero_and_finite(student):
 def test_labels_of_the_batch_stay_as_they_are(student):
     labels = torch.randint(0, 7, (2, 1, 32, 32))
     labels[0, :, :8] = 255
-    step = step_for(student, 2, labels)
-    fitted(student, step).teach(step, None)
-    for sample, label in zip(step.samples, labels):
+    context = context_for(student, 2, labels)
+    fitted(student, context).teach(context, None)
+    for sample, label in zip(context.samples, labels):
         assert torch.equal(sample.gt_sem_seg.data, label)
 
 
 def test_a_single_image_is_mixed_with_itself(student):
     """The last batch of an epoch may be one image short of a pair."""
-    step = step_for(student, 1)
+    context = context_for(student, 1)
     teacher = fitted(student)
-    levels = teacher.teach(step, None).levels
-    torch.testing.assert_close(step.calls[0], step.inputs)
+    levels = teacher.teach(context, None).levels
+    torch.testing.assert_close(context.calls[0], context.inputs)
     torch.testing.assert_close(levels['interpolated.logits'],
                                levels['mixed.logits'])
 
 
 def test_errors(student):
     with pytest.raises(ConfigError, match='train_dataloader.batch_size = 1'):
-        fitted(student, step_for(student, batch_size=1))
-    step = step_for(student)
-    step.seen['backbone'] = step.seen['backbone'][-1:]
+        fitted(student, context_for(student, batch_size=1))
+    context = context_for(student)
+    context.levels['backbone'] = context.levels['backbone'][-1:]
     with pytest.raises(ConfigError, match="source = 'backbone'.*one level"):
-        fitted(student, step)
+        fitted(student, context)
     for alpha in (0, -1, float('nan'), float('inf'), '1'):
         with pytest.raises(ConfigError, match='MixSKDHook.teacher.alpha'):
             MixTeacher(alpha=alpha, key='MixSKDHook.teacher')

@@ -1,6 +1,8 @@
 """A method by one command line, and the config that it leaves behind."""
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -158,6 +160,24 @@ def test_a_config_that_distils_already(config_of, student, capsys):
         'the run has the losses of both\n')
     config_of(TOY, '--method', 'FRSKDHook')
     assert capsys.readouterr().out == ''
+
+
+def documented():
+    """The command lines with a method in the READMEs of the configs."""
+    root = Path(__file__).resolve().parents[2]
+    for path in sorted(root.glob('configs/**/README.md')):
+        blocks = re.findall(r'```shell\n(.*?)```', path.read_text(), re.DOTALL)
+        for line in '\n'.join(blocks).replace('\\\n', ' ').splitlines():
+            if '--method' in line:
+                yield shlex.split(line)
+
+
+@pytest.mark.parametrize('command', documented(), ids=' '.join)
+def test_documented_commands(config_of, monkeypatch, command):
+    monkeypatch.setattr(train, 'find_checkpoint', lambda path: path)
+    assert command[:2] == ['python', 'tools/train.py']
+    hook = HOOKS.build(config_of(*command[2:]).custom_hooks[-1])
+    assert type(hook).__name__ == command[command.index('--method') + 1]
 
 
 class OwnMethodHook(DistillHook):

@@ -10,3 +10,5 @@ model = dict(
             checkpoint='{{$WEIGHTS:weights}}/mobilenetv1_x0.25.pth')),
     neck=dict(in_channels=[32, 64, 128, 256], out_channels=32),
     decode_head=dict(in_channels=[32] * 4, channels=32))
+# the best of four trials on the part held apart
+optim_wrapper = dict(optimizer=dict(lr=3e-3))

@@ -4,7 +4,7 @@ warmup = min(100, iterations // 10)
 interval = min(1000, iterations // 2)
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.01))
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01))
 param_scheduler = [
     dict(
         type='LinearLR',

@@ -1,0 +1,32 @@
+"""Fuzzes configs: valid ones must train, others must end in our error.
+
+Case number N of a seed depends on nothing but the two. A valid one composes
+student, hook, teachers, sources, losses, schedules, optimizer and loop as the
+documentation allows; it has to make its steps with finite values, to leave
+the model clean and to save a stock checkpoint. An invalid one is a valid one
+with one thing spoilt; it has to end in a ConfigError before the first
+iteration that names what was spoilt. The mutations take turns.
+
+What is legal is not listed here. The losses, teachers and schedules say it:
+by their signatures, by the attributes of ``DistillationLoss``, and by what
+they refuse. A new loss is fuzzed as soon as it is exported.
+
+Models and data are those of the tests, so this needs a clone::
+
+    python -m tests.fuzz --seed 1
+
+The files: ``values`` (arguments of a class), ``models`` (students and what
+can be tapped in them), ``cases`` (what a case is), ``valid`` and
+``mutations`` (making one), ``running``, ``checking``.
+"""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from .checking import problems_of  # noqa: E402
+from .mutations import make_invalid  # noqa: E402
+from .running import replay  # noqa: E402
+from .valid import make_valid  # noqa: E402
+
+__all__ = ['make_invalid', 'make_valid', 'problems_of', 'replay']
