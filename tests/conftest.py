@@ -10,6 +10,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+collect_ignore = ['projects']  # of users: a test copies and runs them
 for _folder in 'benchmarks', 'tools':  # scripts, no packages
     sys.path.insert(0, str(ROOT / _folder))
 
