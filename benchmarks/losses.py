@@ -133,6 +133,8 @@ CASES = (
     Case('CIRKDMemoryLoss', _cirkd_memory, naive.cirkd_memory, FEATURES[:3],
          of_module=True),
     Case('IFVDLoss', losses.IFVDLoss, naive.ifvd, FEATURES[:3]),
+    Case('AttnFDLoss', losses.AttnFDLoss, naive.attnfd, FEATURES[:3],
+         of_module=True),
     Case('MGDLoss', losses.MGDLoss, naive.mgd, FEATURES[:3], of_module=True),
     Case('ICSDLoss', losses.ICSDLoss, naive.icsd, LOGITS + CLASSES,
          positive=False),

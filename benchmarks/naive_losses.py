@@ -165,6 +165,15 @@ def ifvd(s, t, label, image):
     return ((similarity(s) - similarity(t))**2)[label != 255].mean()
 
 
+def attnfd(s, t, label, image, module):
+    """Maps behind their gates, each image of length 1."""
+    s = module.connector_norm(module.connector(module.attention(s)))
+    t = t * torch.sigmoid(t.mean((2, 3)) + t.amax((2, 3)))[:, :, None, None]
+    t = t * torch.sigmoid(t.mean(1) + t.amax(1))[:, None]
+    return sum(((one / one.norm() - other / other.norm())**2).sum()
+               for one, other in zip(s, t)) / len(s)
+
+
 def mgd(s, t, label, image, module):
     """What the generator makes of a map with three quarters masked."""
     keep = (torch.rand(len(s), 1, *s.shape[2:], device=s.device) >= 0.75)

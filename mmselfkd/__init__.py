@@ -8,12 +8,12 @@ from importlib.util import find_spec
 from .version import __version__
 
 __all__ = [
-    'AICSDHook', 'CIRKDHook', 'CWDHook', 'ConfigError', 'DISTHook',
-    'DistillHook', 'EMATeacher', 'FRSKDHook', 'FitNetsHook', 'FrozenTeacher',
-    'ICSDHook', 'IFVDHook', 'KADTDHook', 'MGDHook', 'MixSKDHook', 'MixTeacher',
-    'ModelTeacher', 'NFDHook', 'SKDHook', 'SelfTeacher', 'SnapshotTeacher',
-    'StudentAsTeacher', 'TFDHook', '__version__', 'register_head',
-    'register_host'
+    'AICSDHook', 'AttnFDHook', 'CIRKDHook', 'CWDHook', 'ConfigError',
+    'DISTHook', 'DistillHook', 'EMATeacher', 'FRSKDHook', 'FitNetsHook',
+    'FrozenTeacher', 'ICSDHook', 'IFVDHook', 'KADTDHook', 'MGDHook',
+    'MixSKDHook', 'MixTeacher', 'ModelTeacher', 'NFDHook', 'SKDHook',
+    'SelfTeacher', 'SnapshotTeacher', 'StudentAsTeacher', 'TFDHook',
+    '__version__', 'register_head', 'register_host'
 ]
 
 if find_spec('mmengine') is None:
@@ -33,6 +33,7 @@ else:
     from .errors import ConfigError
     from .hooks import (
         AICSDHook,
+        AttnFDHook,
         CIRKDHook,
         CWDHook,
         DISTHook,

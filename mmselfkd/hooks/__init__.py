@@ -1,5 +1,6 @@
 """Hooks: the mechanism, and one file per method that fills it in."""
 from .aicsd_hook import AICSDHook
+from .attnfd_hook import AttnFDHook
 from .cirkd_hook import CIRKDHook
 from .cwd_hook import CWDHook
 from .dist_hook import DISTHook
@@ -16,7 +17,7 @@ from .skd_hook import SKDHook
 from .tfd_hook import TFDHook
 
 __all__ = [
-    'AICSDHook', 'CIRKDHook', 'CWDHook', 'DISTHook', 'DistillHook',
-    'FRSKDHook', 'FitNetsHook', 'ICSDHook', 'IFVDHook', 'KADTDHook', 'MGDHook',
-    'MixSKDHook', 'NFDHook', 'SKDHook', 'TFDHook'
+    'AICSDHook', 'AttnFDHook', 'CIRKDHook', 'CWDHook', 'DISTHook',
+    'DistillHook', 'FRSKDHook', 'FitNetsHook', 'ICSDHook', 'IFVDHook',
+    'KADTDHook', 'MGDHook', 'MixSKDHook', 'NFDHook', 'SKDHook', 'TFDHook'
 ]

@@ -5,6 +5,7 @@ A loss knows no model. It derives from
 loss and the run that calls it. This package needs torch alone.
 """
 from .at_loss import ATLoss, at_loss
+from .attnfd_loss import AttnFDLoss, attnfd_loss
 from .base import AdversarialLoss, DistillationLoss
 from .cirkd_loss import (
     CIRKDMemoryLoss,
@@ -42,14 +43,14 @@ from .tfd_loss import (
 from .value_loss import ValueLoss, value_loss
 
 __all__ = [
-    'ATLoss', 'AdversarialLoss', 'CIRKDMemoryLoss', 'CIRKDMiniBatchLoss',
-    'CWDLoss', 'DISTLoss', 'DistillationLoss', 'FitNetsLoss', 'HolisticLoss',
-    'ICSDLoss', 'IFVDLoss', 'KDLoss', 'MGDLoss', 'MixSKDAdversarialLoss',
-    'MixSKDFeatureLoss', 'MixSKDLogitLoss', 'NFDLoss', 'PairwiseLoss',
-    'TFDInterLoss', 'TFDIntraLoss', 'ValueLoss', 'at_loss',
-    'cirkd_memory_loss', 'cirkd_minibatch_loss', 'cwd_loss', 'dist_loss',
-    'fitnets_loss', 'holistic_discriminator_loss', 'holistic_loss',
-    'icsd_loss', 'ifvd_loss', 'kd_loss', 'mgd_loss', 'mixskd_feature_loss',
-    'mixskd_logit_loss', 'nfd_loss', 'pairwise_loss', 'tfd_inter_loss',
-    'tfd_intra_loss', 'value_loss'
+    'ATLoss', 'AdversarialLoss', 'AttnFDLoss', 'CIRKDMemoryLoss',
+    'CIRKDMiniBatchLoss', 'CWDLoss', 'DISTLoss', 'DistillationLoss',
+    'FitNetsLoss', 'HolisticLoss', 'ICSDLoss', 'IFVDLoss', 'KDLoss', 'MGDLoss',
+    'MixSKDAdversarialLoss', 'MixSKDFeatureLoss', 'MixSKDLogitLoss', 'NFDLoss',
+    'PairwiseLoss', 'TFDInterLoss', 'TFDIntraLoss', 'ValueLoss', 'at_loss',
+    'attnfd_loss', 'cirkd_memory_loss', 'cirkd_minibatch_loss', 'cwd_loss',
+    'dist_loss', 'fitnets_loss', 'holistic_discriminator_loss',
+    'holistic_loss', 'icsd_loss', 'ifvd_loss', 'kd_loss', 'mgd_loss',
+    'mixskd_feature_loss', 'mixskd_logit_loss', 'nfd_loss', 'pairwise_loss',
+    'tfd_inter_loss', 'tfd_intra_loss', 'value_loss'
 ]

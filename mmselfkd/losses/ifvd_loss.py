@@ -38,7 +38,8 @@ def ifvd_loss(student: Tensor,
     that have a class. The means have a gradient too. Only similarities are
     compared, so the two maps may differ in channels.
 
-    Cost: two products of (C, H W) and (H W, K) per image and model.
+    Cost: two products of (C, H W) and (H W, K) per image and model, in
+    float64, because the difference of two similarities is small beside them.
 
     Masks: a pixel whose label is ``ignore_index`` or no class takes part in
     no mean and has no value. Padding likewise, and ``foreground`` weighs the
@@ -112,9 +113,9 @@ def ifvd_loss(student: Tensor,
         label = label.flatten(1).where(valid, 0)
         classes = torch.arange(num_classes, device=label.device)
         of_class = ((label[..., None] == classes)
-                    & valid[..., None]).to(student)
+                    & valid[..., None]).double()
         loss = (_similarity(student, of_class, label)
-                - _similarity(teacher, of_class, label)).square()
+                - _similarity(teacher, of_class, label)).to(student).square()
         valid = valid.view(len(student), 1, *student.shape[2:])
         return mean_over(
             loss.view_as(valid), valid if weight is None else valid * weight,
@@ -123,7 +124,7 @@ def ifvd_loss(student: Tensor,
 
 def _similarity(maps, of_class, label):
     """Of each pixel to the mean of its class (N, 1, P)."""
-    maps = maps.flatten(2)
+    maps = maps.flatten(2).double()
     # the sum has the direction of the mean
     means = unit_length(maps @ of_class)
     along = (means.transpose(1, 2) @ maps).gather(1, label[:, None])

@@ -11,7 +11,7 @@ from mmselfkd.sources import STUDENT
 
 # hook -> the folder of its configs
 HOOKS = dict(
-    CIRKDHook='cirkd', CWDHook='cwd', DISTHook='dist',
+    AttnFDHook='attnfd', CIRKDHook='cirkd', CWDHook='cwd', DISTHook='dist',
     FitNetsHook='fitnets', IFVDHook='ifvd', MGDHook='mgd')
 every_hook = pytest.mark.parametrize('name', HOOKS)
 

@@ -9,8 +9,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mmselfkd import losses
 
 # that have a mean over all ranks
-SYNCED = (losses.CIRKDMemoryLoss, losses.DISTLoss, losses.HolisticLoss,
-          losses.IFVDLoss, losses.KDLoss, losses.MixSKDLogitLoss)
+SYNCED = (losses.AttnFDLoss, losses.CIRKDMemoryLoss, losses.DISTLoss,
+          losses.HolisticLoss, losses.IFVDLoss, losses.KDLoss,
+          losses.MixSKDLogitLoss)
 
 
 class Collectives(TorchDispatchMode):
