@@ -187,6 +187,8 @@ def suggestions(message: str) -> Iterator[dict[str, Any]]:
             position += length
             found.append({match[1]: value})
     yield from found
+    for source in re.findall(r"\buse '(\w+)'", hint):
+        yield dict(source=source)
     if pair:
         yield dict(type=pair[1], source=pair[2])
     method = re.search(r'such as (\w+Hook)', hint)

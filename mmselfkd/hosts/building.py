@@ -36,7 +36,7 @@ def build_neck(levels: list[torch.Tensor], cfg: dict | None, key: str,
     """
     if cfg is None and len(levels) == 1:
         raise ConfigError(
-            f'{key}: a BiFPN fuses two levels or more, and the student gives '
+            f'{key}: a BiFPN fuses two or more levels, and the student gives '
             "one; name a neck for one, such as teacher=dict(type="
             "'SelfTeacher', neck=dict(type='FPN', "
             f'out_channels={levels[0].shape[1]}, num_outs=1))')

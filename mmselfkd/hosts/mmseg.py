@@ -10,7 +10,13 @@ from torch import nn
 
 from ..errors import ConfigError
 from .building import build_neck, build_registered
-from .heads import Kind, activation_of, find_head_spec, register_head
+from .heads import (
+    HeadSpec,
+    Kind,
+    activation_of,
+    find_head_spec,
+    register_head,
+)
 from .host import ON_FEATURES, Host, PixelLoss, Refinement
 from .places import InputFormat, Model, Place, Reading
 from .tokens import token_grid
@@ -164,9 +170,10 @@ class MMSegHost(Host):
         head: Model = self.heads(model)[0]
         if self._output(model, head, 'classes') is None:
             raise ConfigError(
-                f'{key}: class scores of each pixel are needed, and where a '
-                f'{type(head).__name__} gives them is not known; use another '
-                'method, such as TFDHook, or register the head by '
+                f'{key}: needs class scores of each pixel, and a '
+                f'{type(head).__name__} has no `{_path_of(model, head)}.'
+                'conv_seg` that gives them; use another method, such as '
+                'TFDHook, or register the head by '
                 'mmselfkd.hosts.register_head')
         head = getattr(head, 'kernel_generate_head', head)  # K-Net's own
         names = {cls.__name__ for cls in type(head).__mro__}
@@ -182,8 +189,8 @@ class MMSegHost(Host):
 
     def _output(self, model: Model, head: Model, kind: Kind) -> Place | None:
         """Where the head gives what is asked for; None: not known."""
-        spec = find_head_spec(head)
-        place = None if spec is None else spec.place(head, kind)
+        spec = find_head_spec(head) or HeadSpec(depth='conv_depth')
+        place = spec.place(head, kind)
         if kind == 'classes' and hasattr(model, 'text_encoder'):
             place = _of_texts(model, head)
         if place is not None:
@@ -205,16 +212,19 @@ class MMSegHost(Host):
     def _refuse(self, model: Model, head: Model, name: str,
                 where: str) -> NoReturn:
         if name != 'depth' and self._output(model, head, 'depth'):
-            hint = "it estimates depth; use source='depth' or 'features'"
+            hint = "it estimates depth; use 'depth' or 'features'"
         elif name == 'depth':
-            hint = "it estimates none; use source='logits' or 'features'"
+            hint = "it estimates none; use 'logits' or 'features'"
         else:
             children = [child for child, _ in head.named_children()]
             hint = (f'name the module instead, one of {children} below '
                     f'{_path_of(model, head)}, or register the head by '
                     f'mmselfkd.hosts.register_head, or {ON_FEATURES}')
-        raise ConfigError(f'{where}: where a {type(head).__name__} gives '
-                          f'{name!r} is not known; {hint}')
+        wanted = 'conv_depth' if name == 'depth' else 'conv_seg'
+        raise ConfigError(
+            f'{where}: {type(head).__name__} has no '
+            f'`{_path_of(model, head)}.{wanted}` that gives what this alias '
+            f'stands for; {hint}')
 
 
 def _grid_of(model: Model) -> Callable:
@@ -382,7 +392,8 @@ def _vpd_depth(head: Model) -> Place:
         values[-1].sigmoid() * head.max_depth), reading=Reading('values'))
 
 
-register_head('BaseDecodeHead', classes='conv_seg', size='out_channels')
+register_head('BaseDecodeHead', classes='conv_seg', depth='conv_depth',
+              size='out_channels')
 register_head('PointHead')  # single points, no map
 register_head('MaskFormerHead', classes=_of_masks, features=_mask_features)
 register_head('Mask2FormerHead', classes=_of_masks, features=_mask_features)
@@ -391,6 +402,5 @@ register_head('IterativeDecodeHead', classes=_of_kernels,
 register_head('SegmenterMaskTransformerHead', classes='mask_norm',
               features='patch_proj', size='out_channels')
 register_head('SideAdapterCLIPHead', features=_side_features)
-register_head('DepthHead', depth='conv_depth')
 register_head('VPDDepthHead', depth=_vpd_depth)
 
