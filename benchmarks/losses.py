@@ -105,6 +105,12 @@ def _pairwise(name, **options):
         quadratic=True)
 
 
+def _cirkd_memory():
+    """Of queues that are full and stay as they are."""
+    return losses.CIRKDMemoryLoss(
+        num_classes=128, pixel_memory=64, region_memory=16).eval()
+
+
 CASES = (
     _kd('KDLoss', sizes=LOGITS + CLASSES),
     _kd('KDLoss, probability shift', adjust='ProbabilityShift'),
@@ -122,6 +128,13 @@ CASES = (
     Case('FitNetsLoss', losses.FitNetsLoss, naive.fitnets, FEATURES),
     Case('DISTLoss', losses.DISTLoss, naive.dist, LOGITS + CLASSES,
          positive=False),
+    Case('CIRKDMiniBatchLoss', losses.CIRKDMiniBatchLoss,
+         naive.cirkd_minibatch, FEATURES, quadratic=True),
+    Case('CIRKDMemoryLoss', _cirkd_memory, naive.cirkd_memory, FEATURES[:3],
+         of_module=True),
+    Case('IFVDLoss', losses.IFVDLoss, naive.ifvd, FEATURES[:3]),
+    Case('AttnFDLoss', losses.AttnFDLoss, naive.attnfd, FEATURES[:3],
+         of_module=True),
     Case('MGDLoss', losses.MGDLoss, naive.mgd, FEATURES[:3], of_module=True),
     Case('ICSDLoss', losses.ICSDLoss, naive.icsd, LOGITS + CLASSES,
          positive=False),

@@ -125,6 +125,55 @@ def dist(s, t, label, image):
             + (1 - correlation(s.T, t.T).mean()))
 
 
+def cirkd_minibatch(s, t, label, image):
+    """All similarities of each pair of images, as one (P, P) matrix."""
+    s, t = (F.normalize(f, dim=1).flatten(2) for f in (s, t))
+    losses = []
+    for i in range(len(s)):
+        for j in range(len(s)):
+            q_s, q_t = (F.softmax(f[i].T @ f[j] / 0.1, dim=1) for f in (s, t))
+            losses.append(
+                (q_t * (q_t.log() - q_s.log())).nan_to_num().sum(1).mean())
+    return torch.stack(losses).mean()
+
+
+def cirkd_memory(s, t, label, image, module):
+    """All similarities to the queues, as one matrix for each kind."""
+    s = module.projector(s)
+    s, t = (F.normalize(f, dim=1).movedim(1, 3)[label != 255]
+            for f in (s, t))
+    total = 0
+    for queues in (module.pixels, module.regions):
+        memory = queues.vectors.flatten(0, 1)
+        q_s, q_t = (F.softmax(f @ memory.T / 0.1, dim=1) for f in (s, t))
+        total = total + 0.1 * (
+            q_t * (q_t.log() - q_s.log())).nan_to_num().sum(1).mean()
+    return total
+
+
+def ifvd(s, t, label, image):
+    """Similarities to the mean of the class, class by class."""
+    def similarity(f):
+        centre = f.clone()
+        for k in range(int(label[label != 255].max()) + 1):
+            mask = (label == k)[:, None].to(f)
+            mean = (f * mask).sum((2, 3), keepdim=True) / mask.sum(
+                (2, 3), keepdim=True).clamp(min=1)
+            centre = centre * (1 - mask) + mean * mask
+        return F.cosine_similarity(f, centre)
+
+    return ((similarity(s) - similarity(t))**2)[label != 255].mean()
+
+
+def attnfd(s, t, label, image, module):
+    """Maps behind their gates, each image of length 1."""
+    s = module.connector_norm(module.connector(module.attention(s)))
+    t = t * torch.sigmoid(t.mean((2, 3)) + t.amax((2, 3)))[:, :, None, None]
+    t = t * torch.sigmoid(t.mean(1) + t.amax(1))[:, None]
+    return sum(((one / one.norm() - other / other.norm())**2).sum()
+               for one, other in zip(s, t)) / len(s)
+
+
 def mgd(s, t, label, image, module):
     """What the generator makes of a map with three quarters masked."""
     keep = (torch.rand(len(s), 1, *s.shape[2:], device=s.device) >= 0.75)

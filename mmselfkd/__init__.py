@@ -8,11 +8,12 @@ from importlib.util import find_spec
 from .version import __version__
 
 __all__ = [
-    'AICSDHook', 'CWDHook', 'ConfigError', 'DISTHook', 'DistillHook',
-    'EMATeacher', 'FRSKDHook', 'FitNetsHook', 'FrozenTeacher', 'ICSDHook',
-    'KADTDHook', 'MGDHook', 'MixSKDHook', 'MixTeacher', 'ModelTeacher',
-    'NFDHook', 'SKDHook', 'SelfTeacher', 'SnapshotTeacher', 'StudentAsTeacher',
-    'TFDHook', '__version__', 'register_head', 'register_host'
+    'AICSDHook', 'AttnFDHook', 'CIRKDHook', 'CWDHook', 'ConfigError',
+    'DISTHook', 'DistillHook', 'EMATeacher', 'FRSKDHook', 'FitNetsHook',
+    'FrozenTeacher', 'ICSDHook', 'IFVDHook', 'KADTDHook', 'MGDHook',
+    'MixSKDHook', 'MixTeacher', 'ModelTeacher', 'NFDHook', 'SKDHook',
+    'SelfTeacher', 'SnapshotTeacher', 'StudentAsTeacher', 'TFDHook',
+    '__version__', 'register_head', 'register_host'
 ]
 
 if find_spec('mmengine') is None:
@@ -32,12 +33,15 @@ else:
     from .errors import ConfigError
     from .hooks import (
         AICSDHook,
+        AttnFDHook,
+        CIRKDHook,
         CWDHook,
         DISTHook,
         DistillHook,
         FitNetsHook,
         FRSKDHook,
         ICSDHook,
+        IFVDHook,
         KADTDHook,
         MGDHook,
         MixSKDHook,

@@ -1,12 +1,13 @@
 """The sources of a loss and whose they are: ``'neck'``, ``'teacher:neck'``."""
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from .errors import ConfigError, nearest
 
 Levels = list[torch.Tensor]
+Key = TypeVar('Key')
 STUDENT = 'student'  # the owner of a source that is no teacher
 
 
@@ -85,7 +86,7 @@ def as_list(source: Any, key: str) -> list[str]:
     return list(items)
 
 
-def gather(sources: Sequence[Source],
-           levels: Mapping[Source, Levels]) -> Levels:
+def gather(sources: Sequence[Key],
+           levels: Mapping[Key, Levels]) -> Levels:
     """The levels of several sources, one after the other."""
     return [level for source in sources for level in levels[source]]

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / 'tools'))  # the tools are scripts, no package
+collect_ignore = ['projects']  # of users: a test copies and runs them
+for _folder in 'benchmarks', 'tools':  # scripts, no packages
+    sys.path.insert(0, str(ROOT / _folder))
 
 
 @pytest.fixture(scope='session')
@@ -127,3 +129,25 @@ def outside(root):
     for registry, parts in zip(registries, before):
         registry.module_dict.clear()
         registry.module_dict.update(parts)
+
+
+@pytest.fixture
+def config_of(monkeypatch):
+    """The config that a command line of tools/train.py gives to the Runner."""
+    import train
+    from mmengine.registry import RUNNERS
+
+    class Trainable:
+
+        def train(self):
+            pass
+
+    def run(*flags):
+        built = []
+        monkeypatch.setattr(RUNNERS, 'build', lambda cfg: (built.append(cfg),
+                                                           Trainable())[1])
+        monkeypatch.setattr(sys, 'argv', ['train.py', *map(str, flags)])
+        train.main()
+        return built[0]
+
+    return run

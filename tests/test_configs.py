@@ -32,9 +32,11 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(
     path.relative_to(ROOT) for path in ROOT.glob('configs/*/*.py')
     if path.parent.name != '_base_')
-METHODS = ('aicsd', 'cwd', 'dist', 'fitnets', 'frskd', 'icsd', 'ka_dtd',
-           'mgd', 'mixskd', 'nfd', 'skd', 'tfd')
-NOT_MEASURED = ('cwd', 'dist', 'fitnets', 'mgd')  # no results yet
+METHODS = ('aicsd', 'attnfd', 'cirkd', 'cwd', 'dist', 'fitnets', 'frskd',
+           'icsd', 'ifvd', 'ka_dtd', 'mgd', 'mixskd', 'nfd', 'skd', 'srd',
+           'tfd')
+NOT_MEASURED = ('attnfd', 'cirkd', 'cwd', 'dist', 'fitnets', 'ifvd',
+                'mgd', 'srd')  # no results yet
 NO_DETECTORS = (*NOT_MEASURED, 'mixskd')
 SMALL_DATA = ('_camvid-', '_bccd-')  # trained on a CPU, with results
 PAIRS = sorted(ROOT.glob('configs/_base_/pairs/*.py'))

@@ -3,6 +3,8 @@ import importlib
 import inspect
 import re
 
+from mmselfkd import hooks, losses
+
 
 def test_every_promise_has_its_tests(root):
     text = (root / 'docs' / 'reliability.md').read_text()
@@ -36,3 +38,15 @@ def test_public_methods_are_documented():
                     and value.__name__ == method  # no default of a field
                     and not inspect.getdoc(getattr(cls, method))]
     assert not missing
+
+
+def test_tables_hold_every_method_and_loss(root):
+    """Of the README and of the guide on losses."""
+    methods = set(re.findall(
+        r'^\| \[?`(\w+Hook)`', (root / 'README.md').read_text(), re.M))
+    assert methods == set(hooks.__all__)
+    guide = (root / 'docs' / 'guides' / 'losses.md').read_text()
+    compared = re.findall(r'^\| `(.*?)` \|', guide, re.M)
+    classes = {name for name in losses.__all__ if name.endswith('Loss')}
+    assert set('`, `'.join(compared).split('`, `')) >= classes - {
+        'AdversarialLoss', 'DistillationLoss'}

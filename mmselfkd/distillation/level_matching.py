@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from ..errors import ConfigError
 from ..hosts import Place, Reading
+from ..hosts.host import ON_FEATURES
 from ..layout import BatchLayout
 from ..sources import Levels
 from .loss_config import LossConfig
@@ -50,6 +51,7 @@ class LevelMatcher:
         self.config, self.loss = config, config.loss
         self.adapters = nn.ModuleList()
         self._where = f'{config.key}.source'
+        self._switch_off = f'switch it off, losses=dict({config.name}=None)'
         for level in [*student, *teacher]:
             if level.dim() != 4:
                 raise ConfigError(f'{self._where}: maps (N, C, H, W) are '
@@ -73,7 +75,10 @@ class LevelMatcher:
         try:
             return self.loss.pair_levels(student, teacher)
         except ValueError as error:
-            raise ConfigError(f'{self._where}: {error}') from error
+            raise ConfigError(
+                f'{self._where}: {error}; a source may be a list of modules, '
+                f'also of those inside another, or {self._switch_off}'
+            ) from error
 
     def __call__(self, student: Levels, teacher: Levels,
                  layout: BatchLayout) -> Pairs:
@@ -89,11 +94,16 @@ class LevelMatcher:
                  for adapt, (s, t) in zip(adapters, pairs)]
         if not self.loss.takes_weight and self.is_map and layout.is_padded:
             pairs = [(layout.cut(s), layout.cut(t)) for s, t in pairs]
-        anchors = self._anchors(pairs[0][0])
-        if anchors > 1:
-            pairs = [(split_anchors(s, anchors), split_anchors(t, anchors))
-                     for s, t in pairs]
-        return pairs
+        return [self._split(s, t) for s, t in pairs]
+
+    def _split(self, student: torch.Tensor,
+               teacher: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """A map of class scores for each anchor, where there are several."""
+        anchors = self._anchors(student)
+        if anchors == 1:
+            return student, teacher
+        return (split_anchors(student, anchors),
+                split_anchors(teacher, anchors))
 
     def _anchors(self, level: torch.Tensor) -> int:
         """How many class maps of each image a loss on class scores sees."""
@@ -217,8 +227,7 @@ class LevelMatcher:
                     'class scores, but the student has '
                     f'{_count(ours, s.shape[1])} and the teacher '
                     f'{_count(theirs, t.shape[1])}; use a teacher of the same '
-                    'classes and anchors or a loss on features, such as '
-                    "source='features'")
+                    f'classes and anchors, or {ON_FEATURES}')
 
     def _check_activations(self, ours: Reading | None,
                            theirs: Reading | None) -> None:
@@ -228,8 +237,8 @@ class LevelMatcher:
             raise ConfigError(
                 f'{self.config.key}: the class scores of the student are '
                 f'read by a {ours.activation}, those of the teacher by a '
-                f'{theirs.activation}; use a loss on features, or say '
-                f'activation={ours.activation!r} to read both alike')
+                f'{theirs.activation}; say activation={ours.activation!r} to '
+                f'read both alike, or {ON_FEATURES}')
 
     def _refuse_unknown(self) -> None:
         raise ConfigError(
@@ -239,15 +248,15 @@ class LevelMatcher:
             "say activation='softmax' or activation='sigmoid' (and, with "
             'several anchors at a position, classes=<channels of one '
             "anchor>), use source='logits', or register the head by "
-            'mmselfkd.hosts.register_head')
+            f'mmselfkd.hosts.register_head, or {ON_FEATURES}')
 
     def _refuse_values(self, pairs: Pairs) -> None:
         raise ConfigError(
             f'{self.config.key}: {self.config.loss_name} compares class '
             f'scores, but {_paths(self.config.student_sources)} gives values '
             f'({_shapes(s for s, _ in pairs)}), such as box offsets or '
-            "depth; use a loss for values, type='ValueLoss', or one on "
-            "features, such as NFDLoss with source='features'")
+            "depth; use a loss for values, type='ValueLoss', or "
+            f'{ON_FEATURES}')
 
     def _fill_groups(self, reading: Reading, pairs: Pairs) -> None:
         """Box sides are distributions of their own."""
@@ -255,28 +264,31 @@ class LevelMatcher:
             raise ConfigError(
                 f'{self.config.key}: {self.config.loss_name} compares the '
                 f'scores of classes, but {_paths(self.config.student_sources)}'
-                ' gives distributions of box sides; use KDLoss')
+                " gives distributions of box sides; use type='KDLoss'")
         self.loss.groups = reading.groups(pairs[0][0].shape[1])
 
     def _check_regions(self, pairs: Pairs) -> None:
         """RoIs and queries have no place in the image."""
         loss, key = self.loss, self.config.key
-        for option, is_used in (
-                ('foreground', self.config.foreground is not None),
-                ('adjust', getattr(loss, 'adjust', None) is not None),
-                ('type', loss.is_adversarial)):
+        for option, is_used, remedy in (
+                ('foreground', self.config.foreground is not None,
+                 'write foreground=None'),
+                ('adjust', getattr(loss, 'adjust', None) is not None,
+                 'write adjust=None'),
+                ('type', loss.is_adversarial, self._switch_off)):
             if is_used:
                 raise ConfigError(
                     f'{key}.{option}: needs maps of the image, but the '
                     'source gives RoIs or queries '
-                    f"({_shapes(s for s, _ in pairs)}); use 'neck' or the "
-                    "class scores of a dense head")
+                    f'({_shapes(s for s, _ in pairs)}); {remedy}, or name '
+                    'a source of maps')
         has_positions = any(s.shape[2] * s.shape[3] > 1 for s, _ in pairs)
         if not has_positions and loss.needs_positions:
             raise ConfigError(
                 f'{key}: {self.config.loss_name} compares positions, '
                 'but the source gives one vector for each RoI '
-                f"({_shapes(s for s, _ in pairs)}); use 'neck' or KDLoss")
+                f'({_shapes(s for s, _ in pairs)}); {self._switch_off}, or '
+                "name a source of maps, such as source='neck'")
 
 
 def build_adapters(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]

@@ -53,18 +53,18 @@ def run_tapped(model: nn.Module, taps: dict[str, Tap],
     """
     host, sources = host_of(model), list(sources)
     samples = host.without_labels(samples)
-    failed: Exception | None = None
-    for call in (host.run, host.run_to_predict):
+    calls, failures = (host.run, host.run_to_predict), []
+    for call in calls:
         try:
             record(taps, sources, partial(call, model, inputs, samples))
-        except Exception as error:
-            if not all(taps[source].runs for source in sources):
-                failed = failed or error
-                continue
-        return {source: taps[source].take(inputs.shape)
-                for source in sources}
-    assert failed is not None
-    raise failed
+        except Exception as error:  # of a model: whatever it may raise
+            failures.append(error)
+        if all(taps[source].runs for source in sources):
+            break
+    else:
+        if len(failures) == len(calls):
+            raise failures[0]
+    return {source: taps[source].take(inputs.shape) for source in sources}
 
 
 def all_levels(context: BatchContext, outputs: dict[str, TeacherOutput]

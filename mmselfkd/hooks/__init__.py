@@ -1,11 +1,14 @@
 """Hooks: the mechanism, and one file per method that fills it in."""
 from .aicsd_hook import AICSDHook
+from .attnfd_hook import AttnFDHook
+from .cirkd_hook import CIRKDHook
 from .cwd_hook import CWDHook
 from .dist_hook import DISTHook
 from .distill_hook import DistillHook
 from .fitnets_hook import FitNetsHook
 from .frskd_hook import FRSKDHook
 from .icsd_hook import ICSDHook
+from .ifvd_hook import IFVDHook
 from .ka_dtd_hook import KADTDHook
 from .mgd_hook import MGDHook
 from .mixskd_hook import MixSKDHook
@@ -14,7 +17,7 @@ from .skd_hook import SKDHook
 from .tfd_hook import TFDHook
 
 __all__ = [
-    'AICSDHook', 'CWDHook', 'DISTHook', 'DistillHook', 'FRSKDHook',
-    'FitNetsHook', 'ICSDHook', 'KADTDHook', 'MGDHook', 'MixSKDHook', 'NFDHook',
-    'SKDHook', 'TFDHook'
+    'AICSDHook', 'AttnFDHook', 'CIRKDHook', 'CWDHook', 'DISTHook',
+    'DistillHook', 'FRSKDHook', 'FitNetsHook', 'ICSDHook', 'IFVDHook',
+    'KADTDHook', 'MGDHook', 'MixSKDHook', 'NFDHook', 'SKDHook', 'TFDHook'
 ]

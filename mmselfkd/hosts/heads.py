@@ -8,7 +8,8 @@ from torch import nn
 
 from .places import Place, Reading, attribute, watched_modules
 
-Where = str | Callable[[nn.Module], Place | None] | None
+Where = str | Callable[[Any], Place | None] | None
+Kind = Literal['classes', 'boxes', 'depth', 'features']
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,10 @@ class HeadSpec:
             as ``'conv_seg'`` or ``'branch.0.conv'``; or a function from the
             head to a :class:`Place`.
         boxes (str | Callable): The same for box outputs.
+        depth (str | Callable): The same for a depth map.
         features (str | Callable): The attribute whose input is what the head
-            classifies, where that is not what enters ``classes``; or a
-            function to a :class:`Place`.
+            classifies, where that is not what enters ``classes`` or
+            ``depth``; or a function to a :class:`Place`.
         activation (str | None): ``'softmax'`` or ``'sigmoid'``; None: as the
             losses of the head say.
         size (str | None): The attribute with the channels of one anchor.
@@ -31,14 +33,14 @@ class HeadSpec:
     """
     classes: Where = None
     boxes: Where = None
+    depth: Where = None
     features: Where = None
     activation: str | None = None
     size: str = 'cls_out_channels'
     bins: str | None = None
 
-    def place(self, head: nn.Module,
-              kind: Literal['classes', 'boxes', 'features']) -> Place | None:
-        """Where ``head`` gives its class scores, boxes or features."""
+    def place(self, head: nn.Module, kind: Kind) -> Place | None:
+        """Where ``head`` gives what is asked for; None: not known."""
         where = getattr(self, kind)
         if where is None:
             return None
@@ -57,7 +59,7 @@ class HeadSpec:
         if kind == 'classes':
             return Reading('classes', self.activation or activation_of(head),
                            getattr(head, self.size, None))
-        if self.bins is not None:
+        if kind == 'boxes' and self.bins is not None:
             return Reading('distributions', 'softmax',
                            getattr(head, self.bins) + 1)
         return Reading('values')
@@ -67,7 +69,8 @@ _SPECS: dict[str, HeadSpec] = {}
 
 
 def register_head(name: str, *, classes: Where = None, boxes: Where = None,
-                  features: Where = None, activation: str | None = None,
+                  depth: Where = None, features: Where = None,
+                  activation: str | None = None,
                   size: str = 'cls_out_channels',
                   bins: str | None = None) -> None:
     """Say what the heads of class ``name`` and its subclasses look like.
@@ -80,12 +83,14 @@ def register_head(name: str, *, classes: Where = None, boxes: Where = None,
         name (str): Name of the class.
         classes (str | Callable): See :class:`HeadSpec`, and for the others.
         boxes (str | Callable): Box outputs.
+        depth (str | Callable): A depth map.
         features (str | Callable): What the head classifies.
         activation (str, optional): ``'softmax'`` or ``'sigmoid'``.
         size (str): The attribute with the channels of one anchor.
         bins (str, optional): The attribute with the largest bin.
     """
-    _SPECS[name] = HeadSpec(classes, boxes, features, activation, size, bins)
+    _SPECS[name] = HeadSpec(
+        classes, boxes, depth, features, activation, size, bins)
 
 
 @contextmanager
@@ -111,20 +116,29 @@ def activation_of(head: nn.Module) -> str:
     """``'sigmoid'`` or ``'softmax'``, as the losses of ``head`` have it.
 
     Of a list of losses the cross entropy or focal loss decides: an overlap
-    loss beside it, such as Dice, may take another activation by default.
+    loss beside it, such as Dice, may take another activation by default. One
+    class channel alone is a sigmoid's: a softmax of it is constant.
     """
     if hasattr(head, 'use_sigmoid_cls'):
         return 'sigmoid' if head.use_sigmoid_cls else 'softmax'
+    if getattr(head, 'out_channels', None) == 1:
+        return 'sigmoid'
     losses: list[Any] = []
     for name in ('loss_cls', 'loss_decode', 'loss_mask'):
         loss = getattr(head, name, None)
         losses += list(loss) if isinstance(loss, nn.ModuleList) else [loss]
     point = [loss for loss in losses if loss is not None and not any(
         word in type(loss).__name__ for word in OVERLAP)]
-    is_sigmoid = any(
-        getattr(loss, 'use_sigmoid', False) or getattr(
-            loss, 'use_mask', False) for loss in point or losses)
-    return 'sigmoid' if is_sigmoid else 'softmax'
+    return 'sigmoid' if any(
+        _is_sigmoid(loss) for loss in point or losses) else 'softmax'
 
 
-OVERLAP = ('Dice', 'Tversky', 'Lovasz', 'Hausdorff', 'Boundary')
+# mmseg spells the third like this
+OVERLAP = ('Dice', 'Tversky', 'Huasdorff', 'Lovasz', 'Boundary')
+
+
+def _is_sigmoid(loss: Any) -> bool:
+    criterion = getattr(loss, 'cls_criterion', None)
+    return (getattr(loss, 'use_sigmoid', False)
+            or getattr(loss, 'use_mask', False)
+            or getattr(criterion, '__name__', '') == 'lovasz_hinge')

@@ -15,6 +15,9 @@ from .tokens import token_grid
 
 KINDS: tuple[Literal['classes', 'boxes'], ...] = ('classes', 'boxes')
 
+# the way that is open where class scores cannot be compared
+ON_FEATURES = "use a loss on features, type='NFDLoss' with source='features'"
+
 
 class Host:
     """A project, such as mmseg, by what its models look like.
@@ -212,7 +215,8 @@ class Host:
             ConfigError: It cannot be built for this student.
         """
         raise ConfigError(f'{key}: a self-teacher needs a segmentor or a '
-                          f'detector, not a {type(student).__name__}')
+                          f'detector, not a {type(student).__name__}; use '
+                          'another method, such as TFDHook')
 
     def pixel_loss(self, student: nn.Module, key: str) -> 'PixelLoss':
         """The student's own loss for class scores of each pixel.
@@ -221,7 +225,8 @@ class Host:
             ConfigError: The student has none.
         """
         raise ConfigError(f'{key}: works with segmentors only, not with a '
-                          f'{type(student).__name__}')
+                          f'{type(student).__name__}; use another method, '
+                          'such as TFDHook')
 
 
 @dataclass

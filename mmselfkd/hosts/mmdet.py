@@ -1,15 +1,18 @@
 """mmdetection: detectors and instance segmentors."""
 import copy
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ..errors import ConfigError
 from .building import build_neck
 from .heads import activation_of, find_head_spec, register_head
-from .host import Host, Refinement
+from .host import ON_FEATURES, Host, Refinement
 from .places import Model, Place, Reading, attribute, watched_modules
 
 HEADS = ('bbox_head', 'roi_head.bbox_head', 'roi_head.mask_head',
@@ -87,9 +90,19 @@ class MMDetHost(Host):
             return None
         return getattr(label, 'sem_seg', label).squeeze(0)
 
+    def run(self, model: Model, inputs: torch.Tensor, samples: Any) -> None:
+        with _unmasked(model):
+            if hasattr(model, 'bbox_head') and hasattr(model, 'mask_head'):
+                # mode='tensor' would run the box head twice
+                head = model.bbox_head or model.mask_head
+                head(model.extract_feat(inputs))
+            else:
+                super().run(model, inputs, samples)
+
     def run_to_predict(self, model: Model, inputs: torch.Tensor,
                        samples: Any) -> None:
-        model.predict(inputs, samples, rescale=False)
+        with _unmasked(model):
+            model.predict(inputs, samples, rescale=False)
 
     def regions_for(self, student: Model, path: str) -> list[str]:
         name = path.partition('[')[0]
@@ -112,13 +125,16 @@ class MMDetHost(Host):
         head = model.roi_head
         self._check_stages(head, regions, paths)
         if any(path.startswith('rpn_head') for path in paths):
-            model.rpn_head(levels)
+            with _unmasked(model):
+                model.rpn_head(levels)
+        context = _image_context(head, levels)
         runs = dict(rois=head._bbox_forward,
                     mask_rois=getattr(head, '_mask_forward', None))
         for name, run in runs.items():
-            is_cascade = isinstance(head.bbox_head, nn.ModuleList)
             for stage, rois in enumerate(regions.get(name, ())):
-                run(*(stage, ) if is_cascade else (), levels, rois)
+                takes = inspect.signature(run).parameters
+                run(*(stage, ) if 'stage' in takes else (), levels, rois,
+                    **{k: v for k, v in context.items() if k in takes})
 
     @staticmethod
     def _check_stages(head: Model, regions: dict[str, Any],
@@ -153,7 +169,8 @@ class MMDetHost(Host):
         for part in network.children():
             if hasattr(part, 'init_weights'):
                 part.init_weights()
-        network.neck = build_neck(levels, neck, f'{key}.neck', width=1)
+        network.neck = build_neck(levels, neck, f'{key}.neck', 'mmdet',
+                                  width=1)
         return Refinement(network, lambda levels, samples: network.loss(
             levels, samples))
 
@@ -164,7 +181,7 @@ class MMDetHost(Host):
             raise ConfigError(
                 f'{where}: the {name} of a {type(model).__name__} belong to '
                 'proposals that it has learnt, which two detectors do not '
-                "share; use 'neck' or 'backbone'")
+                f'share; {ON_FEATURES}')
         spec = find_head_spec(head)
         place = None if spec is None else spec.place(head, kind)
         if place is not None:
@@ -174,10 +191,10 @@ class MMDetHost(Host):
                         'the head')
             raise ConfigError(
                 f'{where}: what gives the {name} of a {type(head).__name__} '
-                "is not known; use 'neck' or 'backbone', or name the module, "
-                f'one of {[n for n, _ in head.named_children()]} below '
-                f'{path}, or register the head by '
-                'mmselfkd.hosts.register_head')
+                'is not known; name the module, one of '
+                f'{[n for n, _ in head.named_children()]} below {path}, or '
+                'register the head by mmselfkd.hosts.register_head, or '
+                f'{ON_FEATURES}')
         return place
 
     def _locate(self, model: Model, place: Place) -> None:
@@ -191,6 +208,31 @@ class MMDetHost(Host):
         roi_head = getattr(model, 'roi_head', None)
         if roi_head is not None and module in set(roi_head.modules()):
             place.is_map = False
+
+
+@contextmanager
+def _unmasked(model: Model) -> Iterator[None]:
+    """Guided anchors: convolutions over the whole map, as in training.
+
+    For speed they leave out, in eval mode, where the first image of the
+    batch has no object; what they give there is 0.
+    """
+    with ExitStack() as resources:
+        for module in model.modules():
+            if type(module).__name__ == 'MaskedConv2d':
+                resources.callback(module.register_forward_pre_hook(
+                    lambda module, args: args[:1]).remove)
+        yield
+
+
+def _image_context(head: Model, levels: Any) -> dict[str, torch.Tensor]:
+    """What some RoI heads take of the whole image beside the levels."""
+    context = {}
+    if getattr(head, 'with_semantic', False):
+        context['semantic_feat'] = head.semantic_head(levels)[1]
+    if getattr(head, 'with_glbctx', False):
+        context['glbctx_feat'] = head.glbctx_head(levels)[1]
+    return context
 
 
 def _is_set_head(head: Model | None) -> bool:
@@ -244,23 +286,110 @@ def _ssd_boxes(head: Model) -> Place:
     return Place(list(head.reg_convs), reading=Reading('values'))
 
 
+def _joined(head: Model, classes: str, objectness: str,
+            join: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+            ) -> Place:
+    """Class scores that a head makes of those of two layers.
+
+    Args:
+        head (nn.Module): Runs the layer of the classes first at each level.
+        classes (str): The attribute with the layer of the class scores.
+        objectness (str): That of what they are joined with.
+        join (Callable): Of logits (N, A, K, H, W) and (N, A, 1, H, W), A
+            anchors, to logits (N, A, K, H, W).
+    """
+    size = head.cls_out_channels
+
+    def select(values: list) -> list[torch.Tensor]:
+        return [join(scores.unflatten(1, (-1, size)), other.unflatten(
+            1, (-1, 1))).flatten(1, 2)
+            for scores, other in zip(values[::2], values[1::2])]
+
+    return Place([*watched_modules(getattr(head, classes)),
+                  *watched_modules(getattr(head, objectness))],
+                 select=select, reading=Reading('classes', 'sigmoid', size))
+
+
+def _geometric_mean(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """The logit of the geometric mean of two probabilities."""
+    log = (F.logsigmoid(a) + F.logsigmoid(b)).clamp(max=-1e-6) / 2
+    return log - torch.log1p(-log.exp())
+
+
+def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """The logit of the product of two probabilities."""
+    a, b = torch.broadcast_tensors(a, b)
+    return a + b - torch.stack([torch.zeros_like(a), a, b]).logsumexp(0)
+
+
+def _rtmdet(head: Model) -> Place:
+    if head.with_objectness:
+        return _joined(head, 'rtm_cls', 'rtm_obj', _geometric_mean)
+    return Place(watched_modules(head.rtm_cls), reading=Reading(
+        'classes', activation_of(head), head.cls_out_channels))
+
+
+def _box_classes(head: Model) -> Place | None:
+    """Of an RoI head; the probabilities are those of its loss.
+
+    A seesaw loss has two channels of its own for whether there is an object.
+    """
+    if not head.with_cls:
+        return None
+    place = Place([head.fc_cls], reading=Reading(
+        'classes', activation_of(head)))
+    if head.custom_activation and activation_of(head) == 'softmax':
+        place.select = lambda values: [
+            head.loss_cls.get_activation(value).clamp(min=1e-6).log()
+            for value in values]
+    return place
+
+
+def _instances(kind: str) -> Callable[[Model], Place]:
+    """CrowdDet: a layer for each object of a RoI, refined where asked."""
+
+    def place(head: Model) -> Place:
+        layers = getattr(head, kind + '_ref' * head.with_refine)
+        return Place(list(layers), reading=Reading(
+            'classes', activation_of(head)) if kind == 'fc_cls' else
+            Reading('values'))
+
+    return place
+
+
+def _last_stage(kind: Literal['classes', 'boxes']
+                ) -> Callable[[Model], Place | None]:
+    """Of a cascade of RPN heads."""
+
+    def place(head: Model) -> Place | None:
+        last = head.stages[-1]
+        spec = find_head_spec(last)
+        return None if spec is None else spec.place(last, kind)
+
+    return place
+
+
 register_head('AnchorHead', classes='conv_cls', boxes='conv_reg')
 register_head('AnchorFreeHead', classes='conv_cls', boxes='conv_reg')
 register_head('RPNHead', classes='rpn_cls', boxes='rpn_reg')
+register_head('CascadeRPNHead', classes=_last_stage('classes'),
+              boxes=_last_stage('boxes'))
 register_head('RetinaHead', classes='retina_cls', boxes='retina_reg')
 register_head('GARetinaHead', classes='retina_cls', boxes='retina_reg')
 register_head('SABLRetinaHead', classes='retina_cls')
 register_head('ATSSHead', classes='atss_cls', boxes='atss_reg')
 register_head('DDODHead', classes='atss_cls', boxes='atss_reg')
-register_head('GFLHead', classes='gfl_cls', boxes='gfl_reg', bins='reg_max')
-register_head('TOODHead', classes='tood_cls', boxes='tood_reg')
+register_head('GFLHead', classes='gfl_cls', boxes='scales', bins='reg_max')
+register_head('TOODHead', boxes='tood_reg', classes=lambda head: _joined(
+    head, 'tood_cls', 'cls_prob_module', _geometric_mean))
 register_head('VFNetHead', classes='vfnet_cls', boxes='vfnet_reg')
 register_head('RepPointsHead', classes='reppoints_cls_out',
               boxes='reppoints_pts_refine_out')
-register_head('YOLOFHead', classes='cls_score', boxes='bbox_pred')
+register_head('YOLOFHead', boxes='bbox_pred', classes=lambda head: _joined(
+    head, 'cls_score', 'object_pred', _product))
 register_head('YOLOXHead', classes='multi_level_conv_cls',
               boxes='multi_level_conv_reg')
-register_head('RTMDetHead', classes='rtm_cls', boxes='rtm_reg')
+register_head('RTMDetHead', classes=_rtmdet, boxes='rtm_reg')
 register_head('CenterNetHead', classes='heatmap_head', boxes='wh_head',
               activation='sigmoid', size='num_classes')
 register_head('CornerHead', classes=_corners('heat'), boxes=_corners('off'))
@@ -268,7 +397,11 @@ register_head('SSDHead', classes=_ssd, boxes=_ssd_boxes)
 register_head('YOLOV3Head', classes=lambda head: _yolo(head, 'classes'),
               boxes=lambda head: _yolo(head, 'boxes'))
 register_head('SOLOHead', classes='conv_cls')
-register_head('BBoxHead', classes='fc_cls', boxes='fc_reg')
+register_head('BBoxHead', classes=_box_classes, boxes='fc_reg')
+register_head('MultiInstanceBBoxHead', classes=_instances('fc_cls'),
+              boxes=_instances('fc_reg'))
 register_head('FCNMaskHead', classes='conv_logits')
+register_head('ATSSVLFusionHead')  # classes are words of a text
+register_head('GroundingDINOHead')  # the same
 register_head('DETRHead', classes='fc_cls')
 register_head('DeformableDETRHead', classes='cls_branches')

@@ -10,9 +10,15 @@ from torch import nn
 
 from ..errors import ConfigError
 from .building import build_neck, build_registered
-from .heads import find_head_spec, register_head
-from .host import Host, PixelLoss, Refinement
-from .places import InputFormat, Model, Place, Reading, attribute
+from .heads import (
+    HeadSpec,
+    Kind,
+    activation_of,
+    find_head_spec,
+    register_head,
+)
+from .host import ON_FEATURES, Host, PixelLoss, Refinement
+from .places import InputFormat, Model, Place, Reading
 from .tokens import token_grid
 
 # backbones that take images of one size only, and the attribute with it
@@ -27,7 +33,7 @@ class MMSegHost(Host):
       of each pixel;
     - ``features``: what enters that classifier, in front of its dropout;
     - ``pyramid``: the stages of the backbone;
-    - ``depth``: what ``conv_depth`` of a depth head gives.
+    - ``depth``: the depth map of a depth head, in metres.
     """
 
     aliases = ('logits', 'features', 'pyramid', 'depth')
@@ -45,16 +51,24 @@ class MMSegHost(Host):
 
     def alias(self, model: Model, name: str, where: str) -> Place | None:
         if name == 'pyramid':
-            return Place([model.backbone])
+            return _stages(model)
         head = self.heads(model)[0]
         if name == 'features':
             return self._features(model, head, where)
-        if name == 'depth':
-            classifier = attribute(head, 'conv_depth')
-            if classifier is None:
-                self._refuse(model, head, where, 'conv_depth')
-            return Place([classifier], reading=Reading('values'))
-        return self._scores(model, head, where)
+        place = self._output(model, head, (
+            'depth' if name == 'depth' else 'classes'))
+        if place is None:
+            self._refuse(model, head, name, where)
+        return place
+
+    def place(self, model: Model, path: str, where: str) -> Place:
+        if path == 'backbone' and hasattr(model, 'image_encoder'):
+            return _stages(model)
+        return super().place(model, path, where)
+
+    def known_places(self, model: Model) -> list[Place]:
+        stages = [] if _backbone(model) is None else [_stages(model)]
+        return stages + super().known_places(model)
 
     def num_classes(self, model: Model) -> int | None:
         return getattr(self.heads(model)[0], 'num_classes', None)
@@ -93,10 +107,11 @@ class MMSegHost(Host):
     def refinement(self, student: Model, levels: list[torch.Tensor],
                    neck: dict | None, head: dict | None,
                    key: str) -> Refinement:
-        theirs = self._main_head(student, key)
+        theirs = self._pixel_head(student, key)
         network: Model = nn.Module()
         norm = dict(norm_cfg=theirs.norm_cfg) if theirs.norm_cfg else {}
-        network.neck = build_neck(levels, neck, f'{key}.neck', **norm)
+        network.neck = build_neck(levels, neck, f'{key}.neck', 'mmseg',
+                                  **norm)
         with torch.no_grad():
             refined = copy.deepcopy(network.neck)(levels)
         network.decode_head = _head_like(theirs, refined, head, key)
@@ -115,7 +130,7 @@ class MMSegHost(Host):
         return Refinement(network, losses)
 
     def pixel_loss(self, student: Model, key: str) -> PixelLoss:
-        head = self._main_head(student, key)
+        head = self._pixel_head(student, key)
 
         def value(scores: torch.Tensor,
                   labels: Sequence[tuple[torch.Tensor, float]]
@@ -134,42 +149,69 @@ class MMSegHost(Host):
 
         return PixelLoss(head.ignore_index, head.norm_cfg, value)
 
-    def _main_head(self, model: Model, key: str) -> Model:
-        head = self.heads(model)[0]
-        if not isinstance(getattr(head, 'conv_seg', None), nn.Module):
-            self._refuse(model, head, key, 'conv_seg')
-        return head
+    def _pixel_head(self, model: Model, key: str) -> Model:
+        """The head whose losses are of the class scores of each pixel.
 
-    def _scores(self, model: Model, head: Model,
-                where: str) -> Place:
-        spec = find_head_spec(head)
-        place = None if spec is None else spec.place(head, 'classes')
-        if place is None:
-            self._refuse(model, head, where, 'conv_seg')
-        place.grid = _grid_of(model)
+        Of a head that classifies masks, whose losses are of matched masks, a
+        stand-in of the same classes, with a cross entropy.
+
+        Raises:
+            ConfigError: The model gives no class scores.
+        """
+        head: Model = self.heads(model)[0]
+        if self._output(model, head, 'classes') is None:
+            raise ConfigError(
+                f'{key}: needs class scores of each pixel, and a '
+                f'{type(head).__name__} has no `{_path_of(model, head)}.'
+                'conv_seg` that gives them; use another method, such as '
+                'TFDHook, or register the head by '
+                'mmselfkd.hosts.register_head')
+        head = getattr(head, 'kernel_generate_head', head)  # K-Net's own
+        names = {cls.__name__ for cls in type(head).__mro__}
+        if 'BaseDecodeHead' in names and 'SideAdapterCLIPHead' not in names:
+            return head
+        width = getattr(head, 'channels', None) or (
+            head.query_embed.embedding_dim)
+        return build_registered(dict(
+            type='FCNHead', num_convs=0, in_channels=width, channels=width,
+            num_classes=head.num_classes, ignore_index=head.ignore_index,
+            align_corners=head.align_corners, norm_cfg=dict(type='BN')),
+            'mmseg', key)
+
+    def _output(self, model: Model, head: Model, kind: Kind) -> Place | None:
+        """Where the head gives what is asked for; None: not known."""
+        spec = find_head_spec(head) or HeadSpec(depth='conv_depth')
+        place = spec.place(head, kind)
+        if kind == 'classes' and hasattr(model, 'text_encoder'):
+            place = _of_texts(model, head)
+        if place is not None:
+            place.grid = _grid_of(model)
         return place
 
     def _features(self, model: Model, head: Model,
                   where: str) -> Place:
-        spec = find_head_spec(head)
-        place = None if spec is None else spec.place(head, 'features')
+        place = self._output(model, head, 'features')
+        if place is not None:
+            return place
+        place = self._output(model, head, 'classes') or self._output(
+            model, head, 'depth')
         if place is None:
-            classifier = attribute(head, 'conv_depth') or self._scores(
-                model, head, where).modules[0]
-            place = Place([classifier], argument=0,
-                          dropout=getattr(head, 'dropout', None))
-        place.grid = _grid_of(model)
-        return place
+            self._refuse(model, head, 'features', where)
+        return Place(place.modules[:1], argument=0, grid=place.grid,
+                     dropout=getattr(head, 'dropout', None))
 
-    def _refuse(self, model: Model, head: Model, where: str,
-                wanted: str) -> NoReturn:
-        if hasattr(head, 'conv_depth'):
+    def _refuse(self, model: Model, head: Model, name: str,
+                where: str) -> NoReturn:
+        if name != 'depth' and self._output(model, head, 'depth'):
             hint = "it estimates depth; use 'depth' or 'features'"
+        elif name == 'depth':
+            hint = "it estimates none; use 'logits' or 'features'"
         else:
-            children = [name for name, _ in head.named_children()]
+            children = [child for child, _ in head.named_children()]
             hint = (f'name the module instead, one of {children} below '
                     f'{_path_of(model, head)}, or register the head by '
-                    'mmselfkd.hosts.register_head')
+                    f'mmselfkd.hosts.register_head, or {ON_FEATURES}')
+        wanted = 'conv_depth' if name == 'depth' else 'conv_seg'
         raise ConfigError(
             f'{where}: {type(head).__name__} has no '
             f'`{_path_of(model, head)}.{wanted}` that gives what this alias '
@@ -179,6 +221,22 @@ class MMSegHost(Host):
 def _grid_of(model: Model) -> Callable:
     """Tokens in the head are those of the backbone."""
     return lambda tokens, size: token_grid(model, 'decode_head', tokens, size)
+
+
+def _backbone(model: Model) -> Model | None:
+    """SAN calls it ``image_encoder``; a self-teacher has none."""
+    return getattr(model, 'backbone', getattr(model, 'image_encoder', None))
+
+
+def _stages(model: Model) -> Place:
+    """The backbone's maps; a class token beside each of them is left out."""
+    backbone = _backbone(model)
+    assert backbone is not None
+    place = Place([backbone], grid=lambda tokens, size: token_grid(
+        model, 'backbone', tokens, size))
+    if getattr(backbone, 'output_cls_token', False):
+        place.select = lambda values: [stage[0] for stage in values[-1]]
+    return place
 
 
 def _path_of(model: Model, head: Model) -> str:
@@ -263,13 +321,41 @@ def _of_masks(head: Model) -> Place:
 
     def select(values: list) -> torch.Tensor:
         classes, masks = (outputs[-1] for outputs in values[-1])
-        share = torch.einsum('bqc,bqhw->bchw',
-                             classes.softmax(-1)[..., :-1], masks.sigmoid())
-        return (share / share.sum(1, keepdim=True).clamp(min=1e-6)).clamp(
-            min=1e-6).log()
+        return _log_share(classes, masks)
 
     return Place([head], select=select, reading=Reading(
         'classes', 'softmax', head.num_classes))
+
+
+def _of_texts(model: Model, head: Model) -> Place:
+    """The same of SAN, whose classes are those of texts."""
+
+    def select(values: list) -> torch.Tensor:
+        texts, (masks, _), *regions = values
+        classes = torch.einsum('bqc,nc->bqn', regions[-1], texts)
+        return _log_share(classes, masks[-1])
+
+    return Place(
+        [model.text_encoder, head.side_adapter_network,
+         head.rec_with_attnbias], select=select,
+        reading=Reading('classes', 'softmax', head.num_classes))
+
+
+def _log_share(classes: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Logarithm of each class's share of a pixel.
+
+    Args:
+        classes (Tensor): Logits (N, Q, K + 1) of the Q masks, the last for
+            no object.
+        masks (Tensor): Logits (N, Q, h, w).
+
+    Returns:
+        Tensor: (N, K, h, w).
+    """
+    share = torch.einsum('bqc,bqhw->bchw',
+                         classes.softmax(-1)[..., :-1], masks.sigmoid())
+    return (share / share.sum(1, keepdim=True).clamp(min=1e-6)).clamp(
+        min=1e-6).log()
 
 
 def _mask_features(head: Model) -> Place:
@@ -277,14 +363,28 @@ def _mask_features(head: Model) -> Place:
     return Place([head.pixel_decoder], select=lambda values: values[-1][0])
 
 
+def _side_features(head: Model) -> Place:
+    """The same of SAN."""
+    return Place([head.side_adapter_network.mask_decoder.pix_mlp],
+                 argument=0, select=lambda values: values[-1])
+
+
 def _of_kernels(head: Model) -> Place:
     """The class maps of the last kernel update of K-Net."""
+    first = head.kernel_generate_head
     return Place(
         [head.kernel_update_head[-1]], select=lambda values: values[-1][0],
-        reading=Reading('classes', 'softmax', head.num_classes))
+        reading=Reading('classes', activation_of(first), first.out_channels))
 
 
-register_head('BaseDecodeHead', classes='conv_seg', size='out_channels')
+def _vpd_depth(head: Model) -> Place:
+    """In metres, which the head makes of what its last layer gives."""
+    return Place([head.depth_pred_layer], select=lambda values: (
+        values[-1].sigmoid() * head.max_depth), reading=Reading('values'))
+
+
+register_head('BaseDecodeHead', classes='conv_seg', depth='conv_depth',
+              size='out_channels')
 register_head('PointHead')  # single points, no map
 register_head('MaskFormerHead', classes=_of_masks, features=_mask_features)
 register_head('Mask2FormerHead', classes=_of_masks, features=_mask_features)
@@ -292,5 +392,6 @@ register_head('IterativeDecodeHead', classes=_of_kernels,
               features='kernel_update_head.-1')
 register_head('SegmenterMaskTransformerHead', classes='mask_norm',
               features='patch_proj', size='out_channels')
-register_head('SideAdapterCLIPHead')  # its forward is called directly
+register_head('SideAdapterCLIPHead', features=_side_features)
+register_head('VPDDepthHead', depth=_vpd_depth)
 

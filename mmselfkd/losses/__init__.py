@@ -5,7 +5,14 @@ A loss knows no model. It derives from
 loss and the run that calls it. This package needs torch alone.
 """
 from .at_loss import ATLoss, at_loss
+from .attnfd_loss import AttnFDLoss, attnfd_loss
 from .base import AdversarialLoss, DistillationLoss
+from .cirkd_loss import (
+    CIRKDMemoryLoss,
+    CIRKDMiniBatchLoss,
+    cirkd_memory_loss,
+    cirkd_minibatch_loss,
+)
 from .cwd_loss import CWDLoss, cwd_loss
 from .dist_loss import DISTLoss, dist_loss
 from .fitnets_loss import FitNetsLoss, fitnets_loss
@@ -15,6 +22,7 @@ from .holistic_loss import (
     holistic_loss,
 )
 from .icsd_loss import ICSDLoss, icsd_loss
+from .ifvd_loss import IFVDLoss, ifvd_loss
 from .kd_loss import KDLoss, kd_loss
 from .mgd_loss import MGDLoss, mgd_loss
 from .mixskd_loss import (
@@ -35,12 +43,14 @@ from .tfd_loss import (
 from .value_loss import ValueLoss, value_loss
 
 __all__ = [
-    'ATLoss', 'AdversarialLoss', 'CWDLoss', 'DISTLoss', 'DistillationLoss',
-    'FitNetsLoss', 'HolisticLoss', 'ICSDLoss', 'KDLoss', 'MGDLoss',
+    'ATLoss', 'AdversarialLoss', 'AttnFDLoss', 'CIRKDMemoryLoss',
+    'CIRKDMiniBatchLoss', 'CWDLoss', 'DISTLoss', 'DistillationLoss',
+    'FitNetsLoss', 'HolisticLoss', 'ICSDLoss', 'IFVDLoss', 'KDLoss', 'MGDLoss',
     'MixSKDAdversarialLoss', 'MixSKDFeatureLoss', 'MixSKDLogitLoss', 'NFDLoss',
     'PairwiseLoss', 'TFDInterLoss', 'TFDIntraLoss', 'ValueLoss', 'at_loss',
-    'cwd_loss', 'dist_loss', 'fitnets_loss', 'holistic_discriminator_loss',
-    'holistic_loss', 'icsd_loss', 'kd_loss', 'mgd_loss', 'mixskd_feature_loss',
-    'mixskd_logit_loss', 'nfd_loss', 'pairwise_loss', 'tfd_inter_loss',
-    'tfd_intra_loss', 'value_loss'
+    'attnfd_loss', 'cirkd_memory_loss', 'cirkd_minibatch_loss', 'cwd_loss',
+    'dist_loss', 'fitnets_loss', 'holistic_discriminator_loss',
+    'holistic_loss', 'icsd_loss', 'ifvd_loss', 'kd_loss', 'mgd_loss',
+    'mixskd_feature_loss', 'mixskd_logit_loss', 'nfd_loss', 'pairwise_loss',
+    'tfd_inter_loss', 'tfd_intra_loss', 'value_loss'
 ]

@@ -72,12 +72,21 @@ def mean_over(values: Tensor,
             return values.mean()
         weight = torch.ones_like(values)
     weight = weight.to(values)
+    values = values.masked_fill(weight == 0, 0) * weight
+    return values.sum() / total_weight(weight, sync_ranks)
+
+
+def total_weight(weight: Tensor, sync_ranks: bool = False) -> Tensor:
+    """What a weighted sum is divided by to be a mean; see :func:`mean_over`.
+
+    Returns:
+        Tensor: scalar, above 0.
+    """
     total = weight.sum()
     if sync_ranks:
         torch.distributed.all_reduce(total)
         total = total / torch.distributed.get_world_size()
-    values = values.masked_fill(weight == 0, 0) * weight
-    return values.sum() / total.where(total > 0, 1)
+    return total.where(total > 0, 1)
 
 
 def sum_over_ranks(values: Tensor, sync_ranks: bool = True) -> Tensor:
@@ -139,6 +148,35 @@ def weight_of_valid(maps: Tensor,
         return weight
     valid = (resize_label(label, maps) != ignore_index)[:, None].to(maps)
     return valid if weight is None else valid * weight
+
+
+def pooled(maps: Tensor, pool: int | None, mode: str = 'avg') -> Tensor:
+    """The maps in patches; what lies beyond the border does not count.
+
+    Args:
+        maps (Tensor): (N, C, H, W).
+        pool (int, optional): side of a patch; 1 or None: the maps.
+        mode (str): 'avg' or 'max'.
+    """
+    if pool is None or pool == 1:
+        return maps
+    if mode == 'max':
+        return F.max_pool2d(maps, pool, ceil_mode=True)
+    return F.avg_pool2d(maps, pool, ceil_mode=True, count_include_pad=False)
+
+
+def pooled_weight(weight: Tensor, pool: int | None) -> Tensor:
+    """Mean over the pixels of a patch that weigh more than 0 (N, 1, h, w)."""
+    total = pooled(weight, pool)
+    count = pooled((weight > 0).to(weight), pool)
+    return total / count.where(count > 0, 1)
+
+
+def unit_length(maps: Tensor) -> Tensor:
+    """Vectors (N, C, ...) of length 1; a vector of length 0 stays that."""
+    norm = maps.norm(dim=1, keepdim=True)
+    # by a tiny number instead it would get a slope that no half can hold
+    return maps / norm.where(norm > 1e-12, 1)
 
 
 def masked_mean(maps: Tensor, axes: tuple[int, ...],

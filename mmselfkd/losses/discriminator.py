@@ -40,12 +40,12 @@ class InputNorm(nn.Module):
 
     def forward(self, x: Tensor, sync_ranks: bool = False) -> Tensor:
         """Standardised ``x``, scaled and shifted."""
-        x = x - _batch_mean(x, sync_ranks)
-        x = x / (_batch_mean(x.square(), sync_ranks) + self.eps).sqrt()
+        x = x - batch_mean(x, sync_ranks)
+        x = x / (batch_mean(x.square(), sync_ranks) + self.eps).sqrt()
         return x * self.weight + self.bias
 
 
-def _batch_mean(x, sync_ranks):
+def batch_mean(x, sync_ranks):
     """Mean over (n, h, w), of all ranks if wanted, (1, C, 1, 1)."""
     mean = x.mean((0, 2, 3), keepdim=True)
     if sync_ranks:

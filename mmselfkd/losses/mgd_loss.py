@@ -52,8 +52,8 @@ class Generator(nn.Module):
 def mgd_loss(student: Tensor,
              teacher: Tensor,
              *,
-             generator: nn.Module,
              weight: Tensor | None = None,
+             generator: nn.Module,
              mask: Tensor | None = None,
              reduction: str = 'mean') -> Tensor:
     r"""Squared difference of the teacher and what a generator makes.
@@ -87,14 +87,14 @@ def mgd_loss(student: Tensor,
         student (Tensor): features of the student, after an adapter where its
             channels differ from the teacher's.
         teacher (Tensor): features of the teacher; detached here.
+        weight (Tensor, optional): of the positions, 0 or more; what weighs
+            0, such as padding, takes no part. None: all weigh the same.
+            Defaults to None.
         generator (nn.Module): a :class:`Generator`, or another module that
             is called with the masked map, and with it and the valid
             positions (N, 1, H, W) where there is a weight.
         mask (Tensor, optional): 0 or 1 for each position. None: nothing is
             masked. Defaults to None.
-        weight (Tensor, optional): of the positions, 0 or more; what weighs
-            0, such as padding, takes no part. None: all weigh the same.
-            Defaults to None.
         reduction (str): 'mean' or 'sum' over the elements of an image.
             Defaults to 'mean'.
 

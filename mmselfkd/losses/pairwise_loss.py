@@ -8,7 +8,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..checks import check_choice, check_integer_or_none
-from ._maps import autocast_off, check_maps, full_precision, normalise_weight
+from ._maps import (
+    autocast_off,
+    check_maps,
+    full_precision,
+    normalise_weight,
+    pooled,
+    pooled_weight,
+)
 from .base import DistillationLoss
 
 POOL_MODES = ('avg', 'max')
@@ -125,9 +132,9 @@ def pairwise_loss(student: Tensor,
         if weight is not None:
             student, teacher = (_without(x, weight == 0, pool, pool_mode)
                                 for x in (student, teacher))
-            weight = _node_weight(weight, pool)
-        student = _pooled(student, pool, pool_mode)
-        teacher = _pooled(teacher, pool, pool_mode)
+            weight = pooled_weight(weight, pool)
+        student = pooled(student, pool, pool_mode)
+        teacher = pooled(teacher, pool, pool_mode)
         return _SimilarityDistance.apply(student, teacher, connection_range,
                                          weight)
 
@@ -147,13 +154,6 @@ def _without(maps, left_out, pool, pool_mode):
     is_empty = is_empty.repeat_interleave(pool, 2).repeat_interleave(pool, 3)
     is_empty = is_empty[:, :, :maps.shape[2], :maps.shape[3]]
     return maps.masked_fill(left_out, least).masked_fill(is_empty, 0)
-
-
-def _node_weight(weight, pool):
-    """Mean over the pixels of a node that weigh more than 0 (N, 1, h, w)."""
-    total = _pooled(weight, pool, 'avg')
-    count = _pooled((weight > 0).to(weight), pool, 'avg')
-    return total / count.where(count > 0, 1)
 
 
 def _pairs(size, connection_range):
@@ -179,14 +179,6 @@ def _pair_weight(weight, connection_range):
 
 def _is_local(size, connection_range):
     return connection_range is not None and connection_range < max(size) - 1
-
-
-def _pooled(maps, pool, pool_mode):
-    if pool is None or pool == 1:
-        return maps
-    if pool_mode == 'max':
-        return F.max_pool2d(maps, pool, ceil_mode=True)
-    return F.avg_pool2d(maps, pool, ceil_mode=True, count_include_pad=False)
 
 
 class _SimilarityDistance(torch.autograd.Function):

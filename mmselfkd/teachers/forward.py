@@ -45,18 +45,18 @@ class TappedForward:
         Raises:
             Exception: Of the first call, where none reaches every tap.
         """
-        first: Exception | None = None
-        while self._calls:
+        calls, failures = self._calls, []
+        for call in calls:
+            self._calls = [call]
             try:
                 self._run(self.taps, inputs, samples)
+            except Exception as error:  # of a model: whatever it may raise
+                failures.append(error)
+            if all(tap.runs for tap in self.taps.values()):
                 break
-            except Exception as error:
-                if all(tap.runs for tap in self.taps.values()):
-                    break
-                first = first or error
-                del self._calls[0]
-        if first is not None and not self._calls:
-            raise first
+        else:
+            if len(failures) == len(calls):
+                raise failures[0]
         for tap in self.taps.values():
             tap.expected_runs = len(tap.runs)
         levels = self._take(self.taps, inputs)

@@ -1,5 +1,5 @@
 """The student on mixed images, and an aggregating head: MixSKD."""
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn
 from ..errors import ConfigError
 from ..hosts import Place, Reading
 from ..registry import TEACHERS
+from ..sources import as_list, gather
 from .teacher import BatchContext, Teacher, TeacherOutput
 
 SOURCES = ('interpolated.features', 'mixed.features',
@@ -90,7 +91,8 @@ class MixTeacher(Teacher):
     itself.
 
     Args:
-        source (str): The backbone's stages. Defaults to 'backbone'.
+        source (str | list[str]): The backbone's stages. Defaults to
+            'backbone'.
         alpha (float): :math:`a` above. Defaults to 0.2.
         key (str): Where this stands in the user's config, for the errors.
 
@@ -101,7 +103,7 @@ class MixTeacher(Teacher):
     """
 
     def __init__(self,
-                 source: str = 'backbone',
+                 source: str | Sequence[str] = 'backbone',
                  alpha: float = 0.2,
                  key: str = 'teacher') -> None:
         super().__init__(key)
@@ -109,11 +111,9 @@ class MixTeacher(Teacher):
                 or not 0 < alpha < 1e6):
             raise ConfigError(f'{key}.alpha = {alpha!r}: of the distribution '
                               'Beta(alpha, alpha); a number above 0 is needed')
-        if not isinstance(source, str):
-            raise ConfigError(f'{key}.source = {source!r}: a string is needed,'
-                              " such as 'backbone'")
-        self.student_sources = [source, 'features', 'logits']
         self.source, self.alpha = source, alpha
+        self._stages = as_list(source, f'{key}.source')
+        self.student_sources = [*self._stages, 'features', 'logits']
 
     def request(self, source: str, key: str, student: nn.Module) -> None:
         if source not in SOURCES:
@@ -125,11 +125,16 @@ class MixTeacher(Teacher):
             raise ConfigError(
                 'train_dataloader.batch_size = 1: MixTeacher mixes the images'
                 ' of a batch; two or more on each device are needed')
-        stages = context.levels[self.source]
+        stages = gather(self._stages, context.levels)
         if len(stages) < 2:
+            inside = dict(context.student.named_modules()).get(
+                self._stages[0], nn.Module())
+            names = [f'{self._stages[0]}.{name}'
+                     for name, _ in inside.named_children()][-2:]
             raise ConfigError(
                 f'{self.key}.source = {self.source!r}: gives one level; '
-                'two stages or more are needed')
+                'two stages or more are needed; name modules inside it, such '
+                f"as teacher=dict(type='MixTeacher', source={names})")
         self._task = context.host.pixel_loss(context.student, self.key)
         self._scores = context.host.place(
             context.student, 'logits', self.key).reading
@@ -192,7 +197,7 @@ class MixTeacher(Teacher):
                 'self-teacher, trained along; not in the saved student')
 
     def _view(self, seen: dict[str, list]) -> dict[str, list]:
-        aligned, scores = self._network(seen[self.source][:-1],
+        aligned, scores = self._network(gather(self._stages, seen)[:-1],
                                       seen['features'][0])
         return dict(features=aligned, branches=scores, logits=seen['logits'])
 

@@ -64,10 +64,12 @@ class SelfTeacher(Teacher):
 
     def request(self, source: str, key: str, student: nn.Module) -> None:
         if host_of(student).regions_for(student, source):
+            name = key.split('.')[-2]
             raise ConfigError(
                 f'{key} = {source!r}: the RoIs of a self-teacher are not '
-                "those of the student; use 'neck' or 'rpn_head.rpn_cls', or "
-                'switch the loss off')
+                f'those of the student; switch it off, losses=dict({name}='
+                "None), or name class scores of maps, such as source='"
+                "rpn_head.rpn_cls'")
         self._requests.setdefault(source, key)
 
     def fit(self, context: BatchContext, resources: ExitStack) -> None:

@@ -35,6 +35,14 @@ HOOKS = dict(
                 type='KDLoss',
                 source=dict(student='logits', teacher='average:logits')))),
     mix=dict(type='mmselfkd.MixSKDHook'),
+    cirkd=dict(
+        type='mmselfkd.CIRKDHook',
+        teacher=teacher(),
+        losses=dict(
+            loss_minibatch=None,  # its pairs are those of a rank
+            loss_memory=dict(
+                loss_weight=10., pixels_per_class=10**4, pixel_memory=3000,
+                region_memory=20, pixel_samples=3000, region_samples=20))),
     ignored=dict(
         type='mmselfkd.DistillHook',
         teacher=teacher(),

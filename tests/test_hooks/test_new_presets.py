@@ -2,6 +2,7 @@
 import pytest
 import tiny_runs
 from helpers import assert_clean, assert_stock, load, train
+from test_distributed import assert_same, launch
 from test_presets import documented
 from test_resume import stop_and_go
 
@@ -10,7 +11,8 @@ from mmselfkd.sources import STUDENT
 
 # hook -> the folder of its configs
 HOOKS = dict(
-    CWDHook='cwd', DISTHook='dist', FitNetsHook='fitnets', MGDHook='mgd')
+    AttnFDHook='attnfd', CIRKDHook='cirkd', CWDHook='cwd', DISTHook='dist',
+    FitNetsHook='fitnets', IFVDHook='ifvd', MGDHook='mgd')
 every_hook = pytest.mark.parametrize('name', HOOKS)
 
 
@@ -61,3 +63,22 @@ def test_a_run_logs_its_losses_and_leaves_a_stock_student(tmp_path, name):
 def test_two_and_two_are_four(tmp_path, name):
     cfg = tiny_runs.config(tmp_path, hook(name), iters=4)
     stop_and_go(cfg, tmp_path)
+
+
+def test_queues_of_two_ranks_are_those_of_one(tmp_path):
+    """All pixels are remembered and compared with, so nothing is chosen."""
+    one = launch('cirkd', tmp_path / 'one', 4, 1)
+    two = launch('cirkd', tmp_path / 'two', 2, 2)
+    assert_same(one['state_dict'], two['state_dict'])
+    ours, theirs = (x['mmselfkd']['modules'] for x in (one, two))
+    for kind in ('pixels', 'regions'):
+        prefix = f'loss_memory.losses.0.{kind}'
+        places = ours[f'{prefix}.places']
+        assert places.max() > 0
+        assert places.equal(theirs[f'{prefix}.places'])
+        for first, second in zip(*(
+                x[f'{prefix}.slots'][:-1].unflatten(0, (len(places), -1))
+                for x in (ours, theirs))):
+            # the images of a batch are in another order
+            assert_same({kind: first.sort(0).values},
+                        {kind: second.sort(0).values})

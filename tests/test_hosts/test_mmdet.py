@@ -7,7 +7,7 @@ from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement, InstanceData
 
 from mmselfkd.errors import ConfigError
-from mmselfkd.hosts import MMDetHost, Reading, host_of
+from mmselfkd.hosts import MMDetHost, Reading, host_of, watched_modules
 from mmselfkd.taps import Tap
 
 
@@ -37,7 +37,7 @@ def test_whose_model_it_is(build, name):
     ('retinanet', 'retina_cls', 'retina_reg'),
     ('fcos', 'conv_cls', 'conv_reg'),
     ('atss', 'atss_cls', 'atss_reg'),
-    ('gfl', 'gfl_cls', 'gfl_reg'),
+    ('gfl', 'gfl_cls', 'scales'),
 ])
 def test_dense_heads(build, name, scores, boxes):
     model = build(name)
@@ -46,8 +46,8 @@ def test_dense_heads(build, name, scores, boxes):
     assert found.is_map and found.argument is None and not found.queries
     assert found.reading == Reading('classes', 'sigmoid', 6)
     box = place(model, 'boxes')
-    assert box.modules == [getattr(model.bbox_head, boxes)]
-    if name == 'gfl':  # four distributions over bins
+    assert box.modules == watched_modules(getattr(model.bbox_head, boxes))
+    if name == 'gfl':  # four distributions over bins, scaled by level
         assert box.reading == Reading('distributions', 'softmax', 17)
         assert box.reading.groups(4 * 17) == 4
     else:

@@ -7,6 +7,7 @@ import torch
 
 from mmselfkd.losses import (
     ATLoss,
+    CIRKDMiniBatchLoss,
     CWDLoss,
     DISTLoss,
     FitNetsLoss,
@@ -37,9 +38,12 @@ LOSSES = [
     CWDLoss(),
     DISTLoss(),
     FitNetsLoss(),
+    CIRKDMiniBatchLoss(),
+    CIRKDMiniBatchLoss(pool=2),
 ]
 IDS = ['kd', 'pair', 'pair-local', 'nfd', 'nfd-c', 'icsd', 'at', 'at-sum',
-       'value', 'cwd', 'dist', 'fitnets']
+       'value', 'cwd', 'dist', 'fitnets', 'cirkd',
+       'cirkd-pool']
 every_loss = pytest.mark.parametrize('loss', LOSSES, ids=IDS)
 
 

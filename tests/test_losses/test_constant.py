@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from loss_classes import CLASSES
+from every_loss import CLASSES
 
 from mmselfkd.losses import (
     ATLoss,

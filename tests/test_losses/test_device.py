@@ -8,7 +8,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from loss_classes import CLASSES
+from every_loss import CLASSES, made
 
 from mmselfkd import losses
 from mmselfkd.distillation.level_matching import resize_like
@@ -44,7 +44,7 @@ def test_what_the_device_shows():
 
 @pytest.mark.parametrize('loss, weighted', [
     pytest.param(loss, weighted, id=f'{type(loss).__name__}-{weighted}')
-    for loss in [cls() for cls in CLASSES] + OPTIONS
+    for loss in [made(cls) for cls in CLASSES] + OPTIONS
     for weighted in (False, True)[:1 + loss.takes_weight]])
 def test_no_value_is_read_and_no_device_mixed(loss, weighted):
     student, teacher = (on_meta(2, 70, 12, 16) for _ in range(2))

@@ -4,7 +4,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from loss_classes import CLASSES
+from every_loss import CLASSES, extra, made
 
 from mmselfkd import losses
 from mmselfkd.checks import LEAST, MOST
@@ -24,8 +24,7 @@ def maps():
 def values(loss, student, teacher):
     """What the loss gives; of an adversarial one both players' terms."""
     image = torch.ones(2, 3, 12, 10)
-    extra = {'image': image} if loss.needs_image else {}
-    yield loss(student, teacher, **extra)
+    yield loss(student, teacher, **extra(loss, student))
     if loss.is_adversarial:
         yield loss.discriminator_loss(student, teacher, image=image)
 
@@ -55,7 +54,7 @@ def test_constant_huge_and_zero_maps(cls, precision):
     dtype = getattr(torch, precision)
     context = nullcontext() if dtype is torch.float32 else torch.autocast(
         'cpu', dtype=dtype)
-    loss = cls()
+    loss = made(cls)
     with context:
         for (one, s), (other, t) in itertools.product(
                 maps().items(), list(maps().items())[::2]):

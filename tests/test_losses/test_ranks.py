@@ -2,14 +2,15 @@
 
 import pytest
 import torch
-from loss_classes import CLASSES
+from every_loss import CLASSES, extra, made
 from torch import distributed
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmselfkd import losses
 
 # that have a mean over all ranks
-SYNCED = (losses.DISTLoss, losses.HolisticLoss, losses.KDLoss,
+SYNCED = (losses.AttnFDLoss, losses.CIRKDMemoryLoss, losses.DISTLoss,
+          losses.HolisticLoss, losses.IFVDLoss, losses.KDLoss,
           losses.MixSKDLogitLoss)
 
 
@@ -34,14 +35,12 @@ def collectives(loss):
     """How many there are in the calls of an iteration."""
     student, teacher = torch.rand(2, 2, 4, 6, 6)
     image = torch.rand(2, 3, 12, 12)
-    extra = dict(
-        label=torch.zeros(2, 6, 6).long() if loss.needs_label else None,
-        image=image if loss.needs_image else None,
-        weight=torch.ones(2, 1, 6, 6) if loss.takes_weight else None)
-    extra = {name: x for name, x in extra.items() if x is not None}
+    options = extra(loss, student)
+    if loss.takes_weight:
+        options['weight'] = torch.ones(2, 1, 6, 6)
     student.requires_grad_()
     with Collectives() as seen:
-        loss(student, teacher, **extra).backward()
+        loss(student, teacher, **options).backward()
         if loss.is_adversarial:
             loss.discriminator_loss(student, teacher, image=image).backward()
     return seen.count
@@ -49,7 +48,7 @@ def collectives(loss):
 
 @pytest.mark.parametrize('cls', CLASSES)
 def test_no_collective_unless_asked_for(process_group, cls):
-    loss = cls()
+    loss = made(cls)
     assert collectives(loss) == 0
     loss.sync_ranks = True
     assert (collectives(loss) > 0) is (cls in SYNCED)
@@ -62,7 +61,7 @@ import sys
 import torch
 from torch import distributed
 from mmselfkd.losses import (
-    DISTLoss, HolisticLoss, KDLoss, MixSKDLogitLoss)
+    DISTLoss, HolisticLoss, IFVDLoss, KDLoss, MixSKDLogitLoss)
 
 rank, store = int(sys.argv[1]), sys.argv[2]
 distributed.init_process_group(
@@ -95,7 +94,7 @@ holistic = HolisticLoss()
 holistic.build(student, teacher, image)
 holistic.double()
 for loss in (KDLoss(), MixSKDLogitLoss(), holistic, DISTLoss(),
-             DISTLoss(ignore_index='head')):
+             DISTLoss(ignore_index='head'), IFVDLoss()):
     whole = value(loss, slice(4), False)
     torch.testing.assert_close(mean(loss, True), whole)
     assert (mean(loss, False) - whole).abs() > 1e-4 * whole.abs()

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from mmselfkd.losses import (
     ATLoss,
+    CIRKDMiniBatchLoss,
     CWDLoss,
     DISTLoss,
     FitNetsLoss,
@@ -31,7 +32,8 @@ LOSSES = dict(
     intra=TFDIntraLoss(), value=ValueLoss(),
     value_si=ValueLoss('scale_invariant'), kd_sides=KDLoss(groups=2),
     cwd=CWDLoss(2.0), dist=DISTLoss(), fitnets=FitNetsLoss(),
-    dist_sigmoid=DISTLoss(activation='sigmoid'))
+    dist_sigmoid=DISTLoss(activation='sigmoid'),
+    cirkd=CIRKDMiniBatchLoss(0.5), cirkd_pool=CIRKDMiniBatchLoss(0.5, pool=2))
 every_loss = pytest.mark.parametrize('name', LOSSES)
 
 
@@ -111,7 +113,8 @@ def test_shape_is_checked(name):
 
 
 @pytest.mark.parametrize('name', [
-    'kd', 'kd_sigmoid', 'nfd_c', 'pair', 'icsd', 'cwd', 'fitnets', 'dist'])
+    'kd', 'kd_sigmoid', 'nfd_c', 'pair', 'icsd', 'cwd', 'fitnets', 'dist',
+    'cirkd'])
 def test_weight_two_is_a_position_twice(name):
     # where a position stands does not matter to these
     student, teacher = maps(1, 4, 1, 5)

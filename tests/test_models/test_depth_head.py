@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import teacher_model
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import PixelData
@@ -314,16 +315,14 @@ def test_structured_distillation_of_depth(run, tmp_path):
 def test_discriminator_takes_the_teachers_depth_as_real(run, monkeypatch):
     original, seen = HolisticLoss.discriminator_loss, []
 
-    def watched(self, student, teacher, image=None):
-        network, = (owner.model for owner in hook.teachers.values())
+    def watched(self, student, teacher, *, image=None, **options):
         with torch.no_grad():
-            depth = network(image, mode='tensor')
+            depth = teacher_model(runner)(image, mode='tensor')
         seen.append((student, teacher, image, depth))
-        return original(self, student, teacher, image)
+        return original(self, student, teacher, image=image, **options)
 
     monkeypatch.setattr(HolisticLoss, 'discriminator_loss', watched)
     runner = run('real', distilled())
-    hook = next(h for h in runner.hooks if hasattr(h, 'teachers'))
     runner.train()
     assert len(seen) == 2
     for student, real, image, depth in seen:

@@ -172,7 +172,7 @@ def documented():
                 yield shlex.split(line)
 
 
-@pytest.mark.parametrize('command', documented(), ids=' '.join)
+@pytest.mark.parametrize('command', list(documented()), ids=' '.join)
 def test_documented_commands(config_of, monkeypatch, command):
     monkeypatch.setattr(train, 'find_checkpoint', lambda path: path)
     assert command[:2] == ['python', 'tools/train.py']

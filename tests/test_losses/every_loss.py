@@ -1,0 +1,32 @@
+"""Every loss of the package, and how to make and call each."""
+import inspect
+
+import torch
+
+from mmselfkd import losses
+
+CLASSES = [getattr(losses, name) for name in losses.__all__
+           if inspect.isclass(getattr(losses, name))
+           and name not in ('AdversarialLoss', 'DistillationLoss')]
+
+
+def made(cls):
+    """One with its defaults; a memory is small, and of three classes."""
+    options = dict(num_classes=3, pixel_memory=20, region_memory=5)
+    taken = inspect.signature(cls).parameters
+    return cls(**{name: value for name, value in options.items()
+                  if name in taken})
+
+
+def extra(loss, maps, side=2):
+    """The keywords it asks for, of an input of ``side`` times the size."""
+    n, _, height, width = maps.shape
+    height, width = side * height, side * width
+    options = {}
+    if loss.needs_label:
+        options['label'] = torch.zeros(
+            n, height, width, dtype=torch.long, device=maps.device)
+    if loss.needs_image:
+        options['image'] = torch.ones(
+            n, 3, height, width, device=maps.device)
+    return options
