@@ -5,7 +5,6 @@ each head the cheapest config; all heads and all methods are the business of
 ``benchmarks/hosts_table.py``, whose page is checked at the end.
 """
 import copy
-import re
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,9 +18,8 @@ from mmengine.runner import Runner
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[2] / 'benchmarks'))
-import hosts_table  # noqa: E402
 import shipped_heads  # noqa: E402
-from shipped_heads import DETECTORS, SEGMENTORS, SHIPPED  # noqa: E402
+from shipped_heads import SHIPPED  # noqa: E402
 
 from mmselfkd.distillation.level_matching import LevelMatcher  # noqa: E402
 from mmselfkd.distillation.loss_config import LossConfig  # noqa: E402
