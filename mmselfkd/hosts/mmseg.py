@@ -72,6 +72,15 @@ class MMSegHost(Host):
         return stages + [_of_one_run(place)
                          for place in super().known_places(model)]
 
+    def classifier(self, model: Model) -> nn.Module | None:
+        head = self.heads(model)[0]
+        place = self._output(model, head, 'classes')
+        if (place is None or place.select is not None
+                or len(place.modules) != 1
+                or self._output(model, head, 'features') is not None):
+            return None  # features are not what enters one layer
+        return place.modules[0]
+
     def num_classes(self, model: Model) -> int | None:
         return getattr(self.heads(model)[0], 'num_classes', None)
 

@@ -18,9 +18,8 @@ from mmengine.runner import Runner
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[2] / 'benchmarks'))
-import hosts_table  # noqa: E402
 import shipped_heads  # noqa: E402
-from shipped_heads import DETECTORS, SEGMENTORS, SHIPPED  # noqa: E402
+from shipped_heads import SHIPPED  # noqa: E402
 
 from mmselfkd.distillation.level_matching import LevelMatcher  # noqa: E402
 from mmselfkd.distillation.loss_config import LossConfig  # noqa: E402
