@@ -165,8 +165,8 @@ REFERENCES = {f'mmdet/{name}': ('bbox_head', dense) for name in DENSE} | {
 
 
 def kd(**options):
-    return LossConfig('loss_kd', dict(
-        type='KDLoss', source='logits', ignore_index=None, **options), 'key',
+    return LossConfig('loss_kd', dict(dict(
+        type='KDLoss', source='logits', ignore_index=None), **options), 'key',
         ['teacher'])
 
 
@@ -184,12 +184,9 @@ def teach(model, twin, inputs, samples, source='logits'):
         context = BatchContext(model, inputs, samples, {
             path: tap.take() for path, tap in taps.items()})
     teacher.fit(context, ExitStack())
-    twin.train()  # batch statistics, as in the student
-    try:
-        output = teacher.rehearse(context)
-    except Exception:  # training needs labels
-        twin.eval()
-        output = teacher.rehearse(context)
+    if not hasattr(model, 'encoder'):  # a DETR trains on labels only
+        twin.train()  # batch statistics, as in the student
+    output = teacher.rehearse(context)
     return output.levels[source], teacher.place(source)
 
 
@@ -235,3 +232,149 @@ def assert_same_model_has_nothing_to_teach(model, twin, inputs, samples,
             x.shape[1] // size).view(1, -1, 1, 1, 1)).flatten(1, 2)
             for x in levels]
         assert value(shifted) == pytest.approx(0, abs=1e-5)
+
+
+# -- regions, queries, masks and boxes ---------------------------------------
+
+
+def of_regions(args, kwargs, head):
+    scores = kwargs['cls_score'] if 'cls_score' in kwargs else args[0]
+    if head.custom_activation:
+        return [head.loss_cls.get_activation(scores)]
+    return [scores.softmax(-1)]
+
+
+def of_two_objects(args, kwargs, head):
+    scores = args[2] if head.with_refine else args[0]
+    return [x.softmax(-1) for x in scores.unflatten(1, (2, -1)).unbind(1)]
+
+
+REGIONS = {'faster_rcnn': of_regions, 'cascade': of_regions,
+           'double_heads': of_regions, 'dynamic_rcnn': of_regions,
+           'fast_rcnn': of_regions, 'seesaw': of_regions, 'htc': of_regions,
+           'scnet': of_regions, 'sabl_faster': of_regions}
+
+
+@pytest.mark.parametrize('name', sorted(REGIONS))
+def test_scores_of_regions(name):
+    model, inputs, samples = ready(DETECTORS[name])
+    twin = copy.deepcopy(model)
+    head = model.roi_head.bbox_head
+    head = head[-1] if isinstance(head, nn.ModuleList) else head
+    torch.manual_seed(0)
+    levels, place, seen = levels_of(
+        model, inputs, samples, patched=[(head, 'loss_and_target')])
+    assert not place.is_map
+    rows = probabilities(levels, place.reading)
+    wanted = REGIONS[name](*seen[-1], head)
+    for ours, theirs in zip(rows, wanted, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+    assert_same_model_has_nothing_to_teach(
+        model, twin, inputs, samples, levels, place)
+
+
+@pytest.mark.parametrize('name', ['crowddet', 'crowddet_refine'])
+def test_scores_of_two_objects_in_a_region(name):
+    model, inputs, samples = ready(DETECTORS[name])
+    head = model.roi_head.bbox_head
+    levels, place, _ = levels_of(model, inputs, samples)
+    refined = head.fc_cls_ref if head.with_refine else head.fc_cls
+    assert place.modules == list(refined) and len(levels) == 2
+    assert place.reading.activation == 'softmax'
+    assert all(level.shape[1] == 2 for level in levels)  # person or nothing
+
+
+@pytest.mark.parametrize('name', ['mmseg/maskformer', 'mmseg/mask2former',
+                                  'mmdet/mask2former', 'mmdet/maskformer'])
+def test_scores_of_a_mask_classifier_are_class_times_mask(name):
+    model, inputs, samples = ready(SHIPPED[name])
+    head = getattr(model, 'decode_head', None) or model.panoptic_head
+    outputs = []
+    handle = head.register_forward_hook(
+        lambda head, args, out: outputs.append(out))
+    levels, place, _ = levels_of(model, inputs, samples)
+    handle.remove()
+    classes, masks = (x[-1].detach() for x in outputs[-1])
+    level, = levels
+    assert level.shape == (2, head.num_classes, *masks.shape[2:])
+    for n, y, x in ((0, 0, 0), (1, 3, 5)):
+        share = torch.zeros(head.num_classes)
+        for query in range(masks.shape[1]):
+            share += classes[n, query].softmax(0)[:-1] * masks[
+                n, query, y, x].sigmoid()
+        ours = level[n, :, y, x].softmax(0)
+        assert torch.allclose(ours, share / share.sum(), atol=1e-5)
+
+
+def test_scores_of_masks_classified_by_texts():
+    """SAN: the map is what its own inference makes of the same outputs."""
+    model, inputs, samples = ready(SEGMENTORS['san'])
+    levels, place, _ = levels_of(model, inputs, samples)
+    model.eval()
+    with torch.no_grad():
+        tap = Tap(model, 'logits', 'key', ExitStack())
+        tap.open()
+        seen = []
+        with mock.patch.object(
+                model.decode_head, 'predict_by_feat',
+                side_effect=lambda outputs, metas: seen.append(outputs)):
+            host_of(model).run_to_predict(model, inputs, samples)
+        level, = tap.take(inputs.shape)
+    masks, classes = seen[0]
+    share = torch.einsum('nqk,nqhw->nkhw', classes.softmax(-1)[..., :-1],
+                         masks.sigmoid())
+    assert torch.allclose(level.softmax(1), share / share.sum(1, True),
+                          atol=1e-5)
+    assert levels[0].shape == level.shape
+
+
+def test_boxes_of_gfl_are_distributions_by_side():
+    model, inputs, samples = ready(DETECTORS['gfl'])
+    twin = copy.deepcopy(model)
+    head = model.bbox_head
+    for number, scale in enumerate(head.scales):  # what is learnt
+        scale.scale.data.fill_(1.5 + number)
+    twin.load_state_dict(model.state_dict())
+    levels, place, seen = levels_of(
+        model, inputs, samples, 'boxes', [(head, 'loss_by_feat')])
+    for ours, theirs in zip(levels, seen[0][0][1], strict=True):
+        assert torch.equal(ours, theirs)
+    assert place.reading.kind == 'distributions'
+    theirs, their_place = teach(model, twin, inputs, samples, 'boxes')
+    config = kd(source='boxes')
+    matcher = LevelMatcher(config, levels, theirs, [place], [their_place])
+    layout = BatchContext(model, inputs, samples).layout
+
+    def value(student):
+        return float(sum(config.loss(s, t) for s, t in matcher(
+            student, theirs, layout)))
+
+    assert value(levels) == pytest.approx(0, abs=1e-6)
+    bins = head.reg_max + 1
+    side = torch.zeros(1, 4 * bins, 1, 1)
+    side[:, bins:2 * bins] = 3.
+    assert value([x + side for x in levels]) == pytest.approx(0, abs=1e-5)
+    side[:, bins] += 1.  # one bin of that side
+    assert value([x + side for x in levels]) > 1e-3
+    # a host's own integral of the same probabilities
+    level = levels[0]
+    ours = level.unflatten(1, (4, bins)).softmax(2).mul(
+        torch.arange(float(bins)).view(1, 1, -1, 1, 1)).sum(2)
+    assert torch.allclose(
+        head.integral(level.permute(0, 2, 3, 1).flatten(0, 2)),
+        ours.permute(0, 2, 3, 1).flatten(0, 2), atol=1e-4)
+
+
+@pytest.mark.parametrize('name', ['dino', 'ddq', 'conditional_detr'])
+def test_queries_made_from_labels_are_left_out(name):
+    model, inputs, samples = ready(DETECTORS[name])
+    twin = copy.deepcopy(model)
+    torch.manual_seed(0)
+    levels, place, _ = levels_of(model, inputs, samples)
+    level, = levels
+    assert level.shape == (2, model.bbox_head.cls_out_channels,
+                           model.num_queries, 1)
+    assert place.queries == model.num_queries
+    assert place.reading.activation == 'sigmoid'
+    assert_same_model_has_nothing_to_teach(
+        model, twin, inputs, samples, levels, place)
