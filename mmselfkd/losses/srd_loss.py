@@ -90,9 +90,9 @@ def srd_loss(student: Tensor,
         if mask is not None:
             student, teacher = (
                 x.masked_fill(~mask, 0) for x in (student, teacher))
-        loss = weighted_mean(
-            (classifier(student) - classifier(teacher).detach()).square(),
-            weight)
+        ours, theirs = classifier(student), classifier(teacher).detach()
+        loss = F.mse_loss(ours, theirs) if weight is None else weighted_mean(
+            (ours - theirs).square(), weight)
         if statistics:
             loss = loss + statistics * F.mse_loss(*(
                 masked_mean(x, (2, 3), mask) for x in (student, teacher)))
