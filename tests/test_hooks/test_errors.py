@@ -272,7 +272,7 @@ def test_names_that_a_teacher_cannot_have(tiny, tmp_path, name):
 
 
 @pytest.mark.parametrize('teacher, says', [
-    (dict(type='MixTeacher', source=['backbone']), 'source'),
+    (dict(type='MixTeacher', source=['backbone', 5]), 'source'),
     (dict(type='MixTeacher', alpha=True), 'alpha = True'),
     (dict(type='SelfTeacher', source=[['backbone']]), 'source'),
     (dict(type='SelfTeacher', neck=0), 'neck = 0'),

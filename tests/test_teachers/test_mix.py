@@ -158,6 +158,19 @@ def test_maps_by_hand(student):
             net.classifier(net.aggregate(features)))
 
 
+def test_stages_by_their_names(student):
+    """As many sources as the user names, in the order of the stages."""
+    context = context_for(student)
+    names = ['backbone[1]', 'backbone[3]']
+    context.levels.update(look(student, context.inputs, names))
+    teacher = fitted(student, context, source=names)
+    levels = teacher.teach(context, None).levels
+    assert len(levels['mixed.features']) == 2
+    assert len(levels['mixed.branches']) == 1
+    assert teacher.module.branches[0].conv.in_channels == context.levels[
+        'backbone[1]'][0].shape[1]
+
+
 def cross_entropy(logits, label, valid):
     """Mean over the valid pixels, pixel by pixel."""
     logits = F.interpolate(logits, size=label.shape[1:], mode='bilinear')

@@ -142,8 +142,8 @@ def mix_teacher_source(rng, case):
     if case.head == 'Binary':
         return None
     cfg = dict(type='MixTeacher', source=rng.choice([
-        5, None, [], {}, ['backbone'], ['backbone[0]', 'backbone[1]'], True,
-        nan, '', 'backbon', 'decode_head', 'backbone[0]', 'backbone[9]',
+        5, None, [], {}, ['backbone[0]'], ['backbone', 5], [['backbone']],
+        True, nan, '', 'backbon', 'decode_head', 'backbone[0]', 'backbone[9]',
         'features', 'logits', 'backbone.nothing']))
     take_teacher(rng, case, cfg, 'MixSKDHook')
     return f'MixTeacher.source = {cfg["source"]!r}', 'source'
