@@ -74,11 +74,13 @@ class MMSegHost(Host):
 
     def classifier(self, model: Model) -> nn.Module | None:
         head = self.heads(model)[0]
-        place = self._output(model, head, 'classes')
-        if (place is None or place.select is not None
-                or len(place.modules) != 1
-                or self._output(model, head, 'features') is not None):
+        if (self._output(model, head, 'features') is not None
+                or hasattr(model, 'text_encoder')):
             return None  # features are not what enters one layer
+        spec = find_head_spec(head)
+        place = spec and spec.place(head, 'classes')
+        if not place or place.select is not None or len(place.modules) != 1:
+            return None
         return place.modules[0]
 
     def num_classes(self, model: Model) -> int | None:
