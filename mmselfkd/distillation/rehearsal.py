@@ -93,6 +93,12 @@ def rehearse(student: nn.Module, twin: nn.Module,
                 f'{name}.{key}' for key in outputs[name].losses]
         found = all_levels(context, outputs)
         for config in configs:
+            if config.loss.needs_images and context.batch_size == 1:
+                raise ConfigError(
+                    'train_dataloader.batch_size = 1: '
+                    f'{config.key} compares images of a batch with each '
+                    f'other; use a batch of at least 2, or {config.key} = '
+                    'None')
             _fill_in(config, student)
             ours = gather(config.student_sources, found)
             theirs = gather(config.teacher_sources, found)

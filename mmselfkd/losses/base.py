@@ -47,6 +47,8 @@ class DistillationLoss(nn.Module):
             and is frozen; the loss looks at these.
         needs_positions (bool): The loss compares the positions of a map with
             each other, so vectors of RoIs give it nothing to compare.
+        needs_images (bool): The loss compares the images of a batch with
+            each other, so a batch of one gives it nothing to compare.
         is_adversarial (bool): See :class:`AdversarialLoss`.
         activation (str, optional): ``'softmax'`` or ``'sigmoid'``: how class
             scores become probabilities. None: the run sets it from the
@@ -72,6 +74,7 @@ class DistillationLoss(nn.Module):
     needs_image: bool = False
     needs_classifier: bool = False
     needs_positions: bool = False
+    needs_images: bool = False
     is_adversarial: bool = False
     activation: str | None = None
     groups: int | None = None

@@ -119,7 +119,7 @@ def cirkd_minibatch_loss(student: Tensor,
     image :math:`j` it resembles, and :math:`\tau` is the temperature. The
     pairs are ordered, and :math:`i = j` is one. Only similarities are
     compared, so the two maps may differ in channels. The images are those of
-    one rank.
+    one rank; a run whose batches hold one is refused.
 
     Cost: 7 N^2 M^2 C multiplications; a chunk of rows at a time, so memory
     is linear in N M. The gradient is ready with the value and cannot be
@@ -317,6 +317,7 @@ class CIRKDMiniBatchLoss(DistillationLoss):
     channels = 'any'
     takes_weight = True
     needs_positions = True
+    needs_images = True
 
     def __init__(self, temperature: float = 0.1, pool: int | None = None):
         super().__init__()

@@ -1,10 +1,11 @@
-"""A loss that remembers batches and counts by class."""
+"""What a loss asks of the run: memory, number of classes, images."""
 import pytest
 import tiny_runs
 import torch
 from helpers import At, distillation, load, train
 from test_resume import stop_and_go
 
+from mmselfkd import ConfigError
 from mmselfkd.losses import DistillationLoss
 from mmselfkd.registry import MODELS
 
@@ -57,3 +58,20 @@ def test_what_it_remembers_is_resumed(tmp_path):
     stop_and_go(config(tmp_path, iters=4), tmp_path)
     assert load(tmp_path / 'resumed', 4)['mmselfkd']['modules'] == {
         'loss_count.losses.0.calls': 4}
+
+
+def cirkd(tmp_path, **losses):
+    hook = dict(type='mmselfkd.CIRKDHook', teacher=tiny_runs.teacher(),
+                losses=losses)
+    return tiny_runs.config(
+        tmp_path, hook, iters=1, **{'train_dataloader.batch_size': 1})
+
+
+def test_a_batch_of_one_is_refused_where_images_are_compared(tmp_path):
+    with pytest.raises(ConfigError) as error:
+        train(cirkd(tmp_path))
+    for part in ('train_dataloader.batch_size = 1',
+                 'CIRKDHook.losses.loss_minibatch', 'at least 2'):
+        assert part in str(error.value)
+    _, logs = train(cirkd(tmp_path, loss_minibatch=None))  # memory has others
+    assert logs.entries[0]['distill.loss_memory'] > 0
