@@ -111,6 +111,21 @@ def _cirkd_memory():
         num_classes=128, pixel_memory=64, region_memory=16).eval()
 
 
+class _WithClassifier(losses.SRDLoss):
+    """With a classifier of its own, of 19 classes."""
+
+    needs_classifier = False
+
+    def build(self, student, teacher, image):
+        super().build(student, teacher, image)
+        self.classifier = nn.Conv2d(teacher.shape[1], 19, 1).to(
+            teacher.device).requires_grad_(False)
+
+    def forward(self, student, teacher):
+        return super().forward(
+            student, teacher, classifier=self.classifier)
+
+
 CASES = (
     _kd('KDLoss', sizes=LOGITS + CLASSES),
     _kd('KDLoss, probability shift', adjust='ProbabilityShift'),
@@ -135,6 +150,7 @@ CASES = (
     Case('IFVDLoss', losses.IFVDLoss, naive.ifvd, FEATURES[:3]),
     Case('AttnFDLoss', losses.AttnFDLoss, naive.attnfd, FEATURES[:3],
          of_module=True),
+    Case('SRDLoss', _WithClassifier, naive.srd, FEATURES[:3], of_module=True),
     Case('MGDLoss', losses.MGDLoss, naive.mgd, FEATURES[:3], of_module=True),
     Case('ICSDLoss', losses.ICSDLoss, naive.icsd, LOGITS + CLASSES,
          positive=False),

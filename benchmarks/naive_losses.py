@@ -174,6 +174,14 @@ def attnfd(s, t, label, image, module):
                for one, other in zip(s, t)) / len(s)
 
 
+def srd(s, t, label, image, module):
+    """Both features through the classifier, and the means of the channels."""
+    s = F.relu(module.norm(module.connector(s)))
+    classifier = module.classifier
+    return (((classifier(s) - classifier(t))**2).mean()
+            + ((s.mean((2, 3)) - t.mean((2, 3)))**2).mean())
+
+
 def mgd(s, t, label, image, module):
     """What the generator makes of a map with three quarters masked."""
     keep = (torch.rand(len(s), 1, *s.shape[2:], device=s.device) >= 0.75)

@@ -12,7 +12,7 @@ __all__ = [
     'DISTHook', 'DistillHook', 'EMATeacher', 'FRSKDHook', 'FitNetsHook',
     'FrozenTeacher', 'ICSDHook', 'IFVDHook', 'KADTDHook', 'MGDHook',
     'MixSKDHook', 'MixTeacher', 'ModelTeacher', 'NFDHook', 'SKDHook',
-    'SelfTeacher', 'SnapshotTeacher', 'StudentAsTeacher', 'TFDHook',
+    'SRDHook', 'SelfTeacher', 'SnapshotTeacher', 'StudentAsTeacher', 'TFDHook',
     '__version__', 'register_head', 'register_host'
 ]
 
@@ -47,6 +47,7 @@ else:
         MixSKDHook,
         NFDHook,
         SKDHook,
+        SRDHook,
         TFDHook,
     )
     from .hosts import register_head, register_host

@@ -28,7 +28,7 @@ What a tap gives is a list of tensors, the levels:
   checkpointing runs again in the backward pass does not.
 """
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -201,6 +201,60 @@ class Tap:
             self.place.is_map = False
             return level[:, :, None, None]
         return level
+
+
+def reach(taps: Collection[Tap], calls: Sequence[Callable[[], Any]]) -> int:
+    """Record the first of ``calls`` that gets to its end past every tap.
+
+    A model may not be able to run to its end, and what fails behind the last
+    tap does not matter. So where no call gets there, the one in which the
+    taps saw most is recorded: a failure between two runs of a module shall
+    not pass for the end.
+
+    Args:
+        taps (Collection[Tap]): They hold what they saw afterwards.
+        calls (Sequence[Callable]): Ways to run the model.
+
+    Returns:
+        int: Which of the calls it was.
+
+    Raises:
+        Exception: Of the first call, where all fail and none passes every
+            tap.
+    """
+    failures: list[Exception] = []
+    seen: list[int] = []
+    for number, call in enumerate(calls):
+        failure = _record(taps, call)
+        seen.append(sum(len(tap.runs) for tap in taps) if all(
+            tap.runs for tap in taps) else 0)
+        if failure is not None:
+            failures.append(failure)
+        elif seen[-1]:
+            return number
+    if not any(seen):
+        if len(failures) == len(calls):
+            raise failures[0]
+        return len(calls) - 1  # the taps will say which of them saw nothing
+    best = seen.index(max(seen))
+    if best < len(calls) - 1:
+        _record(taps, calls[best])
+    return best
+
+
+def _record(taps: Collection[Tap],
+            call: Callable[[], Any]) -> Exception | None:
+    """Run a call with the taps open; what it raised."""
+    for tap in taps:
+        tap.open()
+    try:
+        call()
+    except Exception as error:  # of a model: whatever it may raise
+        return error
+    finally:
+        for tap in taps:
+            tap.close()
+    return None
 
 
 def _nothing() -> None:

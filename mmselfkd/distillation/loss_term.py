@@ -20,6 +20,8 @@ class LossTerm:
         matcher (LevelMatcher): Fitted to one rehearsed batch.
         pairs (list[tuple]): The matched levels of that batch.
         image (Tensor): Its input (N, C, H, W).
+        classifier (nn.Module, optional): The teacher's, where the loss needs
+            one.
 
     Attributes:
         level_losses (nn.ModuleList): A copy of the loss for each pair of
@@ -33,8 +35,10 @@ class LossTerm:
     """
 
     def __init__(self, config: LossConfig, matcher: LevelMatcher,
-                 pairs: Pairs, image: torch.Tensor) -> None:
+                 pairs: Pairs, image: torch.Tensor,
+                 classifier: nn.Module | None = None) -> None:
         self.config, self.matcher = config, matcher
+        self._classifier = classifier
         self.name, self.key, self.loss = config.name, config.key, config.loss
         self._check(pairs)
         one_each = []
@@ -104,14 +108,16 @@ class LossTerm:
 
     def _options(self, level: torch.Tensor, label: torch.Tensor | None,
                  image: torch.Tensor, layout: BatchLayout
-                 ) -> dict[str, torch.Tensor | None]:
+                 ) -> dict[str, Any]:
         """What the loss asks for beside the two maps."""
         anchors = len(level) // len(image) if self.matcher.is_map else 1
-        options = {}
+        options: dict[str, Any] = {}
         if self.loss.needs_label:
             options['label'] = _repeated(label, anchors)
         if self.loss.needs_image:
             options['image'] = image
+        if self.loss.needs_classifier:
+            options['classifier'] = self._classifier
         if self.loss.takes_weight and self.matcher.is_map:
             options['weight'] = _repeated(layout.weight(
                 level.shape[2:], self.config.foreground), anchors)

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..hosts import host_of
 from ..sources import STUDENT, Levels, Source
-from ..taps import Tap
+from ..taps import Tap, reach
 from ..teachers import BatchContext, Teacher, TeacherOutput
 from .loss_config import LossConfig
 from .loss_term import LossTerm
@@ -49,21 +49,13 @@ def run_tapped(model: nn.Module, taps: dict[str, Tap],
     """The levels of a student for other inputs, with gradient.
 
     A model that cannot run ``mode='tensor'`` to its end takes the way of
-    inference; what fails behind the taps is of no interest.
+    inference.
     """
     host, sources = host_of(model), list(sources)
     samples = host.without_labels(samples)
-    calls, failures = (host.run, host.run_to_predict), []
-    for call in calls:
-        try:
-            record(taps, sources, partial(call, model, inputs, samples))
-        except Exception as error:  # of a model: whatever it may raise
-            failures.append(error)
-        if all(taps[source].runs for source in sources):
-            break
-    else:
-        if len(failures) == len(calls):
-            raise failures[0]
+    reach([taps[source] for source in sources], [
+        partial(call, model, inputs, samples)
+        for call in (host.run, host.run_to_predict)])
     return {source: taps[source].take(inputs.shape) for source in sources}
 
 

@@ -19,7 +19,7 @@ from ..errors import ConfigError, blamed_on
 from ..hosts import Place, host_of
 from ..sources import STUDENT, Levels, Source, gather
 from ..taps import Tap
-from ..teachers import BatchContext, Teacher, TeacherOutput
+from ..teachers import BatchContext, ModelTeacher, Teacher, TeacherOutput
 from .level_matching import FEATURES, LevelMatcher
 from .loss_config import LossConfig
 from .loss_term import LossTerm
@@ -102,7 +102,8 @@ def rehearse(student: nn.Module, twin: nn.Module,
                 _places(config.teacher_sources, taps, teachers),
                 context.host.has_fixed_strides(student))
             pairs = matcher(ours, theirs, context.layout)
-            term = LossTerm(config, matcher, pairs, inputs)
+            term = LossTerm(config, matcher, pairs, inputs,
+                            _classifier(config, teachers))
             term.level_losses.eval()  # what remembers batches leaves this out
             with blamed_on(config.key):
                 value = term.value(pairs, label_for(term, context, outputs),
@@ -155,6 +156,33 @@ def _fill_in(config: LossConfig, student: nn.Module) -> None:
         config.loss.ignore_index = host.ignore_index(student)
     if config.loss.num_classes is None:
         config.loss.num_classes = host.num_classes(student)
+
+
+def _classifier(config: LossConfig,
+                teachers: dict[str, Teacher]) -> nn.Module | None:
+    """The classifier of the teacher, if the loss passes features through it.
+
+    Raises:
+        ConfigError: The teacher has none, or the loss looks elsewhere.
+    """
+    if not config.loss.needs_classifier:
+        return None
+    source, = config.teacher_sources[:1]
+    teacher = teachers[source.owner]
+    found = None
+    if isinstance(teacher, ModelTeacher):
+        found = host_of(teacher.model).classifier(teacher.model)
+    if found is None:
+        raise ConfigError(
+            f'{config.key}: {config.loss_name} passes features through the '
+            f'classifier of {source.owner}, which has none that is known; '
+            'use a segmentor whose head has a conv_seg, or FitNetsLoss')
+    if [path for _, path in config.teacher_sources] != ['features']:
+        raise ConfigError(
+            f'{config.key}.source = {source.path!r}: {config.loss_name} '
+            "needs what enters the teacher's classifier; say "
+            "teacher='features'")
+    return found
 
 
 def _places(sources: Iterable[Source], taps: dict[str, Tap],

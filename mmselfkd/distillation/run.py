@@ -80,7 +80,8 @@ class DistillationRun:
             for config in plan.used:
                 config.loss.sync_ranks = distributed
             if twin is None:
-                twin = copy.deepcopy(student).train()
+                twin = copy.deepcopy(student)
+                twin.train()
             self.rehearsal = rehearse(
                 student, twin, plan.used, self.teachers, inputs, samples,
                 self.resources, seed=seed, batch_size=batch_size)

@@ -14,10 +14,12 @@ from .mgd_hook import MGDHook
 from .mixskd_hook import MixSKDHook
 from .nfd_hook import NFDHook
 from .skd_hook import SKDHook
+from .srd_hook import SRDHook
 from .tfd_hook import TFDHook
 
 __all__ = [
     'AICSDHook', 'AttnFDHook', 'CIRKDHook', 'CWDHook', 'DISTHook',
     'DistillHook', 'FRSKDHook', 'FitNetsHook', 'ICSDHook', 'IFVDHook',
-    'KADTDHook', 'MGDHook', 'MixSKDHook', 'NFDHook', 'SKDHook', 'TFDHook'
+    'KADTDHook', 'MGDHook', 'MixSKDHook', 'NFDHook', 'SKDHook', 'SRDHook',
+    'TFDHook'
 ]

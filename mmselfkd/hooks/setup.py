@@ -71,7 +71,8 @@ def _copy_as_started(student: nn.Module) -> nn.Module:
     Before the loop no weight is initialised. Proposals that are noise would
     fail where those of the run do not.
     """
-    twin: Any = copy.deepcopy(student).train()
+    twin: Any = copy.deepcopy(student)
+    twin.train()  # whatever it returns: some of mmdet's give None
     if hasattr(twin, 'init_weights'):
         twin._dump_init_info = lambda *args: None  # the run's own will say it
         with randomness.preserved():

@@ -102,6 +102,10 @@ class Host:
         """The classes of the main head, where there are such."""
         return None
 
+    def classifier(self, model: nn.Module) -> nn.Module | None:
+        """What makes class scores of ``features``, where one layer does."""
+        return None
+
     def has_fixed_strides(self, model: nn.Module) -> bool:
         """Whether levels mean a size of object, so that strides must agree."""
         return False

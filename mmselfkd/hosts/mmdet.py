@@ -131,7 +131,9 @@ class MMDetHost(Host):
         runs = dict(rois=head._bbox_forward,
                     mask_rois=getattr(head, '_mask_forward', None))
         for name, run in runs.items():
-            for stage, rois in enumerate(regions.get(name, ())):
+            # a head with two branches extracts the same regions twice
+            each = {id(rois): rois for rois in regions.get(name, ())}
+            for stage, rois in enumerate(each.values()):
                 takes = inspect.signature(run).parameters
                 run(*(stage, ) if 'stage' in takes else (), levels, rois,
                     **{k: v for k, v in context.items() if k in takes})
@@ -334,7 +336,7 @@ def _box_classes(head: Model) -> Place | None:
 
     A seesaw loss has two channels of its own for whether there is an object.
     """
-    if not head.with_cls:
+    if not hasattr(head, 'fc_cls'):
         return None
     place = Place([head.fc_cls], reading=Reading(
         'classes', activation_of(head)))

@@ -1,6 +1,7 @@
 """mmsegmentation: segmentors and depth estimators."""
 import copy
 import inspect
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -68,7 +69,17 @@ class MMSegHost(Host):
 
     def known_places(self, model: Model) -> list[Place]:
         stages = [] if _backbone(model) is None else [_stages(model)]
-        return stages + super().known_places(model)
+        return stages + [_of_one_run(place)
+                         for place in super().known_places(model)]
+
+    def classifier(self, model: Model) -> nn.Module | None:
+        head = self.heads(model)[0]
+        place = self._output(model, head, 'classes')
+        if (place is None or place.select is not None
+                or len(place.modules) != 1
+                or self._output(model, head, 'features') is not None):
+            return None  # features are not what enters one layer
+        return place.modules[0]
 
     def num_classes(self, model: Model) -> int | None:
         return getattr(self.heads(model)[0], 'num_classes', None)
@@ -186,7 +197,7 @@ class MMSegHost(Host):
             place = _of_texts(model, head)
         if place is not None:
             place.grid = _grid_of(model)
-        return place
+        return place and _of_one_run(place)
 
     def _features(self, model: Model, head: Model,
                   where: str) -> Place:
@@ -197,8 +208,9 @@ class MMSegHost(Host):
             model, head, 'depth')
         if place is None:
             self._refuse(model, head, 'features', where)
-        return Place(place.modules[:1], argument=0, grid=place.grid,
-                     dropout=getattr(head, 'dropout', None))
+        return _of_one_run(Place(
+            place.modules[:1], argument=0, grid=place.grid,
+            dropout=getattr(head, 'dropout', None)))
 
     def _refuse(self, model: Model, head: Model, name: str,
                 where: str) -> NoReturn:
@@ -221,6 +233,13 @@ class MMSegHost(Host):
 def _grid_of(model: Model) -> Callable:
     """Tokens in the head are those of the backbone."""
     return lambda tokens, size: token_grid(model, 'decode_head', tokens, size)
+
+
+def _of_one_run(place: Place) -> Place:
+    """One map: a cascade runs a head once more for the one behind it."""
+    if place.select is None:
+        place.select = operator.itemgetter(-1)
+    return place
 
 
 def _backbone(model: Model) -> Model | None:

@@ -238,6 +238,13 @@ class AttnFDLoss(DistillationLoss):
                                 nonlinearity='relu')
         self.to(student.device)
 
+    def check(self, student: Tensor, teacher: Tensor) -> None:
+        """Refuse a single number, which has no direction."""
+        if self.norm == 'image' and teacher[0].numel() == 1:
+            raise ValueError(
+                'AttnFDLoss compares whole maps of length 1, and this one is '
+                'a single number; use a finer level or ValueLoss')
+
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,

@@ -42,6 +42,9 @@ class DistillationLoss(nn.Module):
         needs_label (bool): ``forward`` takes ``label``, the integer class
             map of the batch in its own size.
         needs_image (bool): ``forward`` takes ``image``, the student's input.
+        needs_classifier (bool): ``forward`` takes ``classifier``, which
+            gives the teacher's class scores of its ``features`` (N, C, H, W)
+            and is frozen; the loss looks at these.
         needs_positions (bool): The loss compares the positions of a map with
             each other, so vectors of RoIs give it nothing to compare.
         is_adversarial (bool): See :class:`AdversarialLoss`.
@@ -67,6 +70,7 @@ class DistillationLoss(nn.Module):
     takes_weight: bool = False
     needs_label: bool = False
     needs_image: bool = False
+    needs_classifier: bool = False
     needs_positions: bool = False
     is_adversarial: bool = False
     activation: str | None = None

@@ -325,6 +325,19 @@ class CIRKDMiniBatchLoss(DistillationLoss):
         self.temperature = temperature
         self.pool = pool
 
+    def check(self, student: Tensor, teacher: Tensor) -> None:
+        """Refuse one channel, whose direction is fixed, and one pixel."""
+        if student.shape[1] == 1:
+            raise ValueError(
+                'CIRKDMiniBatchLoss compares directions of features, and one '
+                'channel has none; use ValueLoss for depth and other values, '
+                "or source='features'")
+        if max(student.shape[2:]) <= (self.pool or 1):
+            raise ValueError(
+                'CIRKDMiniBatchLoss compares the pixels of an image, and '
+                f'pool={self.pool!r} makes one of {student.shape[2]} x '
+                f'{student.shape[3]}; use a smaller pool or a finer level')
+
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,
@@ -567,6 +580,14 @@ class CIRKDMemoryLoss(DistillationLoss):
         self.regions = ClassQueues(
             self.num_classes, self.region_memory, channels)
         self.to(student.device)
+
+    def check(self, student: Tensor, teacher: Tensor) -> None:
+        """Refuse a teacher of one channel, whose direction is fixed."""
+        if teacher.shape[1] == 1:
+            raise ValueError(
+                'CIRKDMemoryLoss compares directions of features, and one '
+                'channel has none; use ValueLoss for depth and other values, '
+                "or source='features'")
 
     def forward(self,
                 student: Tensor,

@@ -168,6 +168,18 @@ class IFVDLoss(DistillationLoss):
         self.num_classes = num_classes
         self.ignore_index = ignore_index
 
+    def check(self, student: Tensor, teacher: Tensor) -> None:
+        """Refuse one channel, whose direction is fixed, and one pixel."""
+        if student.shape[1] == 1:
+            raise ValueError(
+                'IFVDLoss compares directions of features, and one channel '
+                'has none; use ValueLoss for depth and other values, or '
+                "source='features'")
+        if max(student.shape[2:]) == 1:
+            raise ValueError('IFVDLoss compares each pixel with the others '
+                             'of its class, and there is one; use a finer '
+                             'level')
+
     def forward(self,
                 student: Tensor,
                 teacher: Tensor,

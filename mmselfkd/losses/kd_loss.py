@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checks import (
+    check_bool,
     check_choice,
     check_integer,
     check_integer_or_none,
@@ -47,6 +48,7 @@ def kd_loss(student: Tensor,
             dynamic_temperature: DynamicTemperature | None = None,
             activation: str = 'softmax',
             groups: int = 1,
+            standardise: bool = False,
             sync_ranks: bool = False) -> Tensor:
     r"""Kullback-Leibler divergence of the class scores at every pixel.
 
@@ -98,6 +100,19 @@ def kd_loss(student: Tensor,
     (:class:`~mmselfkd.losses.ka_dtd.CWSM`). It is computed from the logits
     before any adjustment, and it has no gradient.
 
+    ``standardise`` takes the mean of the logits of a pixel away and divides
+    by their deviation, in student and teacher each, before any temperature:
+
+    .. math::
+        \hat z_p = \frac{z_p - \bar z_p}{\sigma(z_p) + 10^{-7}}, \quad
+        \sigma(z_p)^2 = \frac{1}{K - 1} \sum_k (z_{p,k} - \bar z_p)^2
+
+    The student is then free in the range of its logits. The official
+    temperature is 2, with a weight of 9. Logits that are all the same, to a
+    deviation of 1e-6, stay as they are. The code of that paper has K - 1, as
+    here; with K the temperature would be smaller by the root of (K - 1) / K.
+    It standardises the last axis, which of a map is its width.
+
     With ``weight`` the sums over V are weighted, and :math:`|V|` is the sum
     of the weights.
 
@@ -134,6 +149,8 @@ def kd_loss(student: Tensor,
         activation (str): 'softmax' or 'sigmoid'. Defaults to 'softmax'.
         groups (int): distributions of a pixel; more than one go with the
             softmax and without ``adjust``. Defaults to 1.
+        standardise (bool): whether mean and scale of the logits of a pixel
+            are taken away first; not with 'sigmoid'. Defaults to False.
         sync_ranks (bool): whether the mean is over the pixels of all ranks,
             each of which makes this call then. Defaults to False.
 
@@ -158,7 +175,9 @@ def kd_loss(student: Tensor,
         arXiv:1903.04197, irfanICMLL/structure_knowledge_distillation
         (ce208e1). The options: Preparing Lessons: Improve Knowledge
         Distillation with Better Supervision, Neurocomputing 2021,
-        arXiv:1911.07471 (no official code found).
+        arXiv:1911.07471 (no official code found); Logit Standardization in
+        Knowledge Distillation, CVPR 2024, arXiv:2403.01427,
+        sunshangquan/logit-standardization-KD (f6e5aa5).
 
     Example:
         >>> import torch
@@ -180,6 +199,7 @@ def kd_loss(student: Tensor,
     adjustment, dynamic = _build_options(
         adjust, dynamic_temperature, temperature)
     _check_groups(groups, student.shape[1], activation, adjustment)
+    _check_standardise(standardise, activation)
     if activation == 'sigmoid' and isinstance(dynamic, CWSM):
         raise ValueError(
             'dynamic_temperature must be of type FLSW with '
@@ -200,6 +220,8 @@ def kd_loss(student: Tensor,
             valid, weight = (
                 x if x is None else x.repeat_interleave(groups, 0)
                 for x in (valid, weight))
+        if standardise:
+            student, teacher = _standardised(student), _standardised(teacher)
         if dynamic is not None:
             temperature = dynamic(student, teacher, temperature, valid)
         student, teacher = student / temperature, teacher / temperature
@@ -218,6 +240,22 @@ def kd_loss(student: Tensor,
         share: Any = None if valid is None else valid[:, None]
         return mean_over(
             loss, share if weight is None else share * weight, sync_ranks)
+
+
+def _standardised(logits):
+    """Without the mean, and through the deviation, of each pixel."""
+    logits = logits - logits.mean(1, keepdim=True)
+    square = logits.square().sum(1, keepdim=True) / max(logits.shape[1] - 1, 1)
+    # the root has no slope at 0
+    deviation = square.where(square > 1e-12, 1).sqrt()
+    return logits / (deviation + 1e-7)
+
+
+def _check_standardise(standardise, activation):
+    check_bool('standardise', standardise)
+    if standardise and activation == 'sigmoid':
+        raise ValueError("standardise must be False with activation='sigmoid'"
+                         ', which asks for each class on its own')
 
 
 def _build_options(adjust, dynamic_temperature, temperature):
@@ -286,6 +324,8 @@ class KDLoss(DistillationLoss):
             the student's head, or 'softmax' without a run. Defaults to None.
         groups (int, optional): distributions of a pixel. None: as many as
             the student's head has, or 1 without a run. Defaults to None.
+        standardise (bool): whether mean and scale of the logits of a pixel
+            are taken away first; see :func:`kd_loss`. Defaults to False.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -305,7 +345,8 @@ class KDLoss(DistillationLoss):
                  adjust: Adjustment | None = None,
                  dynamic_temperature: DynamicTemperature | None = None,
                  activation: str | None = None,
-                 groups: int | None = None):
+                 groups: int | None = None,
+                 standardise: bool = False):
         super().__init__()
         check_positive('temperature', temperature)
         check_integer_or_none('groups', groups, minimum=1)
@@ -317,12 +358,18 @@ class KDLoss(DistillationLoss):
         if activation is not None:
             check_choice('activation', activation, ACTIVATIONS)
         self.activation = activation
+        _check_standardise(standardise, activation)
         self.groups = groups
+        self.standardise = standardise
         self.needs_label = ignore_index is not None or adjust is not None
 
     def check(self, student: Tensor, teacher: Tensor) -> None:
-        """Refuse a softmax over one channel."""
+        """Refuse a softmax over one channel, and two that are standardised."""
         check_softmax(self, student)
+        if self.standardise and student.shape[1] == 2 * (self.groups or 1):
+            raise ValueError(
+                'KDLoss standardises the logits of two classes, which leaves '
+                'their order alone; use standardise=False')
 
     def forward(self,
                 student: Tensor,
@@ -336,4 +383,5 @@ class KDLoss(DistillationLoss):
             temperature=self.temperature, ignore_index=self.ignored_label,
             adjust=self.adjust, dynamic_temperature=self.dynamic_temperature,
             activation=self.activation or 'softmax', groups=self.groups or 1,
+            standardise=self.standardise,
             sync_ranks=self.sync_ranks)

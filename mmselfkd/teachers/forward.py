@@ -1,11 +1,12 @@
 """A forward pass for what some taps record, and no further."""
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from ..sources import Levels
-from ..taps import Tap
+from ..taps import Tap, reach
 
 Call = Callable[[torch.Tensor, Any], None]
 
@@ -19,9 +20,8 @@ class TappedForward:
 
     The first, full run shows how often each tap fires; later ones end at the
     deepest tap that is open. A model may not be able to run to its end
-    without labels or meta information. What fails behind the last tap does
-    not matter; where a tap has not fired by then, the next of ``calls`` is
-    tried.
+    without labels or meta information: of several ``calls`` that is taken
+    which :func:`~mmselfkd.taps.reach` takes.
 
     Args:
         taps (Mapping[str, Tap]): By source.
@@ -45,18 +45,9 @@ class TappedForward:
         Raises:
             Exception: Of the first call, where none reaches every tap.
         """
-        calls, failures = self._calls, []
-        for call in calls:
-            self._calls = [call]
-            try:
-                self._run(self.taps, inputs, samples)
-            except Exception as error:  # of a model: whatever it may raise
-                failures.append(error)
-            if all(tap.runs for tap in self.taps.values()):
-                break
-        else:
-            if len(failures) == len(calls):
-                raise failures[0]
+        number = reach(self.taps.values(), [
+            functools.partial(call, inputs, samples) for call in self._calls])
+        self._calls = [self._calls[number]]
         for tap in self.taps.values():
             tap.expected_runs = len(tap.runs)
         levels = self._take(self.taps, inputs)

@@ -302,6 +302,9 @@ def _teaches(loss: losses.DistillationLoss, s: torch.Tensor,
     asked = dict(image=image) if loss.needs_image else {}
     if loss.needs_label:
         asked['label'] = torch.randint(0, 2, (2, 8, 8))
+    if loss.needs_classifier:
+        asked['classifier'] = torch.nn.Conv2d(
+            t.shape[1], CLASSES, 1).requires_grad_(False)
     loss.build(s, t, image)
     value = loss(s, t, **asked)
     slope, = torch.autograd.grad(value, s)
@@ -322,6 +325,10 @@ def make_term(rng, case: Case) -> dict:
         is_mix = (taught.cfg or {}).get('type') == 'MixTeacher'
         student, teacher = (_mixed_sources if is_mix else _sources)(
             rng, case, taught, kind)
+        if LOSSES[kind].needs_classifier:
+            teacher = ['features']
+            if not _has_classifier(taught):
+                continue
         cfg = dict(type=kind, **some(rng, LOSSES[kind]))
         ours = taught.places if is_mix else case.places
         if can_teach(cfg, _shapes(ours, student),
@@ -340,6 +347,13 @@ def make_term(rng, case: Case) -> dict:
     if rng.random() < 0.4:
         cfg['schedule'] = make_schedule(rng, case.lengths)
     return cfg
+
+
+def _has_classifier(taught: Taught) -> bool:
+    """Whether a teacher is a whole model, whose head has a classifier."""
+    kind = (taught.cfg or {}).get('type', 'FrozenTeacher')
+    return kind.removeprefix('mmselfkd.') in (
+        'FrozenTeacher', 'EMATeacher', 'SnapshotTeacher')
 
 
 def _shapes(places: Places, sources: list[str]) -> list[Shape]:
@@ -482,6 +496,8 @@ def _fill_method(rng, case: Case, hook: dict, folder: str) -> None:
 
 def _fits(case: Case, taught: Taught, cfg: dict) -> bool:
     """Whether a loss of a preset can look at this teacher."""
+    if LOSSES[cfg['type']].needs_classifier and not _has_classifier(taught):
+        return False
     both = cfg['source']
     if not isinstance(both, dict):
         both = dict(student=both, teacher=both)

@@ -12,7 +12,8 @@ from mmselfkd.sources import STUDENT
 # hook -> the folder of its configs
 HOOKS = dict(
     AttnFDHook='attnfd', CIRKDHook='cirkd', CWDHook='cwd', DISTHook='dist',
-    FitNetsHook='fitnets', IFVDHook='ifvd', MGDHook='mgd')
+    FitNetsHook='fitnets', IFVDHook='ifvd', MGDHook='mgd',
+    SRDHook='srd')
 every_hook = pytest.mark.parametrize('name', HOOKS)
 
 

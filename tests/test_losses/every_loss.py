@@ -29,4 +29,6 @@ def extra(loss, maps, side=2):
     if loss.needs_image:
         options['image'] = torch.ones(
             n, 3, height, width, device=maps.device)
+    if loss.needs_classifier:
+        options['classifier'] = lambda maps: maps.cumsum(1)
     return options

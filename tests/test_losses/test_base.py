@@ -29,9 +29,10 @@ def test_forward_takes_what_is_declared(cls):
         loss = cls(ignore_index='head')  # some look at no label otherwise
     assert isinstance(loss, DistillationLoss)
     taken = keywords(loss.forward)
-    assert set(taken) <= {'label', 'weight', 'image'}
+    assert set(taken) <= {'label', 'weight', 'image', 'classifier'}
     assert ('weight' in taken) is loss.takes_weight
     assert ('image' in taken) is loss.needs_image
+    assert ('classifier' in taken) is loss.needs_classifier
     # an option of the loss may be what needs the labels
     assert 'label' in taken or not loss.needs_label
 

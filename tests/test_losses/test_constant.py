@@ -5,15 +5,19 @@ import math
 
 import pytest
 import torch
-from every_loss import CLASSES
+from every_loss import CLASSES, extra, made
 
 from mmselfkd.losses import (
     ATLoss,
+    AttnFDLoss,
+    CIRKDMemoryLoss,
+    CIRKDMiniBatchLoss,
     CWDLoss,
     DISTLoss,
     FitNetsLoss,
     HolisticLoss,
     ICSDLoss,
+    IFVDLoss,
     KDLoss,
     MGDLoss,
     MixSKDAdversarialLoss,
@@ -21,6 +25,7 @@ from mmselfkd.losses import (
     MixSKDLogitLoss,
     NFDLoss,
     PairwiseLoss,
+    SRDLoss,
     TFDInterLoss,
     TFDIntraLoss,
     ValueLoss,
@@ -39,7 +44,10 @@ LOSSES = [
     *(ValueLoss('log_l1'), ValueLoss('scale_invariant'),
       ValueLoss('scale_invariant', balance=1.0)), CWDLoss(), FitNetsLoss(),
     MGDLoss(), DISTLoss(), DISTLoss(beta=0.0), DISTLoss(gamma=0.0),
-    DISTLoss(activation='sigmoid')]
+    DISTLoss(activation='sigmoid'), CIRKDMiniBatchLoss(),
+    CIRKDMiniBatchLoss(pool=2), made(CIRKDMemoryLoss), IFVDLoss(),
+    AttnFDLoss(), AttnFDLoss(norm='batch'), SRDLoss(),
+    KDLoss(standardise=True)]
 SHAPES = [(3, channels, *size)
           for channels, size in itertools.product(
               (1, 2, 4), ((1, 1), (1, 2), (2, 2), (1, 3), (4, 5)))]
@@ -65,7 +73,8 @@ def teaches(loss, shape):
             0.1 + 4 * torch.randperm(count, generator=generator).double().view(
                 shape) / count for _ in 'st')
         student.requires_grad_()
-        copy.deepcopy(loss)(student, teacher).backward()
+        copy.deepcopy(loss)(
+            student, teacher, **extra(loss, student)).backward()
         sizes.append(student.grad.abs().max())
     return bool(max(sizes) > 1e-5)
 

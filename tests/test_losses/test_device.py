@@ -55,6 +55,8 @@ def test_no_value_is_read_and_no_device_mixed(loss, weighted):
     loss.to('meta')
     if loss.needs_image:
         extra['image'] = image
+    if loss.needs_classifier:
+        extra['classifier'] = torch.nn.Conv2d(70, 5, 1, device='meta')
     if loss.needs_label:
         extra['label'] = torch.zeros(
             2, 24, 32, dtype=torch.long, device='meta')

@@ -38,9 +38,10 @@ def assert_finite(loss, student, teacher, why=None):
         assert value.isfinite(), why
     if student.dtype == torch.float16 and student.grad.isinf().any():
         exact = student.detach().float().requires_grad_()
-        loss(exact, teacher).backward()
+        loss(exact, teacher, **extra(loss, exact)).backward()
         assert exact.grad.isfinite().all() and exact.grad.abs().max() > 65504
-        assert isinstance(loss, losses.ICSDLoss)  # quadratic in the scores
+        assert isinstance(  # quadratic in the scores
+            loss, (losses.ICSDLoss, losses.SRDLoss))
     else:
         assert student.grad.isfinite().all(), why
     for parameter in loss.parameters():

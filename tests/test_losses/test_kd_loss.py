@@ -230,3 +230,76 @@ def test_groups_that_cannot_be(options, parts):
 def test_bad_groups(groups):
     with pytest.raises(ValueError, match='groups must be None or an integer'):
         KDLoss(groups=groups)
+
+
+def standardised(row):
+    """By the unbiased deviation, as the official code has it."""
+    mean = sum(row) / len(row)
+    deviation = math.sqrt(
+        sum((v - mean)**2 for v in row) / (len(row) - 1))
+    return [(v - mean) / (deviation + 1e-7) for v in row]
+
+
+def softmax(row, temperature):
+    e = [math.exp(v / temperature) for v in row]
+    return [v / sum(e) for v in e]
+
+
+@pytest.mark.parametrize('temperature', [1.0, 2.0])
+def test_standardised_logits_by_loops(temperature):
+    student, teacher = maps(2, 4, 3, 5)
+    total = 0.0
+    rows = [x.movedim(1, 3).flatten(0, 2).tolist() for x in (student, teacher)]
+    for s, t in zip(*rows):
+        q, p = (softmax(standardised(row), temperature) for row in (s, t))
+        total += sum(a * math.log(a / b) for a, b in zip(p, q))
+    value = kd_loss(
+        student, teacher, temperature=temperature, standardise=True)
+    assert value.item() == pytest.approx(
+        temperature**2 * total / len(rows[0]), rel=1e-6)
+    assert value != kd_loss(student, teacher, temperature=temperature)
+    torch.testing.assert_close(
+        KDLoss(temperature, standardise=True)(student, teacher), value)
+
+
+def test_standardised_logits_have_no_mean_and_no_scale():
+    student, teacher = maps(2, 4, 3, 5)
+    expected = kd_loss(student, teacher, standardise=True)
+    shift = torch.arange(15).view(1, 1, 3, 5)
+    torch.testing.assert_close(
+        kd_loss(3 * student + shift, 0.2 * teacher - shift,
+                standardise=True), expected)
+    torch.testing.assert_close(  # across, not along the width
+        kd_loss(student.mT, teacher.mT, standardise=True), expected)
+    student.requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda s: kd_loss(s, teacher.double(), standardise=True),
+        student.detach().double().requires_grad_())
+
+
+def test_logits_that_are_all_the_same_are_not_blown_up():
+    student, teacher = maps(2, 4, 3, 5)
+    student = torch.zeros_like(student).requires_grad_()
+    value = kd_loss(student, teacher, standardise=True)
+    value.backward()
+    assert value.isfinite() and student.grad.abs().max() < 1
+
+
+def test_groups_are_standardised_on_their_own():
+    student, teacher = maps(2, 8, 3, 5)
+    halves = [kd_loss(student[:, g:g + 4], teacher[:, g:g + 4],
+                      standardise=True) for g in (0, 4)]
+    torch.testing.assert_close(
+        kd_loss(student, teacher, groups=2, standardise=True),
+        sum(halves) / 2)
+
+
+@pytest.mark.parametrize('options, part', [
+    (dict(standardise=1), 'standardise must be'),
+    (dict(standardise=True, activation='sigmoid'), "activation='sigmoid'")])
+def test_bad_standardise(options, part):
+    student, teacher = maps(1, 4, 3, 5)
+    for call in (lambda: kd_loss(student, teacher, **options),
+                 lambda: KDLoss(**options)):
+        with pytest.raises(ValueError, match=part):
+            call()

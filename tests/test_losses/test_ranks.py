@@ -11,7 +11,7 @@ from mmselfkd import losses
 # that have a mean over all ranks
 SYNCED = (losses.AttnFDLoss, losses.CIRKDMemoryLoss, losses.DISTLoss,
           losses.HolisticLoss, losses.IFVDLoss, losses.KDLoss,
-          losses.MixSKDLogitLoss)
+          losses.MixSKDLogitLoss, losses.SRDLoss)
 
 
 class Collectives(TorchDispatchMode):
