@@ -12,6 +12,9 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / 'tools'))  # the tools are scripts, no package
 
+# the projects of users that follow the README
+collect_ignore = ['projects']
+
 
 @pytest.fixture(scope='session')
 def root():
