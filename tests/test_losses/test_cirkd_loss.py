@@ -246,6 +246,26 @@ def test_oldest_goes_first():
     assert sorted(queues.vectors[1, :, 0].tolist()) == [10, 11, 12]
 
 
+def test_no_place_is_written_twice():
+    """Which of two writes stays is not defined on a GPU."""
+    written = []
+
+    class Writes(torch.utils._python_dispatch.TorchDispatchMode):
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if 'index_put' in str(func):
+                written.extend(args[1][0].tolist())
+            return func(*args, **(kwargs or {}))
+
+    queues = ClassQueues(2, 3, 1)
+    with Writes():
+        queues.push(numbered(*range(9)), torch.tensor([0, 2, 1] * 3))
+        assert sorted(written) == [0, 1, 2, 3, 4, 5, 6, 6, 6]  # 6: of none
+        written.clear()
+        queues.push(numbered(*range(8)), torch.zeros(8).long())
+    assert sorted(written) == [0, 1, 2] + [6] * 5
+
+
 def test_samples_are_of_every_class():
     queues = ClassQueues(2, 10, 1)
     queues.vectors.copy_(torch.arange(20).view(2, 10, 1))
