@@ -103,8 +103,15 @@ class Recorder(Hook):
         self.steps.append({k: float(v) for k, v in outputs.items()})
 
 
-def train(shipped: Shipped, hook: dict) -> list[dict[str, float]]:
+def train(shipped: Shipped, hook: dict, *others: Hook,
+          **changes: Any) -> list[dict[str, float]]:
     """What the two steps of a run with ``hook`` log.
+
+    Args:
+        shipped (Shipped): The student.
+        hook (dict): Config of a distillation hook.
+        others (Hook): Registered too.
+        changes: Merged into the config of the run.
 
     Raises:
         ConfigError: Before the first iteration.
@@ -112,10 +119,11 @@ def train(shipped: Shipped, hook: dict) -> list[dict[str, float]]:
     recorder = Recorder()
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(
             Config, 'pretty_text', ''):  # laying it out takes longer
-        cfg = shipped_heads.config(folder, shipped, hook)
+        cfg = shipped_heads.config(folder, shipped, hook, **changes)
         cfg.experiment_name = f'{time.time()}'
         runner = Runner.from_cfg(cfg)
-        runner.register_hook(recorder)
+        for other in (*others, recorder):
+            runner.register_hook(other)
         try:
             runner.train()
         except ConfigError as error:
@@ -127,7 +135,7 @@ def train(shipped: Shipped, hook: dict) -> list[dict[str, float]]:
                if not math.isfinite(value)]
         if bad:
             raise RuntimeError(f'not finite: {bad}')
-    if not any('distill.' in name for name in recorder.steps[-1]):
+    if not any('distill' in name for name in recorder.steps[-1]):
         raise RuntimeError('nothing was distilled')
     return recorder.steps
 

@@ -354,7 +354,7 @@ DETECTORS = dict(
     condinst=_det('condinst/condinst_r50_fpn_ms-poly-90k_coco_instance.py',
                   data=_MASKS),
     conditional_detr=_det('conditional_detr/conditional-detr_r50_8xb2-50e_'
-                          'coco.py', narrow=False),
+                          'coco.py', size=128, narrow=False),
     cornernet=_det('cornernet/cornernet_hourglass104_8xb6-210e-mstest_coco'
                    '.py', size=128),
     crowddet=_det('crowddet/crowddet-rcnn_r50_fpn_8xb2-30e_crowdhuman.py',
@@ -362,7 +362,7 @@ DETECTORS = dict(
     crowddet_refine=_det('crowddet/crowddet-rcnn_refine_r50_fpn_8xb2-30e_'
                          'crowdhuman.py', changes=_CROWD,
                          transforms=(dict(type='OneClass'), )),
-    dab_detr=_det('dab_detr/dab-detr_r50_8xb2-50e_coco.py'),
+    dab_detr=_det('dab_detr/dab-detr_r50_8xb2-50e_coco.py', size=128),
     ddod=_det('ddod/ddod_r50_fpn_1x_coco.py', size=96, changes=_LEVELS),
     ddq=_det('ddq/ddq-detr-4scale_r50_8xb2-12e_coco.py'),
     deformable_detr=_det('deformable_detr/deformable-detr_r50_16xb2-50e_'
@@ -373,7 +373,7 @@ DETECTORS = dict(
                              'twostage_r50_16xb2-50e_coco.py', narrow=False),
     detectors=_det('detectors/detectors_cascade-rcnn_r50_1x_coco.py',
                    size=128),
-    detr=_det('detr/detr_r50_8xb2-150e_coco.py'),
+    detr=_det('detr/detr_r50_8xb2-150e_coco.py', size=128),
     dino=_det('dino/dino-4scale_r50_8xb2-12e_coco.py'),
     double_heads=_det('double_heads/dh-faster-rcnn_r50_fpn_1x_coco.py'),
     dyhead=_det('dyhead/atss_r50_fpn_dyhead_1x_coco.py'),
@@ -465,7 +465,7 @@ DETECTORS = dict(
     yolact=_det('yolact/yolact_r50_1xb8-55e_coco.py', data=_MASKS),
     yolov3=_det('yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py',
                 narrow=False),
-    yolof=_det('yolof/yolof_r50-c5_8xb8-1x_coco.py'),
+    yolof=_det('yolof/yolof_r50-c5_8xb8-1x_coco.py', size=128),
     yolox=_det('yolox/yolox_tiny_8xb8-300e_coco.py'))
 
 SHIPPED = {f'mmseg/{k}': v for k, v in SEGMENTORS.items()} | {

@@ -14,6 +14,9 @@ collect_ignore = ['projects']  # of users: a test copies and runs them
 for _folder in 'benchmarks', 'tools':  # scripts, no packages
     sys.path.insert(0, str(ROOT / _folder))
 
+# the projects of users that follow the README
+collect_ignore = ['projects']
+
 
 @pytest.fixture(scope='session')
 def root():

@@ -2,7 +2,7 @@
 import copy
 import inspect
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -69,7 +69,7 @@ class MMSegHost(Host):
 
     def known_places(self, model: Model) -> list[Place]:
         stages = [] if _backbone(model) is None else [_stages(model)]
-        return stages + [_of_one_run(place)
+        return stages + [_in_head(model, place)
                          for place in super().known_places(model)]
 
     def classifier(self, model: Model) -> nn.Module | None:
@@ -197,9 +197,7 @@ class MMSegHost(Host):
         place = spec.place(head, kind)
         if kind == 'classes' and hasattr(model, 'text_encoder'):
             place = _of_texts(model, head)
-        if place is not None:
-            place.grid = _grid_of(model)
-        return place and _of_one_run(place)
+        return None if place is None else _in_head(model, place)
 
     def _features(self, model: Model, head: Model,
                   where: str) -> Place:
@@ -210,8 +208,8 @@ class MMSegHost(Host):
             model, head, 'depth')
         if place is None:
             self._refuse(model, head, 'features', where)
-        return _of_one_run(Place(
-            place.modules[:1], argument=0, grid=place.grid,
+        return _in_head(model, Place(
+            place.modules[:1], argument=0,
             dropout=getattr(head, 'dropout', None)))
 
     def _refuse(self, model: Model, head: Model, name: str,
@@ -232,13 +230,14 @@ class MMSegHost(Host):
             f'stands for; {hint}')
 
 
-def _grid_of(model: Model) -> Callable:
-    """Tokens in the head are those of the backbone."""
-    return lambda tokens, size: token_grid(model, 'decode_head', tokens, size)
+def _in_head(model: Model, place: Place) -> Place:
+    """A place in a head.
 
-
-def _of_one_run(place: Place) -> Place:
-    """One map: a cascade runs a head once more for the one behind it."""
+    Tokens there are those of the backbone; a cascade runs a head once more
+    for the one behind it, and the last run counts.
+    """
+    place.grid = lambda tokens, size: token_grid(
+        model, 'decode_head', tokens, size)
     if place.select is None:
         place.select = operator.itemgetter(-1)
     return place

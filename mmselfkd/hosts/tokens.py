@@ -36,10 +36,10 @@ def token_grid(model: nn.Module, path: str, tokens: int,
     return None
 
 
-def _grid(patch: Size, first: int, tokens: int,
+def _grid(patch: Size, firsts: list[int], tokens: int,
           size: Size) -> tuple[int, int, int] | None:
-    """With ``first`` tokens in front; else, where some are dropped, none."""
-    for count in dict.fromkeys((first, 0)):
+    """Of the numbers of tokens in front the first that leaves a grid."""
+    for count in dict.fromkeys(firsts):
         for halvings in range(HALVINGS):
             sides = [p * 2**halvings for p in patch]
             for height, width in (
@@ -52,6 +52,9 @@ def _grid(patch: Size, first: int, tokens: int,
 
 def _patch_size(module: Any) -> Size | None:
     embed = getattr(module, 'patch_embed', None)
+    several = getattr(module, 'patch_embeds', None)  # Twins: one a stage
+    if isinstance(several, nn.ModuleList):
+        embed = several[0]
     for owner, name in ((embed, 'projection'), (embed, 'proj'),
                         (module, 'conv_proj')):
         conv = getattr(owner, name, None)
@@ -67,14 +70,15 @@ def _patch_size(module: Any) -> Size | None:
     return None
 
 
-def _first_tokens(module: Any) -> int:
-    """Class and register tokens in front of the patches."""
-    for name in ('num_prefix_tokens', 'num_extra_tokens'):
-        if isinstance(getattr(module, name, None), int):
-            return getattr(module, name)
-    if getattr(module, 'with_cls_token', True) is False:
-        return 0
+def _first_tokens(module: Any) -> list[int]:
+    """How many class and register tokens may stand in front of the patches.
+
+    A backbone may drop them on the way.
+    """
     tokens = [getattr(module, name, None) for name in
               ('cls_token', 'class_token', 'dist_token', 'reg_token',
                'register_tokens')]
-    return sum(t.shape[1] for t in tokens if t is not None)
+    counts = [getattr(module, name, None)
+              for name in ('num_prefix_tokens', 'num_extra_tokens')]
+    return [*(count for count in counts if isinstance(count, int)),
+            sum(t.shape[1] for t in tokens if t is not None), 0]

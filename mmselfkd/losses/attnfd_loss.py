@@ -1,4 +1,6 @@
 """Attention-guided feature distillation: maps that a gate has refined."""
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -82,11 +84,10 @@ def attnfd_loss(student: Tensor,
     check_choice('norm', norm, NORMS)
     with autocast_off(student):
         student, teacher = full_precision(student, teacher)
+        weight = normalise_weight(weight, student)
         if weight is not None:
-            weight = normalise_weight(weight, student)
-            student, teacher = (
-                x.masked_fill(weight == 0, 0) * weight.sqrt()
-                for x in (student, teacher))
+            student = student.masked_fill(weight == 0, 0) * weight.sqrt()
+            teacher = teacher.masked_fill(weight == 0, 0) * weight.sqrt()
         axes = (1, 2, 3) if norm == 'image' else (0, 1, 2, 3)
         student, teacher = (_unit(x, axes) for x in (student, teacher))
         return (student - teacher).square().sum() / len(student)
@@ -211,6 +212,9 @@ class AttnFDLoss(DistillationLoss):
     """
     channels = 'any'
     takes_weight = True
+    attention: Any  # None until build(), as the others
+    connector: Any
+    connector_norm: Any
     needs_positions = True
 
     def __init__(self,

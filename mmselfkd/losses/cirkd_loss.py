@@ -1,5 +1,6 @@
 """Cross-image relations: how a pixel resembles those of other images."""
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -174,10 +175,10 @@ def cirkd_minibatch_loss(student: Tensor,
     check_integer_or_none('pool', pool, minimum=1)
     with autocast_off(student):
         student, teacher = full_precision(student, teacher)
+        weight = normalise_weight(weight, student)
         if weight is not None:
-            weight = normalise_weight(weight, student)
-            student, teacher = (
-                x.masked_fill(weight == 0, 0) for x in (student, teacher))
+            student = student.masked_fill(weight == 0, 0)
+            teacher = teacher.masked_fill(weight == 0, 0)
             weight = pooled_weight(weight, pool).flatten(1)
         student, teacher = (
             unit_length(pooled(x, pool)).flatten(2).transpose(1, 2)
@@ -409,6 +410,9 @@ class ClassQueues(nn.Module):
         tensor([0, 2])
     """
 
+    slots: Tensor
+    places: Tensor
+
     def __init__(self, num_classes: int, length: int, channels: int):
         super().__init__()
         # the last one takes what belongs to no class, so that no number of
@@ -527,6 +531,10 @@ class CIRKDMemoryLoss(DistillationLoss):
     """
     channels = 'any'
     takes_weight = True
+    num_classes: Any  # None until the hook says
+    projector: Any  # None until build(), as the others
+    pixels: Any
+    regions: Any
     needs_label = True
     needs_positions = True
 

@@ -1,5 +1,6 @@
 """Semantic representational distillation: the teacher's classifier judges."""
 from collections.abc import Callable
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -75,7 +76,9 @@ def srd_loss(student: Tensor,
         arXiv:2205.06701, jingyang2017/SRD_ossl (d295cd8).
 
     Example:
-        >>> import torch
+        >>> from typing import Any
+
+    import torch
         >>> student = torch.tensor([1., 3.]).view(1, 1, 1, 2)
         >>> teacher = torch.tensor([1., 1.]).view(1, 1, 1, 2)
         >>> srd_loss(student, teacher, classifier=lambda x: 2 * x).item()
@@ -94,8 +97,9 @@ def srd_loss(student: Tensor,
         loss = F.mse_loss(ours, theirs) if weight is None else weighted_mean(
             (ours - theirs).square(), weight)
         if statistics:
-            loss = loss + statistics * F.mse_loss(*(
-                masked_mean(x, (2, 3), mask) for x in (student, teacher)))
+            loss = loss + statistics * F.mse_loss(
+                masked_mean(student, (2, 3), mask),
+                masked_mean(teacher, (2, 3), mask))
         return loss
 
 
@@ -126,6 +130,8 @@ class SRDLoss(DistillationLoss):
     """
     channels = 'any'
     takes_weight = True
+    connector: Any  # None until build()
+    norm: Any
     needs_classifier = True
 
     def __init__(self, statistics: float = 1.0):

@@ -19,7 +19,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[2] / 'benchmarks'))
 import shipped_heads  # noqa: E402
-from shipped_heads import SHIPPED  # noqa: E402
+from shipped_heads import DETECTORS, SEGMENTORS, SHIPPED  # noqa: E402
 
 from mmselfkd.distillation.level_matching import LevelMatcher  # noqa: E402
 from mmselfkd.distillation.loss_config import LossConfig  # noqa: E402
