@@ -61,7 +61,7 @@ class Compared(nn.Module):
     channels = 'any'
     seen: list = []
 
-    def forward(self, student, teacher):
+    def forward(self, student, teacher, label=None):
         Compared.seen.append((student.detach(), teacher.detach()))
         return (student.mean() - teacher.detach().mean()).square()
 
@@ -327,6 +327,17 @@ def test_a_teacher_of_multiples_of_a_size(tmp_path, compared, divisor, size,
         assert student.shape[2:] == theirs.shape[2:] == (logits, logits)
 
 
+def test_a_teacher_that_must_be_padded(compared):
+    """UNet halves its input four times and refuses what is left over."""
+    unet = SEGMENTORS['unet'].model()
+    unet['data_preprocessor']['test_cfg'] = dict(size_divisor=16)
+    student = copy.copy(SEGMENTORS['fcn'])
+    object.__setattr__(student, 'size', 40)
+    hosts_table.train(student, hook(random_teacher(unet), kd=KD, x=dict(
+        type='Compared', source='logits')))
+    assert {tuple(t.shape[2:]) for _, t in compared} == {(5, 5)}
+
+
 def test_a_teacher_of_one_size(compared):
     """A BEiT for 64 x 64 teaches a student of another size."""
     beit = SEGMENTORS['beit']
@@ -337,6 +348,49 @@ def test_a_teacher_of_one_size(compared):
         x=dict(type='Compared', source='logits')))
     assert values(steps[-1])['kd'] > 0
     assert {tuple(t.shape[2:]) for _, t in compared} == {(12, 12)}
+
+
+@TRANSFORMS.register_module()
+class Brighter(BaseTransform):
+    """Each image a little brighter than the one before."""
+
+    def __init__(self):
+        self.count = 0
+
+    def transform(self, results):
+        self.count += 1
+        results['img'] = results['img'] // 2 + np.uint8(self.count)
+        return results
+
+
+@pytest.mark.parametrize('memory', [
+    dict(type='Brighter'), dict(
+        type='CachedMosaic', img_scale=(64, 64), max_cached_images=5,
+        random_pop=True), dict(
+        type='CachedMixUp', img_scale=(64, 64), max_cached_images=5,
+        ratio_range=(1.0, 1.0))], ids=lambda cfg: cfg['type'])
+def test_transforms_with_a_memory(tmp_path, memory):
+    """The student sees the same batches with and without distillation."""
+    shipped = Shipped('mmdet', DETECTORS['fcos'].config, transforms=(
+        memory, dict(type='Resize', scale=(64, 64), keep_ratio=False)))
+
+    class Digest(Hook):
+
+        def __init__(self):
+            self.seen = []
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            self.seen += [image.clone() for image in data_batch['inputs']]
+
+    plain, distilled = Digest(), Digest()
+    for digest, hooks in ((plain, []), (distilled, [hook(EMA, kd=KD)])):
+        runner = tiny_runs.build(shipped_heads.config(
+            tmp_path, shipped, *hooks, iterations=4))
+        runner.register_hook(digest)
+        runner.train()
+    assert len(plain.seen) == len(distilled.seen) == 8
+    for one, other in zip(plain.seen, distilled.seen):
+        assert torch.equal(one, other)
 
 
 # -- features -----------------------------------------------------------------
