@@ -194,11 +194,13 @@ def suggestions(message: str) -> Iterator[dict[str, Any]]:
             value, length = literal
             position += length
             found.append({match[1]: value})
+    if pair:
+        both = dict(type=pair[1], source=pair[2])
+        found = [one for one in found if not one.items() <= both.items()]
+        found.append(both)
     yield from found
     for source in re.findall(r"\buse '(\w+)'", hint):
         yield dict(source=source)
-    if pair:
-        yield dict(type=pair[1], source=pair[2])
     method = re.search(r'such as (\w+Hook)', hint)
     if method:
         yield dict(hook=method[1])
