@@ -245,6 +245,10 @@ def _san_weights(divisor: int) -> str:
 _CROWD = {  # that of torchvision is the same operation
     'roi_head.bbox_roi_extractor.roi_layer.use_torchvision': False,
     'roi_head.bbox_head.num_classes': 1}
+_NO_SAC = {  # without pretrained weights these overflow
+    f'{part}.{name}': value for part in ('backbone', 'neck.rfp_backbone')
+    for name, value in dict(
+        conv_cfg=None, sac=None, stage_with_sac=(False, ) * 4).items()}
 
 
 def _seg(config: str, **kwargs: Any) -> Shipped:
@@ -372,7 +376,7 @@ DETECTORS = dict(
     deformable_twostage=_det('deformable_detr/deformable-detr-refine-'
                              'twostage_r50_16xb2-50e_coco.py', narrow=False),
     detectors=_det('detectors/detectors_cascade-rcnn_r50_1x_coco.py',
-                   size=128),
+                   size=128, changes=_NO_SAC),
     detr=_det('detr/detr_r50_8xb2-150e_coco.py', size=128),
     dino=_det('dino/dino-4scale_r50_8xb2-12e_coco.py'),
     double_heads=_det('double_heads/dh-faster-rcnn_r50_fpn_1x_coco.py'),

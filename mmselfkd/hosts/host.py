@@ -122,12 +122,18 @@ class Host:
         Raises:
             ConfigError: It gives something else.
         """
-        if not isinstance(data, dict) or not isinstance(
-                data.get('inputs'), torch.Tensor):
+        inputs = data.get('inputs') if isinstance(data, dict) else None
+        if isinstance(inputs, dict):
             raise ConfigError(
-                'model.data_preprocessor: gives '
-                f'{_described(data)}; dict(inputs=Tensor, data_samples=...), '
-                'as in mmseg and mmdet, is needed')
+                f'model.data_preprocessor: gives a batch for each of '
+                f'{list(inputs)}; a model that trains on several branches, '
+                'such as SoftTeacher, cannot be distilled; distil the '
+                'detector in it, in a run of its own')
+        if not isinstance(inputs, torch.Tensor):
+            raise ConfigError(
+                f'model.data_preprocessor: gives a {type(data).__name__}; '
+                'dict(inputs=Tensor, data_samples=...), as in mmseg and '
+                'mmdet, is needed')
         return data['inputs'], data.get('data_samples')
 
     def without_labels(self, samples: Any) -> Any:
@@ -277,9 +283,3 @@ def _cloned(element: Any) -> Any:
         if isinstance(value, BaseDataElement):
             clone.set_data({name: _cloned(value)})
     return clone
-
-
-def _described(data: Any) -> str:
-    if isinstance(data, dict) and isinstance(data.get('inputs'), dict):
-        return f'one batch for each of {list(data["inputs"])}'
-    return f'a {type(data).__name__}'
