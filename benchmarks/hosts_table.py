@@ -89,6 +89,10 @@ class Cell(NamedTuple):
     seconds: float = 0.
 
 
+class NoWay(Exception):
+    """Nothing that a message names works."""
+
+
 class Recorder(Hook):
     """Keeps what every step logged."""
 
@@ -156,8 +160,8 @@ def run_cell(head: str, method: str) -> Cell:
                 hook, way = _improved(shipped, hook, str(error))
                 ways.append(way)
         else:
-            raise LookupError
-    except LookupError:
+            raise NoWay
+    except NoWay:
         outcome, step = DEAD_END, {}
     except ImportError as error:  # what a head needs beside the host
         outcome, message, step = NOT_RUN, str(error), {}
@@ -240,7 +244,7 @@ def _improved(shipped: Shipped, hook: dict,
     refused for another reason.
 
     Raises:
-        LookupError: Nothing of it does.
+        NoWay: Nothing of it does.
     """
     entry = re.match(r'\w+\.losses\.(\w+)', message)
     for suggestion in suggestions(message):
@@ -263,7 +267,7 @@ def _improved(shipped: Shipped, hook: dict,
         way = ', '.join(f'{k}={v!r}' for k, v in suggestion.items())
         return other, f'{entry[1]}: {way}' if entry and not set(
             suggestion) & {'losses', 'teacher', 'hook'} else way
-    raise LookupError(message)
+    raise NoWay(message)
 
 
 def _kind(message: str) -> str:
