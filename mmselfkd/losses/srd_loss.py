@@ -76,9 +76,7 @@ def srd_loss(student: Tensor,
         arXiv:2205.06701, jingyang2017/SRD_ossl (d295cd8).
 
     Example:
-        >>> from typing import Any
-
-    import torch
+        >>> import torch
         >>> student = torch.tensor([1., 3.]).view(1, 1, 1, 2)
         >>> teacher = torch.tensor([1., 1.]).view(1, 1, 1, 2)
         >>> srd_loss(student, teacher, classifier=lambda x: 2 * x).item()

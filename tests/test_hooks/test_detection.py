@@ -264,7 +264,7 @@ def test_teachers_that_do_not_fit(tiny, detectors, tmp_path, losses, change,
     ('faster', dict(type='ICSDHook', teacher=True),
      ['losses.loss_icsd', 'ICSDLoss', 'RoI', "'neck'"]),
     ('faster', dict(type='KADTDHook', teacher=True),
-     ['losses.loss_kd.adjust', 'RoIs', "'neck'"]),
+     ['losses.loss_kd.adjust', 'RoIs', 'adjust=None']),
     ('faster', dict(type='SKDHook', teacher=True,
                     losses=dict(loss_pi=None, loss_pa=None)),
      ['losses.loss_ho', 'RoIs']),
@@ -282,7 +282,7 @@ def test_teachers_that_do_not_fit(tiny, detectors, tmp_path, losses, change,
      ["loss_x.source = 'depth'", 'FCOS has no', "'logits', 'features'"]),
     ('detr', dict(type='DistillHook', teacher=True, losses=dict(
         loss_x=dict(type='NFDLoss', source='boxes'))),
-     ['loss_x.source', 'boxes of a DETRHead', "'neck'"]),
+     ['loss_x.source', 'boxes of a DETRHead', "source='features'"]),
     ('fcos', dict(type='FRSKDHook', teacher=dict(
         type='SelfTeacher', head=dict(type='FCOSHead'))),
      ['teacher.head', 'copy of its own']),
@@ -302,7 +302,7 @@ def test_a_head_that_is_not_known(tiny, detectors, tmp_path):
     cfg.model.bbox_head.type = 'mmselfkd.UnknownHead'
     message = refuse(tiny, cfg)
     assert "loss_kd.source = 'logits'" in message
-    assert 'UnknownHead' in message and "'neck'" in message
+    assert 'UnknownHead' in message and "source='features'" in message
 
 
 def test_foreground_needs_boxes(tiny, tmp_path):
