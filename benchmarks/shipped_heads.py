@@ -328,6 +328,7 @@ SEGMENTORS = dict(
     pspnet=_seg('pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py'),
     san=_seg('san/san-vit-b16_coco-stuff164k-640x640.py', changes={
         'text_encoder.vocabulary': list('abcdefg'),
+        'text_encoder.templates': ['a photo of a {}.'],
         'text_encoder.dataset_name': None, 'image_encoder.num_layers': 9,
         'pretrained': _san_weights}),
     segformer=_seg('segformer/segformer_mit-b0_8xb2-160k_ade20k-'

@@ -182,7 +182,8 @@ def _classifier(config: LossConfig,
         raise ConfigError(
             f'{config.key}: {config.loss_name} passes features through the '
             f'classifier of {source.owner}, which has none that is known; '
-            'use a segmentor whose head has a conv_seg, or FitNetsLoss')
+            "use type='FitNetsLoss' with source='features', or a segmentor "
+            'whose head has a conv_seg')
     if [path for _, path in config.teacher_sources] != ['features']:
         raise ConfigError(
             f'{config.key}.source = {source.path!r}: {config.loss_name} '

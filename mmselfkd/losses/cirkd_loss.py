@@ -608,7 +608,8 @@ class CIRKDMemoryLoss(DistillationLoss):
         check_maps(student, teacher, same_channels=False)
         if label is None:
             raise ValueError('label must hold the class of each pixel, but '
-                             'got None')
+                             'got None; use a loss that needs none, '
+                             "type='FitNetsLoss' with source='features'")
         if self.projector is None:
             self.build(student, teacher, None)
         with autocast_off(student):

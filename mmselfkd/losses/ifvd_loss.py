@@ -189,7 +189,8 @@ class IFVDLoss(DistillationLoss):
         """See :func:`ifvd_loss`."""
         if label is None:
             raise ValueError('label must hold the class of each pixel, but '
-                             'got None')
+                             'got None; use a loss that needs none, '
+                             "type='FitNetsLoss' with source='features'")
         return ifvd_loss(
             student, teacher, label=label, weight=weight,
             num_classes=self.num_classes, ignore_index=self.ignored_label,
