@@ -89,6 +89,10 @@ class Cell(NamedTuple):
     seconds: float = 0.
 
 
+class NoWay(Exception):
+    """Nothing that a message names works."""
+
+
 class Recorder(Hook):
     """Keeps what every step logged."""
 
@@ -156,8 +160,8 @@ def run_cell(head: str, method: str) -> Cell:
                 hook, way = _improved(shipped, hook, str(error))
                 ways.append(way)
         else:
-            raise LookupError
-    except LookupError:
+            raise NoWay
+    except NoWay:
         outcome, step = DEAD_END, {}
     except ImportError as error:  # what a head needs beside the host
         outcome, message, step = NOT_RUN, str(error), {}
@@ -194,11 +198,13 @@ def suggestions(message: str) -> Iterator[dict[str, Any]]:
             value, length = literal
             position += length
             found.append({match[1]: value})
+    if pair:
+        both = dict(type=pair[1], source=pair[2])
+        found = [one for one in found if not one.items() <= both.items()]
+        found.append(both)
     yield from found
     for source in re.findall(r"\buse '(\w+)'", hint):
         yield dict(source=source)
-    if pair:
-        yield dict(type=pair[1], source=pair[2])
     method = re.search(r'such as (\w+Hook)', hint)
     if method:
         yield dict(hook=method[1])
@@ -238,7 +244,7 @@ def _improved(shipped: Shipped, hook: dict,
     refused for another reason.
 
     Raises:
-        LookupError: Nothing of it does.
+        NoWay: Nothing of it does.
     """
     entry = re.match(r'\w+\.losses\.(\w+)', message)
     for suggestion in suggestions(message):
@@ -261,7 +267,7 @@ def _improved(shipped: Shipped, hook: dict,
         way = ', '.join(f'{k}={v!r}' for k, v in suggestion.items())
         return other, f'{entry[1]}: {way}' if entry and not set(
             suggestion) & {'losses', 'teacher', 'hook'} else way
-    raise LookupError(message)
+    raise NoWay(message)
 
 
 def _kind(message: str) -> str:

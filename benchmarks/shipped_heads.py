@@ -55,7 +55,8 @@ class Shipped:
         config (str): Path below the configs of the host.
         changes (dict): Merged into the narrowed model, by dotted keys.
         size (int): Side of the images.
-        data (tuple[str]): Of ``'masks'``, ``'semantic'``, ``'proposals'``.
+        data (tuple[str]): Of ``'masks'``, ``'semantic'``, ``'proposals'``,
+            ``'depth'``.
         narrow (bool): Whether its channels can be divided.
         transforms (tuple[dict]): Added to the pipeline.
     """
@@ -184,11 +185,15 @@ def config(work_dir: Any, shipped: Shipped, *hooks: dict,
     """A run of a few iterations that saves nothing."""
     size, data = shipped.size, shipped.data
     if shipped.host == 'mmseg':
+        is_depth = 'depth' in data
         pipeline = [
-            dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'),
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadDepthAnnotation', depth_rescale_factor=1e-3)
+            if is_depth else dict(type='LoadAnnotations'),
             dict(type='RandomFlip', prob=0.5), *shipped.transforms,
             dict(type='PackSegInputs')]
-        dataset = dict(type='mmselfkd.ToySegDataset')
+        dataset = dict(type='mmselfkd.ToyDepthDataset' if is_depth
+                       else 'mmselfkd.ToySegDataset')
     else:
         pipeline = [
             dict(type='SceneLabels', proposals='proposals' in data),
@@ -245,6 +250,10 @@ def _san_weights(divisor: int) -> str:
 _CROWD = {  # that of torchvision is the same operation
     'roi_head.bbox_roi_extractor.roi_layer.use_torchvision': False,
     'roi_head.bbox_head.num_classes': 1}
+_C4 = {  # smaller regions, and statistics of the batch
+    'roi_head.bbox_roi_extractor.roi_layer.output_size': 7,
+    'roi_head.bbox_head.roi_feat_size': 4, 'backbone.norm_eval': False,
+    'roi_head.shared_head.norm_eval': False}
 _NO_SAC = {  # without pretrained weights these overflow
     f'{part}.{name}': value for part in ('backbone', 'neck.rfp_backbone')
     for name, value in dict(
@@ -339,7 +348,18 @@ SEGMENTORS = dict(
     twins=_seg('twins/twins_pcpvt-s_uperhead_8xb4-160k_ade20k-512x512.py'),
     unet=_seg('unet/unet-s5-d16_fcn_4xb4-40k_drive-64x64.py'),
     upernet=_seg('upernet/upernet_r50_4xb2-40k_cityscapes-512x1024.py'),
-    vit=_seg('vit/vit_vit-b16_mln_upernet_8xb2-80k_ade20k-512x512.py'))
+    vit=_seg('vit/vit_vit-b16_mln_upernet_8xb2-80k_ade20k-512x512.py'),
+    vpd=_seg('vpd/vpd_sd_4xb8-25k_nyu-480x480.py', data=('depth', ),
+             changes={  # a ResNet in place of the diffusion network
+                 'backbone': lambda divisor: dict(
+                     type='ResNetV1c', depth=50, norm_cfg=dict(type='BN'),
+                     base_channels=64 // divisor,
+                     stem_channels=64 // divisor),
+                 'decode_head.in_channels': lambda divisor: [
+                     c // divisor for c in (256, 512, 1024, 2048)],
+                 'decode_head.embed_dim': 16, 'decode_head.feature_dim': 128,
+                 'decode_head.num_deconv_filters': (16, 16, 16),
+                 'decode_head.fmap_border': 0, 'test_cfg.mode': 'whole'}))
 
 DETECTORS = dict(
     atss=_det('atss/atss_r50_fpn_1x_coco.py'),
@@ -391,10 +411,7 @@ DETECTORS = dict(
                    data=('proposals', )),
     faster_rcnn=_det('faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'),
     faster_rcnn_c4=_det('faster_rcnn/faster-rcnn_r50-caffe-c4_ms-1x_coco.py',
-                        narrow=False, changes={
-                            'roi_head.bbox_roi_extractor.roi_layer.'
-                            'output_size': 7,
-                            'roi_head.bbox_head.roi_feat_size': 4}),
+                        narrow=False, changes=_C4),
     fcos=_det('fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py'),
     foveabox=_det('foveabox/fovea_r50_fpn_4xb4-1x_coco.py'),
     free_anchor=_det('free_anchor/freeanchor_r50_fpn_1x_coco.py'),
@@ -464,7 +481,9 @@ DETECTORS = dict(
                  size=320, narrow=False),
     tood=_det('tood/tood_r50_fpn_1x_coco.py'),
     tridentnet=_det('tridentnet/tridentnet_r50-caffe_1x_coco.py',
-                    narrow=False),
+                    narrow=False, changes=_C4 | {  # else of no weights
+                        'backbone.init_cfg': dict(type='Kaiming', layer=[
+                            'Conv2d', 'TridentConv'])}),
     vfnet=_det('vfnet/vfnet_r50_fpn_1x_coco.py'),
     yolact=_det('yolact/yolact_r50_1xb8-55e_coco.py', data=_MASKS),
     yolov3=_det('yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py',

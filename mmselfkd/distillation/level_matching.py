@@ -284,11 +284,13 @@ class LevelMatcher:
                     'a source of maps')
         has_positions = any(s.shape[2] * s.shape[3] > 1 for s, _ in pairs)
         if not has_positions and loss.needs_positions:
+            other = ("use type='KDLoss'" if loss.channels == 'classes' else
+                     "name a source of maps, such as source='neck'")
             raise ConfigError(
                 f'{key}: {self.config.loss_name} compares positions, '
                 'but the source gives one vector for each RoI '
                 f'({_shapes(s for s, _ in pairs)}); {self._switch_off}, or '
-                "name a source of maps, such as source='neck'")
+                f'{other}')
 
 
 def build_adapters(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]

@@ -46,6 +46,7 @@ class MMDetHost(Host):
 
     def alias(self, model: Model, name: str, where: str) -> Place | None:
         if name in REGIONS:
+            _check_branches(model, where)
             path = f'roi_head.{REGIONS[name]}_roi_extractor'
             modules = watched_modules(attribute(model, path))
             if not modules:
@@ -54,7 +55,7 @@ class MMDetHost(Host):
             return Place(modules, argument=1, is_raw=True)
         if name in ('features', 'pyramid'):
             neck = getattr(model, 'neck', None)
-            return Place([model.backbone if neck is None else neck])
+            return Place([neck]) if neck is not None else _stages(model)
         return self._output(
             model, 'boxes' if name == 'boxes' else 'classes', name, where)
 
@@ -62,6 +63,8 @@ class MMDetHost(Host):
         places = super().known_places(model)
         for place in places:
             self._locate(model, place)
+        if hasattr(model, 'num_branch'):
+            places.append(_stages(model))
         return places
 
     def is_map(self, model: Model, path: str) -> bool:
@@ -164,6 +167,16 @@ class MMDetHost(Host):
             raise ConfigError(f"{key}.head = {head!r}: a "
                               "detector's self-teacher has a copy of its own "
                               'heads')
+        if hasattr(student, 'num_branch'):
+            raise ConfigError(
+                f'{key}: a {type(student).__name__} trains each branch of '
+                'its backbone on the images, and a self-teacher has no '
+                'branches; use another method, such as TFDHook')
+        if hasattr(student, 'teacher_model'):
+            raise ConfigError(
+                f'{key}: a {type(student).__name__} has a teacher of its own, '
+                'which looks at the images; use another method, such as '
+                'TFDHook')
         front = [getattr(student, name, None)
                  for name in ('backbone', 'neck', 'data_preprocessor')]
         network = copy.deepcopy(
@@ -179,6 +192,8 @@ class MMDetHost(Host):
     def _output(self, model: Model, kind: Literal['classes', 'boxes'],
                 name: str, where: str) -> Place:
         head = self.heads(model)[0]
+        if getattr(model, 'roi_head', None) is not None:
+            _check_branches(model, where)
         if _is_sparse(model):
             raise ConfigError(
                 f'{where}: the {name} of a {type(model).__name__} belong to '
@@ -210,6 +225,37 @@ class MMDetHost(Host):
         roi_head = getattr(model, 'roi_head', None)
         if roi_head is not None and module in set(roi_head.modules()):
             place.is_map = False
+
+
+def _check_branches(model: Model, where: str) -> None:
+    """A TridentNet has RoIs of each branch, a teacher has one branch.
+
+    Raises:
+        ConfigError: It is one.
+    """
+    if hasattr(model, 'num_branch'):
+        raise ConfigError(
+            f'{where}: a {type(model).__name__} trains on RoIs of each of '
+            f'the {model.num_branch} branches of its backbone, and a teacher '
+            f'in eval mode has one; {ON_FEATURES}')
+
+
+def _stages(model: Model) -> Place:
+    """The backbone's levels; of a TridentNet those of its test branch.
+
+    In training the branches follow each other in the batch.
+    """
+    backbone, count = model.backbone, getattr(model, 'num_branch', 1)
+    if count == 1:
+        return Place([backbone])
+    branch = max(model.test_branch_idx, 0)
+
+    def select(values: list) -> list[torch.Tensor]:
+        is_all = backbone.training or model.test_branch_idx == -1
+        return [level.chunk(count)[branch] if is_all else level
+                for level in values[-1]]
+
+    return Place([backbone], select=select)
 
 
 @contextmanager
@@ -377,6 +423,7 @@ register_head('RPNHead', classes='rpn_cls', boxes='rpn_reg')
 register_head('CascadeRPNHead', classes=_last_stage('classes'),
               boxes=_last_stage('boxes'))
 register_head('RetinaHead', classes='retina_cls', boxes='retina_reg')
+register_head('RetinaSepBNHead', classes='retina_cls', boxes='retina_reg')
 register_head('GARetinaHead', classes='retina_cls', boxes='retina_reg')
 register_head('SABLRetinaHead', classes='retina_cls')
 register_head('ATSSHead', classes='atss_cls', boxes='atss_reg')

@@ -11,7 +11,7 @@ from mmengine.dist import get_rank
 from torch import nn
 
 from ..errors import ConfigError
-from ..hosts import Place, Reading
+from ..hosts import Place, Reading, host_of
 from ..registry import TEACHERS
 from ..sources import as_list, gather
 from .teacher import BatchContext, Teacher, TeacherOutput
@@ -119,6 +119,7 @@ class MixTeacher(Teacher):
         if source not in SOURCES:
             raise ConfigError(f'{key} = {source!r}: MixTeacher gives '
                               f'{", ".join(SOURCES)}')
+        self._task = host_of(student).pixel_loss(student, self.key)
 
     def fit(self, context: BatchContext, resources: ExitStack) -> None:
         if context.batch_size == 1:
@@ -135,7 +136,6 @@ class MixTeacher(Teacher):
                 f'{self.key}.source = {self.source!r}: gives one level; '
                 'two stages or more are needed; name modules inside it, such '
                 f"as teacher=dict(type='MixTeacher', source={names})")
-        self._task = context.host.pixel_loss(context.student, self.key)
         self._scores = context.host.place(
             context.student, 'logits', self.key).reading
         features, = context.levels['features']

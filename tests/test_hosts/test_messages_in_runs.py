@@ -1,0 +1,178 @@
+"""What the refusals of hosts' models name works.
+
+Each alternative of a message, on the first head that it is about; the ways
+that ``benchmarks/hosts_table.py`` takes are on its page, which is checked
+at the end.
+"""
+import copy
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+sys.path.insert(0, str(Path(__file__).parents[2] / 'benchmarks'))
+import hosts_table  # noqa: E402
+from hosts_table import CRASH, DEAD_END, METHODS  # noqa: E402
+from shipped_heads import DETECTORS, SEGMENTORS, SHIPPED  # noqa: E402
+
+from mmselfkd import ConfigError  # noqa: E402
+
+EMA = dict(type='EMATeacher')
+KD = dict(type='KDLoss', source='logits', ignore_index=None)
+RPN = dict(source='rpn_head.rpn_cls', schedule=None)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(Config, 'pretty_text', '')  # longer than the run
+
+
+def hook(loss, teacher=EMA):
+    return dict(type='mmselfkd.DistillHook', teacher=teacher,
+                losses=dict(loss_x=loss))
+
+
+def merged(base, change):
+    """``change`` written into the config of a hook."""
+    base = copy.deepcopy(base)
+    for name, value in change.items():
+        base[name] = merged(base[name], value) if isinstance(
+            value, dict) and isinstance(base.get(name), dict) else value
+    return base
+
+
+def frskd(shipped):
+    return METHODS['FRSKD'](shipped)
+
+
+X = 'loss_x'
+# shipped, the hook that is refused, what the message says, what is written
+CASES = dict(
+    rois_of_a_self_teacher=(
+        DETECTORS['faster_rcnn'], frskd, "source='rpn_head.rpn_cls'",
+        dict(losses=dict(loss_kd=RPN))),
+    foreground_of_rois=(
+        DETECTORS['faster_rcnn'], hook(dict(KD, foreground=0.5)),
+        'foreground=None', dict(losses=dict(loss_x=dict(foreground=None)))),
+    positions_of_rois=(
+        DETECTORS['faster_rcnn'], hook(dict(
+            type='PairwiseLoss', source='logits', pool=1)), "source='neck'",
+        dict(losses=dict(loss_x=dict(source='neck')))),
+    classes_of_rois=(
+        DETECTORS['faster_rcnn'], hook(dict(
+            type='ICSDLoss', source='logits')), "type='KDLoss'",
+        dict(losses=dict(loss_x=dict(type='KDLoss')))),
+    unknown_scores_by_their_activation=(
+        DETECTORS['fcos'], hook(dict(
+            KD, source='bbox_head.conv_centerness')),
+        "activation='sigmoid'",
+        dict(losses=dict(loss_x=dict(activation='sigmoid')))),
+    unknown_scores_by_the_alias=(
+        DETECTORS['fcos'], hook(dict(
+            KD, source='bbox_head.conv_centerness')), "source='logits'",
+        dict(losses=dict(loss_x=dict(source='logits')))),
+    values_by_features=(
+        DETECTORS['fcos'], hook(dict(KD, source='boxes')),
+        "type='NFDLoss' with source='features'",
+        dict(losses=dict(loss_x=dict(
+            type='NFDLoss', source='features', ignore_index=None)))),
+    sides_of_boxes=(
+        DETECTORS['gfl'], hook(dict(type='ICSDLoss', source='boxes')),
+        "type='KDLoss'", dict(losses=dict(loss_x=dict(type='KDLoss')))),
+    several_stages=(
+        SEGMENTORS['erfnet'], METHODS['TFD'], 'list of modules',
+        dict(losses=dict(loss_inter=dict(
+            source=['backbone.encoder', 'backbone.decoder'])))),
+    a_depth_map=(
+        SEGMENTORS['vpd'], hook(KD), "use 'depth' or 'features'",
+        dict(losses=dict(loss_x=dict(
+            type='NFDLoss', source='features', ignore_index=None)))),
+    a_module_of_a_head=(
+        DETECTORS['grid_rcnn'], hook(
+            dict(type='ValueLoss', source='boxes')), 'name the module',
+        dict(losses=dict(loss_x=dict(
+            type='NFDLoss', source='roi_head.bbox_roi_extractor')))))
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_what_a_message_names_works(name):
+    shipped, refused, says, change = CASES[name]
+    refused = refused(shipped) if callable(refused) else refused
+    with pytest.raises(ConfigError) as error:
+        hosts_table.train(shipped, refused)
+    assert says in str(error.value)
+    assert 'losses.' in str(error.value).partition(':')[0]
+    change = copy.deepcopy(change)
+    for loss in change['losses'].values():
+        if loss.get('type') == 'NFDLoss':
+            loss.pop('ignore_index', None)
+            refused['losses']['loss_x'].pop('ignore_index', None)
+    steps = hosts_table.train(shipped, merged(refused, change))
+    assert any('distill' in name and value != 0
+               for step in steps for name, value in step.items())
+
+
+def test_a_cascade_student_of_a_teacher_with_one_head():
+    teacher = dict(config=dict(
+        model=DETECTORS['faster_rcnn'].model(), default_scope='mmdet'),
+        checkpoint='random')
+    with pytest.raises(ConfigError, match=r'\[i\]'):
+        hosts_table.train(DETECTORS['cascade'], hook(KD, teacher))
+    steps = hosts_table.train(DETECTORS['cascade'], hook(dict(
+        KD, source=dict(student='logits', teacher='logits[2]')), teacher))
+    assert any('loss_x' in name and value > 0
+               for name, value in steps[-1].items())
+
+
+# -- the table ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize('message, found', [
+    ("Hook.losses.loss_x: no; switch it off, losses=dict(loss_x=None), or "
+     "name a source of maps, such as source='neck'",
+     [dict(losses=dict(loss_x=None)), dict(source='neck')]),
+    ("Hook.losses.loss_x: no; use a loss for values, type='ValueLoss', or "
+     "use a loss on features, type='NFDLoss' with source='features'",
+     [dict(type='ValueLoss'), dict(type='NFDLoss', source='features')]),
+    ("Hook.teacher: no; name one, such as teacher=dict(type='SelfTeacher', "
+     "neck=dict(type='FPN', out_channels=8))",
+     [dict(teacher=dict(type='SelfTeacher', neck=dict(
+         type='FPN', out_channels=8)))]),
+    ('Hook.losses.loss_x: no; use pool=1 or a finer level', [dict(pool=1)]),
+    ("Hook.losses.loss_x: no; use 'depth' or 'features'",
+     [dict(source='depth')]),
+    ('Hook.teacher: no; use another method, such as TFDHook',
+     [dict(hook='TFDHook')]),
+    ('Hook.teacher: no. There is nothing to be done', [])])
+def test_suggestions_of_a_message(message, found):
+    assert list(hosts_table.suggestions(message)) == found
+
+
+def test_a_cell_of_each_outcome(monkeypatch):
+    cell = hosts_table.run_cell('mmseg/fcn', 'TFD')
+    assert cell.outcome == 'trained' and cell.terms['distill.loss_inter'] > 0
+    cell = hosts_table.run_cell('mmdet/fcos', 'MixSKD')
+    assert cell.outcome == 'refused' and 'TFDHook' in cell.way
+    monkeypatch.setattr(hosts_table, 'suggestions', lambda message: [])
+    assert hosts_table.run_cell('mmdet/fcos', 'MixSKD').outcome == DEAD_END
+
+    def broken(*args):
+        raise IndexError('list index out of range')
+
+    monkeypatch.setattr(hosts_table, 'train', broken)
+    cell = hosts_table.run_cell('mmdet/fcos', 'TFD')
+    assert cell.outcome == CRASH and 'IndexError' in cell.message
+
+
+def test_the_page_has_every_head_and_no_fault(root):
+    page = (root / 'docs' / 'hosts.md').read_text()
+    rows = [line.split('|')[1:-1] for line in page.splitlines()
+            if line.startswith(('| mmseg', '| mmdet'))]
+    configs = {(row[0].strip(), f'{row[1].strip()}/{row[2].strip(" `")}.py')
+               for row in rows}
+    assert configs == {(s.host, s.config) for s in SHIPPED.values()}
+    for row in rows:
+        assert len(row) == 3 + len(METHODS)
+        for cell in row[3:]:
+            assert cell.strip() == 'yes' or cell.strip().startswith('[')
