@@ -5,7 +5,7 @@ line that matters is ``register_head``, at the end of the class. In your
 project it stands beside your head, in the module that your config imports
 already, say ``own_head.py``::
 
-    custom_imports = dict(imports=['mmselfkd', 'own_head'])
+    custom_imports = dict(imports=['own_head'])
     model = dict(decode_head=dict(type='SumHead', ...))
     custom_hooks = [
         dict(

@@ -4,7 +4,7 @@
 keep the classes in a module of yours, say ``own_loss.py``. Your config imports
 it and names them::
 
-    custom_imports = dict(imports=['mmselfkd', 'own_loss'])
+    custom_imports = dict(imports=['own_loss'])
     custom_hooks = [
         dict(
             type='mmselfkd.DistillHook',

@@ -5,7 +5,7 @@ data in plain PyTorch, saves its weights as ``vit.pth`` and lets it teach. In
 your project keep model and teacher in a module of yours, say
 ``own_teacher.py``. Your config imports it and names the teacher::
 
-    custom_imports = dict(imports=['mmselfkd', 'own_teacher'])
+    custom_imports = dict(imports=['own_teacher'])
     custom_hooks = [
         dict(
             type='mmselfkd.NFDHook',

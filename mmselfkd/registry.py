@@ -96,7 +96,9 @@ def build_part(cfg: Any, registry: Registry, key: str,
     cls = _find(kind, registry) if isinstance(kind, str) else kind
     if not callable(cls):
         raise ConfigError(f'{key}.type = {kind!r} is not registered' +
-                          nearest(kind, registry.module_dict))
+                          nearest(kind, registry.module_dict) +
+                          '; the module of a class of your own belongs into '
+                          'custom_imports')
     parameters = inspect.signature(cls).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for name, value in (offered or {}).items():

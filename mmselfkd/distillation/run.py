@@ -75,6 +75,11 @@ class DistillationRun:
                 for name, (where, cfg) in plan.used_teachers.items()
             }
             for name, teacher in self.teachers.items():
+                if not isinstance(teacher, Teacher):
+                    raise ConfigError(
+                        f'{plan.used_teachers[name][0]}: a '
+                        f'{type(teacher).__name__} is no teacher; derive it '
+                        'from mmselfkd.teachers.ModelTeacher')
                 teacher.key, _ = plan.used_teachers[name]
                 teacher.check_length(*plan.length)
             for config in plan.used:

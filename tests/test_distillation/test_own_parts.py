@@ -134,3 +134,9 @@ def test_one_statistic_alone():
     mean, std = InputFormat(mean=[1., 2., 3.]).statistics()
     assert mean.flatten().tolist() == [1., 2., 3.]
     assert std.flatten().tolist() == [1.]
+
+
+def test_what_is_no_teacher():
+    with pytest.raises(ConfigError, match=(
+            r'^DistillHook\.teacher: a Net is no teacher')):
+        start(Base, dict(type=Net))
