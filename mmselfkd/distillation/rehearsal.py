@@ -146,6 +146,7 @@ def _first_output(teacher: Teacher, context: BatchContext,
         teacher.fit(context, resources)
         output = teacher.rehearse(context)
         output.join()
+        _check_finite(teacher, output)
         return output
     except ConfigError:
         raise
@@ -153,6 +154,19 @@ def _first_output(teacher: Teacher, context: BatchContext,
         raise ConfigError(
             f'{teacher.key}: cannot run on the batch of the student: '
             f'{type(error).__name__}: {error}') from error
+
+
+def _check_finite(teacher: Teacher, output: TeacherOutput) -> None:
+    """A pretrained teacher gives numbers."""
+    if not getattr(teacher, 'is_pretrained', False):
+        return
+    for source, found in output.levels.items():
+        if not all(bool(level.isfinite().all()) for level in found):
+            raise ConfigError(
+                f'{teacher.key}: what the teacher gives at {source!r} is '
+                'not finite on two training samples; look at its '
+                "checkpoint ('random' makes some networks overflow), its "
+                'precision and its normalisation')
 
 
 def _fill_in(config: LossConfig, student: nn.Module) -> None:

@@ -115,8 +115,7 @@ class ModelTeacher(Teacher):
         """A first, full run, which learns which taps fire how often.
 
         Raises:
-            ConfigError: The model takes another number of channels, or what
-                it gives is not finite.
+            ConfigError: The model takes another number of channels.
         """
         try:
             output = self._run(context, self._forward.rehearse)
@@ -126,20 +125,9 @@ class ModelTeacher(Teacher):
                     wanted in (None, self._inputs.given)):
                 raise
             raise self._inputs.other_channels(wanted) from error
-        if self.is_pretrained:
-            self._check_finite(output.levels)
         if self.execution.compile is not None:
             self._compile(context)
         return output
-
-    def _check_finite(self, levels: dict[str, Levels]) -> None:
-        for source, found in levels.items():
-            if not all(bool(level.isfinite().all()) for level in found):
-                raise ConfigError(
-                    f'{self.key}: what the teacher gives at {source!r} is '
-                    'not finite on two training samples; look at its '
-                    "checkpoint ('random' makes some networks overflow), its "
-                    'precision and its normalisation')
 
     def teach(self, context: BatchContext,
               sources: Iterable[str] | None) -> TeacherOutput:
