@@ -376,10 +376,13 @@ def _agreement(
         if term.loss.channels != 'classes' or student.shape[1] < 2:
             continue
         found = {'distill.agreement': class_agreement(student, teacher)}
-        label = layout.label() if len(teacher) == len(layout.samples) else None
-        if label is not None and not layout.has_boxes:
+        place = term.matcher.place
+        label = layout.label(place.class_map) if (
+            len(teacher) == len(layout.samples)) else None
+        if label is not None and (place.class_map or not layout.has_boxes):
             found['distill.teacher_accuracy'] = accuracy(
-                teacher, label, layout.padding_label)
+                teacher, label, layout.padding_label
+                if place.ignore_index is None else place.ignore_index)
         return found
     student, teacher = next(iter(compared.values()))
     return {'distill.cka': linear_cka(

@@ -51,8 +51,9 @@ class HeadSpec:
             return None
         if kind == 'features':
             return Place(watched_modules(module), argument=0)
-        return Place(watched_modules(module), reading=self.reading(
-            head, kind))
+        return Place(
+            watched_modules(module), reading=self.reading(head, kind),
+            ignore_index=getattr(head, 'ignore_index', None))
 
     def reading(self, head: nn.Module, kind: str) -> Reading:
         """How the channels are to be read."""
@@ -124,7 +125,8 @@ def activation_of(head: nn.Module) -> str:
     if getattr(head, 'out_channels', None) == 1:
         return 'sigmoid'
     losses: list[Any] = []
-    for name in ('loss_cls', 'loss_decode', 'loss_mask'):
+    for name in ('loss_cls', 'loss_decode', 'loss_mask', 'loss_seg',
+                 'criterion'):
         loss = getattr(head, name, None)
         losses += list(loss) if isinstance(loss, nn.ModuleList) else [loss]
     point = [loss for loss in losses if loss is not None and not any(
