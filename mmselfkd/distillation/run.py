@@ -80,6 +80,11 @@ class DistillationRun:
                         f'{plan.used_teachers[name][0]}: a '
                         f'{type(teacher).__name__} is no teacher; derive it '
                         'from mmselfkd.teachers.ModelTeacher')
+                if not hasattr(teacher, 'student_sources'):
+                    raise ConfigError(
+                        f'{plan.used_teachers[name][0]}: '
+                        f'{type(teacher).__name__}.__init__ does not call '
+                        'super().__init__()')
                 teacher.key, _ = plan.used_teachers[name]
                 teacher.check_length(*plan.length)
             for config in plan.used:

@@ -207,9 +207,10 @@ class MMDetHost(Host):
         if place is None or (place.queries and kind == 'boxes'):
             path = next((n for n, m in model.named_modules() if m is head),
                         'the head')
+            missing = '' if spec is None else spec.missing(head, kind)
             raise ConfigError(
                 f'{where}: what gives the {name} of a {type(head).__name__} '
-                'is not known; name the module, one of '
+                f'is not known{missing and f" ({missing})"}; name the module, one of '
                 f'{[n for n, _ in head.named_children()]} below {path}, or '
                 'register the head by mmselfkd.hosts.register_head, or '
                 f'{ON_FEATURES}')

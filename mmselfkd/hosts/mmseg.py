@@ -225,11 +225,16 @@ class MMSegHost(Host):
             hint = (f'name the module instead, one of {children} below '
                     f'{_path_of(model, head)}, or register the head by '
                     f'mmselfkd.hosts.register_head, or {ON_FEATURES}')
-        wanted = 'conv_depth' if name == 'depth' else 'conv_seg'
+        kind, wanted = ('depth', 'conv_depth') if name == 'depth' else (
+            'classes', 'conv_seg')
+        spec = find_head_spec(head)
+        missing = '' if spec is None else spec.missing(head, kind)
+        if missing:
+            wanted = getattr(spec, kind)
         raise ConfigError(
             f'{where}: {type(head).__name__} has no '
             f'`{_path_of(model, head)}.{wanted}` that gives what this alias '
-            f'stands for; {hint}')
+            f'stands for{missing and f" ({missing})"}; {hint}')
 
 
 def _in_head(model: Model, place: Place) -> Place:
