@@ -199,7 +199,8 @@ def suggestions(message: str) -> Iterator[dict[str, Any]]:
     one, a method to use instead.
     """
     hint = message.partition('; ')[2]
-    pair = re.search(r"type='(\w+)' with source='(\w+)'", hint)
+    pairs = [dict(type=loss, source=source) for loss, source in re.findall(
+        r"type='(\w+)' with source='([\w.\[\]-]+)'", hint)]
     position, found = 0, []
     while match := _OPTION.search(hint, position):
         position = match.end()
@@ -208,11 +209,9 @@ def suggestions(message: str) -> Iterator[dict[str, Any]]:
             value, length = literal
             position += length
             found.append({match[1]: value})
-    if pair:
-        both = dict(type=pair[1], source=pair[2])
-        found = [one for one in found if not one.items() <= both.items()]
-        found.append(both)
-    yield from found
+    yield from [one for one in found if not any(
+        one.items() <= both.items() for both in pairs)]
+    yield from pairs
     for source in re.findall(r"\buse '(\w+)'", hint):
         yield dict(source=source)
     method = re.search(r'such as (\w+Hook)', hint)
