@@ -210,8 +210,9 @@ class MMDetHost(Host):
             missing = '' if spec is None else spec.missing(head, kind)
             raise ConfigError(
                 f'{where}: what gives the {name} of a {type(head).__name__} '
-                f'is not known{missing and f" ({missing})"}; name the module, one of '
-                f'{[n for n, _ in head.named_children()]} below {path}, or '
+                f'is not known{missing and f" ({missing})"}; name the module, '
+                f'one of {[n for n, _ in head.named_children()]} below '
+                f'{path}, or '
                 'register the head by mmselfkd.hosts.register_head, or '
                 f'{ON_FEATURES}')
         return place

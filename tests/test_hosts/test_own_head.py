@@ -30,7 +30,7 @@ class MyHead(FCOSHead):
 
 @pytest.mark.parametrize('host, options, source, says', [
     ('mmdet', dict(classes='my_clas'), 'logits', [
-        "logits of a MyHead", "no attribute 'my_clas'; nearest: 'my_cls'"]),
+        'logits of a MyHead', "no attribute 'my_clas'; nearest: 'my_cls'"]),
     ('mmdet', dict(classes='my_cls', boxes='my_box'), 'boxes', [
         "no attribute 'my_box'", "'my_reg'"]),
     ('mmdet', dict(boxes='my_reg', bins='strids'), 'boxes', [
