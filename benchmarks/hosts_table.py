@@ -319,6 +319,8 @@ def page(cells: dict[tuple[str, str], Cell]) -> str:
 def _short(cell: Cell) -> str:
     key, _, reason = cell.message.partition(': ')
     reason = re.sub(r'\(\d[^()]*\)(, )?', '', reason).partition('; ')[0]
+    reason = reason.replace(' ()', '')
+    reason = re.sub(r'\ba (?!BiFPN)[A-Z]\w+', 'this model', reason)
     key = re.sub(r' = .*', '', key)
     return f'`{key}`: {reason.strip()}. What works: `{cell.way}`'
 
@@ -334,7 +336,8 @@ teacher.
 
 `yes`: trained, all losses finite. A number: refused before the first
 iteration by the message below, and what it names was tried and trains. `-`:
-not run, for it needs a package that is not installed.
+not run, for it needs a package that is not installed (LAD and PAA need
+scikit-learn).
 
 {total}.
 

@@ -320,7 +320,7 @@ SEGMENTORS = dict(
                      '512x1024.py'),
     maskformer=_seg('maskformer/maskformer_r50-d32_8xb2-160k_ade20k-'
                     '512x512.py'),
-    mobilenetv3=_seg('mobilenet_v3/mobilenet-v3-d8_lraspp_4xb4-320k_'
+    mobilenetv3=_seg('mobilenet_v3/mobilenet-v3-d8-s_lraspp_4xb4-320k_'
                      'cityscapes-512x1024.py', size=400, narrow=False),
     nonlocal_net=_seg('nonlocal_net/nonlocal_r50-d8_4xb2-40k_cityscapes-'
                       '512x1024.py'),
