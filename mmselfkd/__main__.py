@@ -13,6 +13,9 @@ from .errors import nearest
 COMMANDS = {
     'train': ('train.py', 'train; with --method, distil any config'),
     'test': ('test.py', 'evaluate a checkpoint'),
+    'compare': ('compare.py',
+                'train the plain student and several methods, and compare'),
+    'report': ('report.py', 'one page of comparisons'),
     'methods': ('methods.py', 'list the method hooks'),
     'convert': ('convert_checkpoint.py',
                 'turn a checkpoint of mmrazor, MGD or FGD into a student'),

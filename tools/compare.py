@@ -241,7 +241,9 @@ class Comparison:
         for key in ('val_dataloader', 'val_evaluator'):
             own[key] = self.cfg[key]
         config = self.write(TEACHER, own)
-        Plan(TEACHER, seed, 0, settings, {}, str(config)).write(folder)
+        Plan(TEACHER, seed, 0, settings,
+             dict(checkpoint=self.args.teacher_checkpoint), str(config)
+             ).write(folder)
         return [self.steps(TEACHER, folder, config, train,
                            self.teacher_checkpoint)]
 

@@ -101,9 +101,10 @@ class Run:
     failure: str = ''
 
     @property
-    def checkpoint(self) -> Path:
-        """Its last one, where it is there still."""
-        return self.folder / FINAL
+    def checkpoint(self) -> str:
+        """Its last one, or what a teacher was given with."""
+        given = self.plan.method_settings.get('checkpoint')
+        return given or str(self.folder / FINAL)
 
     def value(self, metric: str) -> float:
         """The metric of the last checkpoint; NaN where it is not there."""
