@@ -44,7 +44,8 @@ def test_metadata_requires_torch_alone(wheel):
     ]
     assert required == ['torch']
     assert metadata['Requires-Python'] == '>=3.10'
-    assert {'compare', 'onedl', 'upstream'} == set(metadata.get_all('Provides-Extra'))
+    assert {'compare', 'onedl', 'upstream'} == set(
+        metadata.get_all('Provides-Extra'))
 
 
 def test_types_are_published(wheel):

@@ -116,8 +116,8 @@ class Method:
 
     @property
     def needs_teacher(self):
-        return (self.hook.preset_teacher is None
-                and 'teacher' not in (self.options or {}))
+        own = {'teacher.type', 'teacher.config'} & set(self.options)
+        return self.hook.preset_teacher is None and not own
 
     def entry(self, teacher, checkpoint, trust):
         """Its entry of ``custom_hooks``."""
@@ -274,8 +274,11 @@ class Comparison:
             cfg.val_dataloader, cfg.val_evaluator)
         cfg.test_cfg = cfg.get('test_cfg') or dict(type='TestLoop')
         path = self.folder / 'configs' / f'{name}.py'
-        path.parent.mkdir(parents=True, exist_ok=True)
-        cfg.dump(str(path))
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix('.part.py')
+            cfg.dump(str(part))
+            part.replace(path)
         return path
 
     def steps(self, name, folder, config, train, checkpoint):
