@@ -183,9 +183,7 @@ def make_rows(group: Group, trust: bool = False) -> Iterator[PictureRow]:
     """
     methods = group.methods()
     plain_runs = methods.pop(PLAIN)
-    teacher = None
-    if group.teacher is not None and group.teacher.evaluation:
-        teacher = _load(group.teacher, trust)
+    others: dict[str, Model] = {}
     dataset = None
     for name, runs in methods.items():
         gains = score_gains(plain_runs, runs)
@@ -197,12 +195,12 @@ def make_rows(group: Group, trust: bool = False) -> Iterator[PictureRow]:
                          for run in (plain_runs, runs))
         if dataset is None:
             dataset = DATASETS.build(plain.cfg.val_dataloader.dataset)
+            if group.teacher is not None and group.teacher.evaluation:
+                others[TEACHER] = _load(group.teacher, trust)
         kind = plain_runs[seed].evaluation['image_score']
         for i in chosen:
             sample = dataset[i]
-            models = {PLAIN: plain, name: method}
-            if teacher is not None:
-                models = {TEACHER: teacher, **models}
+            models = {**others, PLAIN: plain, name: method}
             results = {title: predict(one.model, sample)
                        for title, one in models.items()}
             pictures, legend = paint(dataset, results, name)
