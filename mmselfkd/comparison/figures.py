@@ -65,8 +65,8 @@ def task_loss(record: Mapping[str, Any]) -> float | None:
 def curves(group: Group) -> Iterator[tuple[str, str]]:
     """Titles and SVG of what the runs logged over the iterations.
 
-    The validation metric, the task's loss, then every ``distill.*``. A band is
-    the range over the seeds.
+    The validation metric, the task's loss, then every ``distill.*``. A line
+    is the mean over the seeds, as far as all have got, and a band their range.
     """
     methods = group.methods()
     style = styles(list(methods))
@@ -111,22 +111,15 @@ def _curve(title: str, methods: Mapping[str, Mapping[int, Run]],
         look = dict(style[name])
         if len(steps) > 12:
             look.update(markevery=max(len(steps) // 6, 1))
-        axes.plot(steps, _over_seeds(np.mean, lines), label=name,
-                  markersize=4, linewidth=1.4, **look)
+        axes.plot(steps, lines.mean(0), label=name, markersize=4,
+                  linewidth=1.4, **look)
         if len(series) > 1:
             axes.fill_between(
-                steps, _over_seeds(np.min, lines), _over_seeds(np.max, lines),
-                color=look['color'], alpha=0.15, linewidth=0)
+                steps, lines.min(0), lines.max(0), color=look['color'],
+                alpha=0.15, linewidth=0)
     if axes.lines:
         axes.legend(frameon=False, fontsize='x-small')
     return as_svg(figure)
-
-
-def _over_seeds(reduce: Any, lines: np.ndarray) -> np.ndarray:
-    """Of the seeds that have got so far; NaN where one is NaN by itself."""
-    return np.array([
-        reduce(column[~np.isnan(column)]) if not np.isnan(column).all()
-        else np.nan for column in lines.T])
 
 
 def _smoothed(line: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ A folder of a run has beside mmengine's own files:
 import json
 import os
 import resource
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ class ComparisonHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         self._seed(runner, 'load')
+        self._steps: list[float] = []
         student = unwrapped(runner.model)
         along = getattr(student, ENTRY, None)
         self.facts = dict(
@@ -67,10 +69,12 @@ class ComparisonHook(Hook):
     def before_train_iter(self, runner: Any, batch_idx: int,
                           data_batch: Any = None) -> None:
         self._seed(runner, 'train')
+        self._begin = time.process_time()
 
     def after_train_iter(self, runner: Any, batch_idx: int,
                          data_batch: Any = None,
                          outputs: dict | None = None) -> None:
+        self._steps.append(time.process_time() - self._begin)
         # what is loaded next belongs to the next iteration
         self._seed(runner, 'load', 1)
 
@@ -86,6 +90,8 @@ class ComparisonHook(Hook):
         link.unlink(missing_ok=True)
         link.symlink_to(os.path.relpath(last, work_dir))
         self.facts.update(_peak_memory())
+        if self._steps and not torch.cuda.is_available():
+            self.facts['cpu_seconds'] = float(np.median(self._steps))
         self._write(runner)
 
     def _seed(self, runner: Any, what: str, ahead: int = 0) -> None:

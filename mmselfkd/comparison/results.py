@@ -106,6 +106,15 @@ class Run:
         given = self.plan.method_settings.get('checkpoint')
         return given or str(self.folder / FINAL)
 
+    @property
+    def step_seconds(self) -> float:
+        """Of a step without loading; NaN where it is not known.
+
+        On a CPU the time that its cores were busy with the run, which other
+        runs beside it disturb least.
+        """
+        return self.facts.get('cpu_seconds', self.log.step_seconds)
+
     def value(self, metric: str) -> float:
         """The metric of the last checkpoint; NaN where it is not there."""
         return self.evaluation.get('metrics', {}).get(metric, math.nan)

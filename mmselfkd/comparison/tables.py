@@ -75,7 +75,7 @@ def make_rows(group: Group) -> list[Row]:
             float(np.mean(list(by_seed.values()))) if by_seed else math.nan,
             deviation(list(by_seed.values())),
             gain._replace(mean=metric.sign * gain.mean),
-            ratio(done, plain, lambda run: run.log.step_seconds),
+            ratio(done, plain, lambda run: run.step_seconds),
             ratio(done, plain, lambda run: run.facts.get('memory', math.nan)),
             facts.get('parameters'), facts.get('along'),
             {seed: runs[seed].state(key) if seed in runs else 'missing'
@@ -195,7 +195,8 @@ def markdown(table: Sequence[Sequence[str]]) -> str:
 
 HOW = ('Gains are means over the seeds of (method - plain student of the same '
        'seed), positive where the method is better, with their 95 % interval '
-       "(Student's t). Step time and memory are against the plain student.")
+       "(Student's t). Step time and memory are against the plain student; "
+       'runs beside each other disturb the time.')
 
 
 def as_markdown(results: Results) -> str:
@@ -230,7 +231,7 @@ def as_csv(results: Results) -> str:
     for i, name, seed, run in rows:
         writer.writerow([
             i, name, seed, run.state(results.groups[i - 1].metric),
-            run.log.step_seconds,
+            run.step_seconds,
             *(run.facts.get(key, '')
               for key in ('memory', 'parameters', 'along')),
             *(run.evaluation.get('metrics', {}).get(key, '')

@@ -94,7 +94,7 @@ def test_what_is_on_it(page):
         assert part in text, part
     assert list(tags.images) == [
         'gain of each class with its interval; the numbers are in the table '
-        'beside it', *(f'{name} over the iterations' for name in (
+        'below', *(f'{name} over the iterations' for name in (
             'mIoU', 'task loss', 'distill.loss_x', 'distill.agreement')),
         'confusion of plain student', 'confusion of NFDHook']
     gain = svg_text(next(iter(tags.images.values())))
