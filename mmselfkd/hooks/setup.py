@@ -15,6 +15,7 @@ from .. import randomness
 from ..distillation import ENTRY, DistillationRun, Plan
 from ..errors import ConfigError
 from ..hosts import host_of
+from .views import recorded_views
 
 
 def set_up_run(runner: Any, hook: Hook, plan: Plan) -> DistillationRun:
@@ -31,6 +32,8 @@ def set_up_run(runner: Any, hook: Hook, plan: Plan) -> DistillationRun:
     student = unwrapped(runner.model)
     with randomness.preserved():
         twin = _copy_as_started(student)
+        dataset = runner.train_dataloader.dataset
+        recorded_views(runner, lambda: _copy_of(dataset, runner))
         inputs, samples = _two_samples(runner, twin)
         run = DistillationRun(
             student, plan, inputs, samples, twin, seed=runner.seed,
