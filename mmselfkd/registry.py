@@ -97,7 +97,7 @@ def build_part(cfg: Any, registry: Registry, key: str,
     kwargs = dict(cfg)
     kwargs.pop('_scope_', None)  # left by inheritance from a package's config
     kind = kwargs.pop('type')
-    cls = _find(kind, registry) if isinstance(kind, str) else kind
+    cls = find_part(kind, registry) if isinstance(kind, str) else kind
     if not callable(cls):
         raise ConfigError(f'{key}.type = {kind!r} is not registered' +
                           nearest(kind, registry.module_dict) +
@@ -131,7 +131,8 @@ def build_part(cfg: Any, registry: Registry, key: str,
                           f'{key} = {dict(cfg)!r}: {says}') from error
 
 
-def _find(name: str, registry: Registry) -> Any:
+def find_part(name: str, registry: Registry) -> Any:
+    """What is registered under a name; None if nothing."""
     try:
         found = registry.get(name)
     except RuntimeError:  # mmengine's word for a name it cannot import

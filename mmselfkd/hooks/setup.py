@@ -32,13 +32,13 @@ def set_up_run(runner: Any, hook: Hook, plan: Plan) -> DistillationRun:
     student = unwrapped(runner.model)
     with randomness.preserved():
         twin = _copy_as_started(student)
-        dataset = runner.train_dataloader.dataset
-        recorded_views(runner, lambda: _copy_of(dataset, runner))
+        recorded = recorded_views(runner, lambda: _copy_of(
+            runner.train_dataloader.dataset, runner))
         inputs, samples = _two_samples(runner, twin)
         run = DistillationRun(
             student, plan, inputs, samples, twin, seed=runner.seed,
             batch_size=runner.train_dataloader.batch_size,
-            distributed=get_world_size() > 1)
+            distributed=get_world_size() > 1, recorded=recorded)
     try:
         modules = run.attach()
         if modules:

@@ -1,21 +1,27 @@
 """Recorded views in a run's loader: what would not keep them is refused."""
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from mmengine.optim import AmpOptimWrapper, OptimWrapperDict
+from mmengine.runner import autocast
+
 from ..errors import ConfigError
+from ..teachers import RecordedViews
 
 LOADER = 'train_dataloader'
 
 
-def recorded_views(runner: Any, copied: Callable[[], Any]) -> Any:
-    """The FixedViews of the training loader, once it is known to work.
+def recorded_views(runner: Any,
+                   copied: Callable[[], Any]) -> RecordedViews | None:
+    """The views that the training loader gives, once they are known to stay.
 
     Args:
         runner (Runner): Its ``before_run`` stage is under way.
         copied (Callable): A copy of the loader's data set.
 
     Returns:
-        FixedViews | None: None where the loader has none.
+        RecordedViews | None: None where the loader has none.
 
     Raises:
         ConfigError: Views that the loader would never show, another data set
@@ -30,10 +36,10 @@ def recorded_views(runner: Any, copied: Callable[[], Any]) -> Any:
 
     loader = runner.train_dataloader
     sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
+    cfg = runner.cfg.get(LOADER)
+    cfg = cfg if isinstance(cfg, dict) else {}
     if dataset.views > 1 and type(sampler).__name__ != 'ViewSampler':
-        cfg = runner.cfg.get(LOADER)
-        inner = dict(cfg['sampler']) if isinstance(cfg, dict) else dict(
-            type=type(sampler).__name__)
+        inner = dict(cfg.get('sampler') or dict(type=type(sampler).__name__))
         raise ConfigError(
             f'{LOADER}.sampler: the data set has {dataset.views} views, of '
             f'which a {type(sampler).__name__} shows the first alone; write '
@@ -53,7 +59,15 @@ def recorded_views(runner: Any, copied: Callable[[], Any]) -> Any:
             'and torch; a transform with a memory (CachedMosaic) or a '
             'generator of its own (albumentations) does not follow them; use '
             'another one (Mosaic)')
-    return dataset
+    config = cfg.get('dataset')
+    found = RecordedViews(
+        dataset, config if isinstance(config, dict) else None)
+    wrapper = runner.optim_wrapper
+    if isinstance(wrapper, OptimWrapperDict):
+        wrapper, *_ = wrapper.values()
+    if isinstance(wrapper, AmpOptimWrapper):
+        found.autocast = partial(autocast, dtype=wrapper.cast_dtype)
+    return found
 
 
 def _refuse_inner(dataset: Any) -> None:

@@ -1,6 +1,6 @@
 """Recorded views in a run: what would not keep them is refused before it."""
 import pytest
-from helpers import KD, NO_DROPOUT, assert_equal, interrupt, train
+from helpers import KD, NO_DROPOUT, assert_equal, interrupt, record, train
 from mmengine.hooks import Hook
 
 from mmselfkd.errors import ConfigError
@@ -11,14 +11,7 @@ def recorded(tiny, tmp_path, views=2, **changes):
     cfg = tiny.config(tmp_path, dict(
         type='mmselfkd.DistillHook', teacher=tiny.teacher(),
         losses=dict(loss_kd=KD)), **changes)
-    record(cfg.train_dataloader, views)
-    return cfg
-
-
-def record(loader, views):
-    loader.dataset = dict(
-        type='mmselfkd.FixedViews', views=views, dataset=loader.dataset)
-    loader.sampler = dict(type='mmselfkd.ViewSampler', sampler=loader.sampler)
+    return record(cfg, views)
 
 
 @pytest.mark.parametrize('by_epoch', [False, True])
@@ -77,7 +70,7 @@ def test_a_transform_with_a_memory(detectors, tmp_path):
         losses=dict(loss_kd=KD)))
     cfg.train_dataloader.dataset.pipeline.insert(
         2, dict(type='CachedMosaic', img_scale=(64, 64)))
-    record(cfg.train_dataloader, 2)
+    record(cfg)
     with pytest.raises(ConfigError, match='train_dataloader.dataset: '
                        'CachedMosaic does not make the same sample'):
         train(cfg)
