@@ -80,16 +80,19 @@ class CacheStore:
         except (SafetensorError, KeyError, TypeError):  # cut off by a crash
             return None
 
-    def write(self, view: tuple[int, int], size: Size, record: Record) -> int:
-        """Store a record.
+    def write(self, view: tuple[int, int], size: Size, record: Record,
+              room: float = float('inf')) -> int:
+        """Store a record, unless its file has more than ``room`` bytes.
 
         Returns:
-            int: Bytes of its file.
+            int: Bytes of the file; 0 where it was not stored.
 
         Raises:
             OSError: No space, or the folder cannot be written.
         """
         content = save(record.tensors, dict(digest=record.digest))
+        if len(content) > room:
+            return 0
         self._put(self.path(view, size), content)
         return len(content)
 
@@ -97,7 +100,7 @@ class CacheStore:
         """What was said of all records; None where nothing was yet."""
         try:
             return json.loads((self.folder / META).read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def write_meta(self, meta: Mapping[str, Any]) -> None:

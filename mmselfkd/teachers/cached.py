@@ -333,8 +333,9 @@ class CachedTeacher(ModelTeacher):
         if not differing:
             return ''
         name = min(differing, key=lambda name: len(differing[name]))
-        return (f'; {len(differing)} other caches are there, the nearest, '
-                f'{name!r}, with other {", ".join(differing[name])}')
+        return (f'; other caches in {self.options.dir!r}: {len(differing)}, '
+                f'the nearest, {name!r}, with other '
+                f'{", ".join(differing[name])}')
 
     def _first_output(self, context: BatchContext) -> TeacherOutput:
         teacher = self._connected(context)
@@ -524,16 +525,18 @@ class CachedTeacher(ModelTeacher):
         if self._stopped:
             return
         view, digest = _identity(sample)
-        if _bytes_of(parts) > self._left:
-            self._stop(f'the limit of {_told(self.options.limit)} is reached')
-            return
         try:
-            self._left -= self.store.write(view, size, Record(digest, {
-                name: part.cpu() for name, part in parts.items()}))
-            self._contents.views.add(view)
+            written = self.store.write(view, size, Record(digest, {
+                name: part.cpu() for name, part in parts.items()}), self._left)
         except OSError as error:
             self._stop(f'{str(self.store.folder)!r} cannot be written: '
                        f'{error}')
+            return
+        if not written:
+            self._stop(f'the limit of {_told(self.options.limit)} is reached')
+            return
+        self._left -= written
+        self._contents.views.add(view)
 
     def _stop(self, reason: str) -> None:
         self._stopped = reason
