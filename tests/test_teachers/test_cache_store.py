@@ -69,18 +69,19 @@ def test_a_reader_keeps_what_is_replaced_under_it(tmp_path):
     assert store.read((0, 0), SIZE).digest == 'new'
 
 
-WRITER = '''
+WRITER = """
 import sys, torch
 from mmselfkd.teachers.cache_store import CacheStore, Record
 store, rank = CacheStore(sys.argv[1]), int(sys.argv[2])
 number = 0
 while True:
     value = torch.full((300, 300), float(number % 50))
-    store.write((number % 50, 0), (1, 1), Record(str(number % 50), {'a': value}))
+    store.write((number % 50, 0), (1, 1), Record(
+        str(number % 50), {'a': value}))
     number += 1
     if number == 50:
         print('once', flush=True)
-'''
+"""
 
 
 def test_two_writers_of_the_same_files_that_are_killed(tmp_path):
