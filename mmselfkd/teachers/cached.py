@@ -122,6 +122,14 @@ class CachedTeacher(ModelTeacher):
         cache (dict): See :class:`CacheOptions`.
         key (str): Where ``cfg`` stands in the config, for the errors.
 
+    Attributes:
+        store (CacheStore): Of this run's folder.
+        stopped (str): Why no further answer can be stored; '' if it can.
+        is_complete (bool): Whether all were there when the run began.
+        asks_whole_batches (bool): Whether the teacher is asked for a whole
+            batch where a part of the answers is there. In a batch of fewer
+            images the last bits may differ, so in ``'fp32'`` it is.
+
     Raises:
         ConfigError: A value that cannot work, or a teacher that changes.
     """
@@ -130,6 +138,7 @@ class CachedTeacher(ModelTeacher):
         Teacher.__init__(self, key)
         self._cfg, self._where = cfg, f'{key}.cache'
         self.options = CacheOptions.of(cache, self._where)
+        self.asks_whole_batches = self.options.precision == 'fp32'
         kind = cfg['type']
         cls = find_part(kind, TEACHERS) if isinstance(kind, str) else kind
         if inspect.isclass(cls) and not (
@@ -144,7 +153,7 @@ class CachedTeacher(ModelTeacher):
         self._is_connected = False
         self._places: dict[str, Place] = {}
         self._packings: dict[str, list[Packing]] = {}
-        self._stopped = ''  # why nothing more is stored
+        self.stopped = ''  # why nothing more is stored
         self._count: Counter = Counter()
 
     # -- the model, where it is needed ----------------------------------------
@@ -253,6 +262,24 @@ class CachedTeacher(ModelTeacher):
 
     def place(self, source: str) -> Place | None:
         return self._places[source]
+
+    def has(self, view: tuple[int, int]) -> bool:
+        """Whether an answer for a sample in a view was stored."""
+        return view in self._contents.views
+
+    def told(self) -> str:
+        """What is stored now, by all ranks."""
+        contents = self.store.contents()
+        sizes = ' and '.join(f'{h}x{w}' for h, w in sorted(contents.sizes))
+        text = (f'{len(contents.views):,} of {self.total:,} answers in '
+                f'{str(self.store.folder)!r}, {_told(contents.bytes)}')
+        if len(contents.sizes) > 1:
+            return (f'{text}, for batches padded to {sizes}: in a batch that '
+                    'is padded to another size the teacher is asked anew; let '
+                    'all be padded to one')
+        if len(contents.views) < self.total:
+            return f'{text}; {self.stopped}'
+        return f'{text}; neither the model nor its weights are needed'
 
     def describe(self) -> str:
         assert self._meta is not None
@@ -455,9 +482,6 @@ class CachedTeacher(ModelTeacher):
               sources: Iterable[str] | None) -> TeacherOutput:
         """What is stored; of what is not, the teacher is asked.
 
-        In ``'fp32'`` it is asked for the whole batch, since in a batch of
-        fewer images the last bits may differ.
-
         Raises:
             RuntimeError: A sample has other pixels than when it was stored.
         """
@@ -465,7 +489,7 @@ class CachedTeacher(ModelTeacher):
         found = [self._find(sample, size) for sample in samples]
         missing = [i for i, parts in enumerate(found) if parts is None]
         if missing:
-            if self.options.precision == 'fp32':
+            if self.asks_whole_batches:
                 missing = list(range(len(found)))
             for i, parts in zip(missing, self._ask(context, missing)):
                 if found[i] is None:
@@ -488,7 +512,7 @@ class CachedTeacher(ModelTeacher):
             view, size)
         if record is None:
             self._count['another size' if view in self._contents.views else
-                        'not stored' if self._stopped else 'new'] += 1
+                        'not stored' if self.stopped else 'new'] += 1
             return None
         if record.digest != digest:
             raise RuntimeError(
@@ -522,7 +546,7 @@ class CachedTeacher(ModelTeacher):
 
     def _keep(self, sample: Any, size: Size, parts: Parts) -> None:
         """Store an answer, if there is still room."""
-        if self._stopped:
+        if self.stopped:
             return
         view, digest = _identity(sample)
         try:
@@ -539,7 +563,7 @@ class CachedTeacher(ModelTeacher):
         self._contents.views.add(view)
 
     def _stop(self, reason: str) -> None:
-        self._stopped = reason
+        self.stopped = reason
         print_log(f'{self._where}: {reason}; nothing more is stored, and what '
                   'is not there is asked live', 'current', logging.WARNING)
 
