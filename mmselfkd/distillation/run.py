@@ -82,13 +82,7 @@ class DistillationRun:
                 name: build_teacher(cfg, where)
                 for name, (where, cfg) in plan.used_teachers.items()
             }
-            for name, teacher in self.teachers.items():
-                if not isinstance(teacher, Teacher):
-                    raise ConfigError(
-                        f'{plan.used_teachers[name][0]}: a '
-                        f'{type(teacher).__name__} is no teacher; derive it '
-                        'from mmselfkd.teachers.ModelTeacher')
-                teacher.key, _ = plan.used_teachers[name]
+            for teacher in self.teachers.values():
                 teacher.check_length(*plan.length)
             for config in plan.used:
                 config.loss.sync_ranks = distributed

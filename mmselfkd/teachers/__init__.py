@@ -1,5 +1,6 @@
 """Who teaches: one class per file."""
-from .cached import CachedTeacher, CacheOptions, build_teacher
+from .building import build_teacher
+from .cached import CachedTeacher, CacheOptions
 from .ema import EMATeacher
 from .execution import Execution
 from .frozen import FrozenTeacher

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -37,24 +37,6 @@ UNITS = dict(B=1, KB=10**3, MB=10**6, GB=10**9, TB=10**12)
 PADDING = ('BatchFixedSizePad', )  # batch augmentations that only pad
 LOADER = ("dataset=dict(type='mmselfkd.FixedViews', views=4, dataset=...), "
           "sampler=dict(type='mmselfkd.ViewSampler', sampler=...)")
-
-
-def build_teacher(cfg: Mapping[str, Any], key: str) -> Any:
-    """A teacher of its config, cached where that says so.
-
-    Args:
-        cfg (dict): ``type`` (FrozenTeacher by default), the arguments of the
-            class, and optionally ``cache``.
-        key (str): Where ``cfg`` stands in the config, for the errors.
-
-    Raises:
-        ConfigError: Something of it cannot work.
-    """
-    cfg = dict(type='FrozenTeacher') | dict(cfg)
-    cache = cfg.pop('cache', None)
-    if cache is not None:
-        return CachedTeacher(cfg, cache, key)
-    return build_part(cfg, TEACHERS, key, ('cache', ), dict(key=key))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,15 +123,11 @@ class CachedTeacher(ModelTeacher):
         self.asks_whole_batches = self.options.precision == 'fp32'
         kind = cfg['type']
         cls = find_part(kind, TEACHERS) if isinstance(kind, str) else kind
-        if inspect.isclass(cls) and not (
-                issubclass(cls, ModelTeacher) and cls.is_pretrained):
-            raise ConfigError(
-                f'{self._where}: what a {cls.__name__} teaches changes in the '
-                'run and cannot be kept; leave out `cache`, or take a '
-                'pretrained model (config=..., checkpoint=...)')
+        if inspect.isclass(cls) and not getattr(cls, 'is_pretrained', False):
+            raise self._changing(cls)
         self._parts: dict[str, Any] = {}
         self._requests: dict[str, str] = {}
-        self._teacher: ModelTeacher | None = None
+        self._teacher: Any = None
         self._is_connected = False
         self._places: dict[str, Place] = {}
         self._packings: dict[str, list[Packing]] = {}
@@ -168,15 +146,24 @@ class CachedTeacher(ModelTeacher):
         """Whether the model has been needed."""
         return self._teacher is not None
 
-    def _built(self) -> ModelTeacher:
+    def _built(self) -> Any:
         if self._teacher is None:
             teacher = build_part(self._cfg, TEACHERS, self.key, ('cache', ),
                                  dict(key=self.key))
             teacher.key = self.key
-            teacher.model.to(self._device).requires_grad_(False).eval()
+            if not teacher.is_pretrained or teacher.module is not None:
+                raise self._changing(type(teacher))
+            if isinstance(teacher, ModelTeacher):  # as its `fit` would do
+                teacher.model.to(self._device).requires_grad_(False).eval()
             self._check_weights()
             self._teacher = teacher
         return self._teacher
+
+    def _changing(self, cls: type) -> ConfigError:
+        return ConfigError(
+            f'{self._where}: what a {cls.__name__} teaches changes in the run '
+            'and cannot be kept; leave out `cache`, or take a pretrained '
+            'model (config=..., checkpoint=...)')
 
     def _check_weights(self) -> None:
         """The files are those that the folder was named after.
@@ -191,7 +178,7 @@ class CachedTeacher(ModelTeacher):
                     f'{self.key}: {file!r} was replaced since the run began '
                     'to look for its answers; start the run again')
 
-    def _connected(self, context: BatchContext) -> ModelTeacher:
+    def _connected(self, context: BatchContext) -> Teacher:
         """The teacher, which has seen a batch and knows its taps."""
         teacher = self._built()
         if not self._is_connected:
@@ -395,7 +382,7 @@ class CachedTeacher(ModelTeacher):
                 Packing.of(level, f'{source}/{i}', self.options.precision,
                            *self._top(source, place, level))
                 for i, level in enumerate(found)]
-        if teacher.student_sources or teacher.module is not None:
+        if teacher.student_sources:
             raise ConfigError(
                 f'{self._where}: a {type(teacher).__name__} looks at the '
                 'student and cannot be kept; leave out `cache`')
@@ -429,7 +416,7 @@ class CachedTeacher(ModelTeacher):
                               'kept, or all (top_k=None)')
         return top_k, classes
 
-    def _describe(self, teacher: ModelTeacher) -> None:
+    def _describe(self, teacher: Teacher) -> None:
         """What a run is told that finds all answers in the folder."""
         if self._meta is None:
             self._meta = dict(
@@ -631,7 +618,7 @@ def _part(context: BatchContext, which: Sequence[int]) -> BatchContext:
         samples=[context.samples[i] for i in which])
 
 
-def _levels(teacher: ModelTeacher,
+def _levels(teacher: Teacher,
             context: BatchContext) -> dict[str, list[torch.Tensor]]:
     output = teacher.teach(context, None)
     output.join()
