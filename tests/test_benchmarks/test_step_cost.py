@@ -151,6 +151,24 @@ def test_students_of_their_own(tmp_path, write, bench):
     assert table['alone']['plain steps a step'] == '-'
 
 
+def test_a_teacher_that_was_asked_before(tiny, write, bench):
+    """Its answers are read, its weights take no part."""
+    printed, table = bench(
+        write('kd', dict(type='mmselfkd.DistillHook', losses=KD,
+                         teacher=tiny.teacher(8))),
+        write('tfd', TFD), '--iters', 2, '--warmup', 1, '--cached')
+    assert list(table) == ['plain', 'kd', 'kd, cached', 'tfd']
+    live, cached = table['kd'], table['kd, cached']
+    assert cached['without cache'] == live['plain steps a step']
+    assert number(cached['teacher ms']) < number(live['teacher ms']) / 3
+    assert number(cached['reading ahead, ms']) > 0
+    assert number(cached['ratio to what is left']) > 0
+    assert cached['teacher parameters'] == '0'
+    assert number(cached['MiB']) < number(live['MiB'])
+    with pytest.raises(SystemExit, match='--cached: no config has a pretr'):
+        bench(write('tfd', TFD), '--cached')
+
+
 def test_the_step_of_mmrazor(tiny, write, bench):
     """The whole teacher in training, and in the checkpoint."""
     config = write('kd', dict(
