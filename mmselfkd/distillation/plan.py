@@ -158,7 +158,7 @@ def _named_teachers(teacher: Any, key: str) -> TeacherConfigs:
                           "teacher without one such as dict(type='EMATeacher')"
                           ', or a dict of several such')
     named = {name: cfg for name, cfg in teacher.items() if name != '_scope_'}
-    if {'config', 'checkpoint', 'type'} & set(named) or not all(
+    if {'config', 'checkpoint', 'type', 'cache'} & set(named) or not all(
             isinstance(cfg, dict) for cfg in named.values()):
         return {'teacher': (key, named)}
     for name in named:

@@ -13,10 +13,16 @@ from .. import randomness
 from ..errors import ConfigError, nearest
 from ..hosts import host_of
 from ..layout import BatchLayout
-from ..registry import TEACHERS, build_part
 from ..schedules import factor_at
 from ..sources import STUDENT, gather
-from ..teachers import BatchContext, ModelTeacher, Teacher, TeacherOutput
+from ..teachers import (
+    BatchContext,
+    ModelTeacher,
+    RecordedViews,
+    Teacher,
+    TeacherOutput,
+    build_teacher,
+)
 from .discriminators import DiscriminatorTrainer
 from .level_matching import resize_like
 from .loss_term import LossTerm
@@ -51,6 +57,8 @@ class DistillationRun:
         seed (int): Of the run.
         batch_size (int, optional): Images of a full batch.
         distributed (bool): Whether several ranks train together.
+        recorded (RecordedViews, optional): What the batches are made of,
+            where samples come again.
 
     Raises:
         ConfigError: Whatever in the plan cannot work for this student.
@@ -59,7 +67,8 @@ class DistillationRun:
     def __init__(self, student: nn.Module, plan: Plan, inputs: torch.Tensor,
                  samples: Any, twin: nn.Module | None = None, seed: int = 0,
                  batch_size: int | None = None,
-                 distributed: bool = False) -> None:
+                 distributed: bool = False,
+                 recorded: RecordedViews | None = None) -> None:
         self.student, self.plan, self.seed = student, plan, seed
         self.resources = ExitStack()
         self.terms: list[LossTerm] = []
@@ -70,17 +79,10 @@ class DistillationRun:
         self._outputs: dict[str, TeacherOutput] = {}
         try:
             self.teachers: dict[str, Teacher] = {
-                name: build_part(dict(type='FrozenTeacher') | dict(cfg),
-                                 TEACHERS, where, offered=dict(key=where))
+                name: build_teacher(cfg, where)
                 for name, (where, cfg) in plan.used_teachers.items()
             }
-            for name, teacher in self.teachers.items():
-                if not isinstance(teacher, Teacher):
-                    raise ConfigError(
-                        f'{plan.used_teachers[name][0]}: a '
-                        f'{type(teacher).__name__} is no teacher; derive it '
-                        'from mmselfkd.teachers.ModelTeacher')
-                teacher.key, _ = plan.used_teachers[name]
+            for teacher in self.teachers.values():
                 teacher.check_length(*plan.length)
             for config in plan.used:
                 config.loss.sync_ranks = distributed
@@ -89,7 +91,8 @@ class DistillationRun:
                 twin.train()
             self.rehearsal = rehearse(
                 student, twin, plan.used, self.teachers, inputs, samples,
-                self.resources, seed=seed, batch_size=batch_size)
+                self.resources, seed=seed, batch_size=batch_size,
+                recorded=recorded)
             self.terms = self.rehearsal.terms
             self.discriminators = {
                 term.name: DiscriminatorTrainer(term)
