@@ -175,7 +175,8 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('modules', nargs='*', help='such as mmselfkd/layout.py')
+    parser.add_argument('modules', nargs='*',
+                        help='such as mmselfkd/layout.py')
     parser.add_argument('--sample', type=int, default=100,
                         help='mutants of a module, 0: all; seed 0')
     parser.add_argument('--again', action='store_true')
