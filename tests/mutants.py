@@ -4,7 +4,7 @@
 mutmut changes one operator, number, argument or condition at a time, and runs
 the tests that reach the function. A change that no test sees survives::
 
-    python -m tests.mutants [MODULE ...] [--sample 100] [--again] [--show]
+    python -m tests.mutants [MODULE ...] [--sample 30] [--again] [--show]
 
 Each module has a folder of its own in ``build/mutants``, so a run that was
 stopped goes on where it was. A function that was changed is tested anew;
@@ -120,9 +120,9 @@ class Module:
         self.hashes = made.hash_by_function_name
         prefix = f'mmselfkd.{module.removesuffix(".py").replace("/", ".")}.'
         self.all = [prefix + name for name in made.mutant_names]
-        self.names = self.all
-        if sample and len(self.all) > sample:
-            self.names = sorted(random.Random(SEED).sample(self.all, sample))
+        # a larger sample contains the smaller ones
+        self.names = random.Random(SEED).sample(
+            self.all, len(self.all))[:sample or None]
         self.meta = self.folder / 'mutants' / f'{path}.meta'
 
     def results(self):
@@ -177,7 +177,7 @@ def main():
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('modules', nargs='*',
                         help='such as mmselfkd/layout.py')
-    parser.add_argument('--sample', type=int, default=100,
+    parser.add_argument('--sample', type=int, default=30,
                         help='mutants of a module, 0: all; seed 0')
     parser.add_argument('--again', action='store_true')
     parser.add_argument('--show', action='store_true')
