@@ -167,7 +167,6 @@ SCORES = dict(source='classify', activation='softmax')
 @pytest.mark.parametrize('loss', [
     dict(SCORES, type='KDLoss', ignore_index=None),
     dict(SCORES, type='DISTLoss'), dict(type='CWDLoss', source='classify'),
-    dict(type='ICSDLoss', source='classify'),
     dict(type='NFDLoss', source='second'),
     dict(type='NFDLoss', source=['first', 'second']),
     dict(type='FitNetsLoss', source='second'),
