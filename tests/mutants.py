@@ -27,60 +27,49 @@ MUTMUT = Path(sys.executable).with_name('mutmut')
 SEED = 0
 SURVIVED = (0, 33)  # exit codes of mutmut: all tests passed, or no test
 
-# module -> the tests that cover it, below tests/: files, or tests of files
-# whose other tests take long. A loss has the file of its own name as well.
-EVERY_LOSS = ['test_losses/test_weight.py', 'test_losses/test_extreme.py',
-              'test_losses/test_constant.py']
+# module -> the tests that cover it, below tests/: files, or single tests of
+# files that take long. A loss has the file of its own name, and more where it
+# is named here.
+WEIGHT, RUN = 'test_losses/test_weight.py', 'test_distillation/test_run.py'
+FOLLOWING = 'test_teachers/test_following.py'
+RESUME = 'test_hooks/test_resume.py::test_'
+MORE = {
+    '_maps': ['test_losses/test_common.py', WEIGHT],
+    'holistic_loss': ['test_losses/test_discriminator.py'],
+    'mixskd_loss': ['test_losses/test_feature_discriminator.py'],
+    **dict.fromkeys(['at_loss', 'cirkd_loss', 'cwd_loss', 'dist_loss',
+                     'icsd_loss', 'kd_loss', 'nfd_loss', 'pairwise_loss',
+                     'tfd_loss', 'value_loss'], [WEIGHT])}
 TESTS = {
-    'losses/_maps.py': ['test_losses/test_common.py', *EVERY_LOSS],
-    'losses/at_loss.py': EVERY_LOSS,
-    'losses/attnfd_loss.py': EVERY_LOSS,
-    'losses/base.py': ['test_losses/test_base.py'],
-    'losses/cirkd_loss.py': EVERY_LOSS,
-    'losses/cwd_loss.py': EVERY_LOSS,
-    'losses/discriminator.py': ['test_losses/test_discriminator.py',
-                                'test_losses/test_holistic_loss.py'],
-    'losses/dist_loss.py': EVERY_LOSS,
-    'losses/fitnets_loss.py': EVERY_LOSS,
-    'losses/holistic_loss.py': ['test_losses/test_extreme.py'],
-    'losses/icsd_loss.py': EVERY_LOSS,
-    'losses/ifvd_loss.py': EVERY_LOSS,
-    'losses/ka_dtd.py': [],
-    'losses/kd_loss.py': ['test_losses/test_ka_dtd.py', *EVERY_LOSS],
-    'losses/mgd_loss.py': EVERY_LOSS,
-    'losses/mixskd_loss.py': ['test_losses/test_feature_discriminator.py'],
-    'losses/nfd_loss.py': EVERY_LOSS,
-    'losses/pairwise_loss.py': EVERY_LOSS,
-    'losses/srd_loss.py': EVERY_LOSS,
-    'losses/tfd_loss.py': EVERY_LOSS,
-    'losses/value_loss.py': EVERY_LOSS,
+    **{f'losses/{path.name}': [
+        f'test_losses/test_{path.name}', *MORE.get(path.stem, [])]
+       for path in sorted(ROOT.glob('mmselfkd/losses/*.py'))
+       if path.stem != '__init__'},
     'layout.py': ['test_layout.py'],
     'schedules.py': ['test_schedules.py'],
     'distillation/level_matching.py': [
-        'test_distillation/test_level_matching.py',
-        'test_distillation/test_run.py'],
-    'distillation/loss_term.py': ['test_distillation/test_run.py'],
-    'distillation/run.py': ['test_distillation/test_run.py'],
+        'test_distillation/test_level_matching.py', RUN],
+    'distillation/loss_term.py': [RUN],
+    'distillation/run.py': [RUN],
     'distillation/discriminators.py': [
-        'test_distillation/test_discriminators.py'],
+        RUN, 'test_distillation/test_discriminators.py'],
     'distillation/monitor.py': ['test_distillation/test_monitor.py'],
     'teachers/inputs.py': ['test_teachers/test_inputs.py'],
-    'teachers/ema.py': ['test_teachers/test_following.py'],
-    'teachers/snapshot.py': ['test_teachers/test_following.py'],
+    'teachers/ema.py': [FOLLOWING],
+    'teachers/snapshot.py': [FOLLOWING],
     'teachers/mix.py': ['test_teachers/test_mix.py'],
     'teachers/forward.py': ['test_teachers/test_frozen.py'],
     'hosts/tokens.py': ['test_hosts/test_tokens.py'],
-    'hooks/checkpoint.py': ['test_hooks/test_resume.py',
-                            'test_hooks/test_loss_state.py'],
+    'hooks/checkpoint.py': [
+        RESUME + 'changed_losses_say_what_was_kept_added_dropped',
+        RESUME + 'an_adapter_of_another_shape_starts_anew',
+        RESUME + 'a_new_loss_has_the_learning_rate_of_a_run_from_the_start'],
 }
 
 
 def tests_of(module):
     """The tests of a module, as pytest takes them."""
-    own = []
-    if module.startswith('losses/') and '_' != module[len('losses/')]:
-        own = [f'test_losses/test_{Path(module).stem}.py']
-    return [f'tests/{test}' for test in dict.fromkeys(own + TESTS[module])
+    return [f'tests/{test}' for test in TESTS[module]
             if (ROOT / 'tests' / test.partition('::')[0]).exists()]
 
 
