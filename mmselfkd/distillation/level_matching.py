@@ -265,7 +265,14 @@ class LevelMatcher:
                 f'{self.config.key}: {self.config.loss_name} compares the '
                 f'scores of classes, but {_paths(self.config.student_sources)}'
                 " gives distributions of box sides; use type='KDLoss'")
-        self.loss.groups = reading.groups(pairs[0][0].shape[1])
+        sides = reading.groups(pairs[0][0].shape[1])
+        if self.loss.groups not in (None, sides):
+            raise ConfigError(
+                f'{self.config.key}.groups = {self.loss.groups!r}: '
+                f'{_paths(self.config.student_sources)} gives {sides} '
+                f'distributions of box sides; write groups={sides}, or leave '
+                'it out')
+        self.loss.groups = sides
 
     def _check_regions(self, pairs: Pairs) -> None:
         """RoIs and queries have no place in the image."""

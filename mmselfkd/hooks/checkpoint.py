@@ -75,6 +75,7 @@ class StateHook(Hook):
         if 'optimizer' in checkpoint:
             _each(runner, checkpoint, functools.partial(
                 _join_optimizer, kept=kept), entry.get('optimizer', {}))
+            _fit_schedulers(checkpoint)
         now = {n.removeprefix(PREFIX) for n in own}
         before = set(saved)
         for kind, ours in (('discriminators', self.discriminators),
@@ -236,3 +237,19 @@ def _join_optimizer(state: dict, order: list[list[str]], extra: dict,
             index += 1
         groups.append({**settings, 'params': numbers})
     state['state'], state['param_groups'] = result, groups
+
+
+def _fit_schedulers(checkpoint: dict) -> None:
+    """Give each scheduler the start values of the groups as they are now.
+
+    It has one a group, and leaves a group beyond them at its rate for good.
+    """
+    states, saved = checkpoint['optimizer'], checkpoint.get('param_schedulers')
+    if not isinstance(saved, dict):  # of the one optimizer
+        states, saved = {'': states}, {'': saved or []}
+    for name, schedulers in saved.items():
+        for scheduler in schedulers:
+            start = f'initial_{scheduler["param_name"]}'
+            groups = states[name]['param_groups']
+            if all(start in group for group in groups):
+                scheduler['base_values'] = [group[start] for group in groups]

@@ -2,7 +2,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 
@@ -172,8 +171,7 @@ class AdversarialLoss(DistillationLoss):
             student: Tensor,
             teacher: Tensor,
             *,
-            image: Tensor | None = None,
-            generator: torch.Generator | None = None) -> Tensor:
+            image: Tensor | None = None) -> Tensor:
         """The loss of the discriminator, on detached maps.
 
         Args:
@@ -181,8 +179,6 @@ class AdversarialLoss(DistillationLoss):
             teacher (Tensor): The teacher's map, (N, C, H, W).
             image (Tensor, optional): The student's input, where
                 ``needs_image``.
-            generator (torch.Generator, optional): Gives all random numbers.
-                None: torch's global one.
 
         Returns:
             Tensor: Scalar.

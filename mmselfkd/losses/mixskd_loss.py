@@ -360,8 +360,7 @@ class MixSKDAdversarialLoss(AdversarialLoss):
                            student: Tensor,
                            teacher: Tensor,
                            *,
-                           image: Tensor | None = None,
-                           generator: torch.Generator | None = None) -> Tensor:
+                           image: Tensor | None = None) -> Tensor:
         """The discriminator's term; it sees no image and draws nothing."""
         self._prepare(student, teacher)
         return self._value(student.detach(), teacher.detach(), {})

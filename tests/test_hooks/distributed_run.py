@@ -19,7 +19,8 @@ HOOKS = dict(
                 schedule=dict(type='LinearRamp', begin=2, end=3)),
             loss_ho=dict(
                 type='HolisticLoss', source='logits', mode='hinge',
-                loss_weight=0.1))),
+                loss_weight=0.1,  # learns so fast that its gradient shows
+                optimizer=dict(type='SGD', lr=0.1)))),
     own=dict(
         type='mmselfkd.DistillHook',
         teacher=dict(
