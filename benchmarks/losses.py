@@ -137,6 +137,7 @@ CASES = (
     Case('HolisticLoss', losses.HolisticLoss, naive.holistic, LOGITS,
          positive=False),
     Case('NFDLoss', losses.NFDLoss, naive.nfd, FEATURES),
+    Case('PKDLoss', losses.PKDLoss, naive.pkd, FEATURES),
     Case('CWDLoss', losses.CWDLoss, naive.cwd, LOGITS + CLASSES,
          positive=False),
     Case('CWDLoss, features', losses.CWDLoss, naive.cwd, FEATURES),

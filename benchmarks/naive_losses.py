@@ -113,6 +113,13 @@ def fitnets(s, t, label, image):
     return ((s - t)**2).mean()
 
 
+def pkd(s, t, label, image):
+    """Half the mean square of what is standardised over the batch."""
+    s, t = ((f - f.mean((0, 2, 3), keepdim=True))
+            / f.std((0, 2, 3), correction=0, keepdim=True) for f in (s, t))
+    return ((s - t)**2).mean() / 2
+
+
 def dist(s, t, label, image):
     """Correlations of the rows and of the columns of (pixels, classes)."""
     def correlation(a, b):

@@ -11,9 +11,9 @@ __all__ = [
     'AICSDHook', 'AttnFDHook', 'CIRKDHook', 'CWDHook', 'ConfigError',
     'DISTHook', 'DistillHook', 'EMATeacher', 'FRSKDHook', 'FitNetsHook',
     'FrozenTeacher', 'ICSDHook', 'IFVDHook', 'KADTDHook', 'MGDHook',
-    'MixSKDHook', 'MixTeacher', 'ModelTeacher', 'NFDHook', 'SKDHook',
-    'SRDHook', 'SelfTeacher', 'SnapshotTeacher', 'StudentAsTeacher', 'TFDHook',
-    '__version__', 'register_head', 'register_host'
+    'MixSKDHook', 'MixTeacher', 'ModelTeacher', 'NFDHook', 'PKDHook',
+    'SKDHook', 'SRDHook', 'SelfTeacher', 'SnapshotTeacher', 'StudentAsTeacher',
+    'TFDHook', '__version__', 'register_head', 'register_host'
 ]
 
 if find_spec('mmengine') is None:
@@ -46,6 +46,7 @@ else:
         MGDHook,
         MixSKDHook,
         NFDHook,
+        PKDHook,
         SKDHook,
         SRDHook,
         TFDHook,

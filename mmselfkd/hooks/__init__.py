@@ -13,6 +13,7 @@ from .ka_dtd_hook import KADTDHook
 from .mgd_hook import MGDHook
 from .mixskd_hook import MixSKDHook
 from .nfd_hook import NFDHook
+from .pkd_hook import PKDHook
 from .skd_hook import SKDHook
 from .srd_hook import SRDHook
 from .tfd_hook import TFDHook
@@ -20,6 +21,6 @@ from .tfd_hook import TFDHook
 __all__ = [
     'AICSDHook', 'AttnFDHook', 'CIRKDHook', 'CWDHook', 'DISTHook',
     'DistillHook', 'FRSKDHook', 'FitNetsHook', 'ICSDHook', 'IFVDHook',
-    'KADTDHook', 'MGDHook', 'MixSKDHook', 'NFDHook', 'SKDHook', 'SRDHook',
-    'TFDHook'
+    'KADTDHook', 'MGDHook', 'MixSKDHook', 'NFDHook', 'PKDHook', 'SKDHook',
+    'SRDHook', 'TFDHook'
 ]

@@ -34,6 +34,7 @@ from .mixskd_loss import (
 )
 from .nfd_loss import NFDLoss, nfd_loss
 from .pairwise_loss import PairwiseLoss, pairwise_loss
+from .pkd_loss import PKDLoss, pkd_loss
 from .srd_loss import SRDLoss, srd_loss
 from .tfd_loss import (
     TFDInterLoss,
@@ -48,10 +49,11 @@ __all__ = [
     'CIRKDMiniBatchLoss', 'CWDLoss', 'DISTLoss', 'DistillationLoss',
     'FitNetsLoss', 'HolisticLoss', 'ICSDLoss', 'IFVDLoss', 'KDLoss', 'MGDLoss',
     'MixSKDAdversarialLoss', 'MixSKDFeatureLoss', 'MixSKDLogitLoss', 'NFDLoss',
-    'PairwiseLoss', 'SRDLoss', 'TFDInterLoss', 'TFDIntraLoss', 'ValueLoss',
-    'at_loss', 'attnfd_loss', 'cirkd_memory_loss', 'cirkd_minibatch_loss',
-    'cwd_loss', 'dist_loss', 'fitnets_loss', 'holistic_discriminator_loss',
-    'holistic_loss', 'icsd_loss', 'ifvd_loss', 'kd_loss', 'mgd_loss',
-    'mixskd_feature_loss', 'mixskd_logit_loss', 'nfd_loss', 'pairwise_loss',
-    'srd_loss', 'tfd_inter_loss', 'tfd_intra_loss', 'value_loss'
+    'PKDLoss', 'PairwiseLoss', 'SRDLoss', 'TFDInterLoss', 'TFDIntraLoss',
+    'ValueLoss', 'at_loss', 'attnfd_loss', 'cirkd_memory_loss',
+    'cirkd_minibatch_loss', 'cwd_loss', 'dist_loss', 'fitnets_loss',
+    'holistic_discriminator_loss', 'holistic_loss', 'icsd_loss', 'ifvd_loss',
+    'kd_loss', 'mgd_loss', 'mixskd_feature_loss', 'mixskd_logit_loss',
+    'nfd_loss', 'pairwise_loss', 'pkd_loss', 'srd_loss', 'tfd_inter_loss',
+    'tfd_intra_loss', 'value_loss'
 ]
