@@ -32,12 +32,12 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(
     path.relative_to(ROOT) for path in ROOT.glob('configs/*/*.py')
     if path.parent.name != '_base_')
-METHODS = ('aicsd', 'attnfd', 'cirkd', 'cwd', 'dist', 'fitnets', 'frskd',
-           'icsd', 'ifvd', 'ka_dtd', 'mgd', 'mixskd', 'nfd', 'pkd', 'skd',
-           'srd', 'tfd')
-NOT_MEASURED = ('attnfd', 'cirkd', 'cwd', 'dist', 'fitnets', 'ifvd',
-                'mgd', 'pkd', 'srd')  # no results yet
-NO_SEGMENTORS = ('pkd', )
+METHODS = ('aicsd', 'attnfd', 'cirkd', 'cwd', 'dist', 'fgd', 'fitnets',
+           'frskd', 'icsd', 'ifvd', 'ka_dtd', 'ld', 'mgd', 'mixskd', 'nfd',
+           'pkd', 'skd', 'srd', 'tfd')
+NOT_MEASURED = ('attnfd', 'cirkd', 'cwd', 'dist', 'fgd', 'fitnets', 'ifvd',
+                'ld', 'mgd', 'pkd', 'srd')  # no results yet
+NO_SEGMENTORS = ('fgd', 'ld', 'pkd')
 NO_DETECTORS = (
     *(method for method in NOT_MEASURED if method not in NO_SEGMENTORS),
     'mixskd')

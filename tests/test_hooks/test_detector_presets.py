@@ -1,13 +1,17 @@
 """The presets of the methods on detectors: in a real Runner, resumed."""
 import pytest
+import tiny_runs
 from helpers import assert_clean, assert_stock, load, train
 from test_presets import documented, source_cell
 from test_resume import stop_and_go
 
 import mmselfkd
+from mmselfkd import ConfigError
 
 # hook -> the folder of its configs, the student, the width of the teacher
-HOOKS = dict(PKDHook=('pkd', 'fcos', 16))
+HOOKS = dict(
+    FGDHook=('fgd', 'fcos', 16), LDHook=('ld', 'gfl', 16),
+    PKDHook=('pkd', 'fcos', 16))
 every_hook = pytest.mark.parametrize('name', HOOKS)
 
 
@@ -15,7 +19,8 @@ def config(detectors, folder, name, **changes):
     _, detector, width = HOOKS[name]
     return detectors.config(folder, detector, dict(
         type=f'mmselfkd.{name}', teacher=detectors.teacher(detector, width)),
-        **changes)
+        # features of a random teacher are large
+        **{'optim_wrapper.clip_grad': dict(max_norm=1.), **changes})
 
 
 @every_hook
@@ -54,3 +59,35 @@ def test_two_and_two_are_four(detectors, tmp_path, name):
                if step['type'] == 'RandomResize')
     resize.update(ratio_range=(1, 1))  # drawn anew in a resumed run
     stop_and_go(cfg, tmp_path)
+
+
+def test_losses_on_boxes_are_refused_where_there_are_none(tmp_path):
+    cfg = tiny_runs.config(tmp_path, dict(
+        type='mmselfkd.FGDHook', teacher=tiny_runs.teacher()))
+    with pytest.raises(ConfigError, match=(
+            r"FGDHook\.losses\.loss_fgd: FGDLoss looks at the boxes .*of this "
+            "EncoderDecoder have none; distil a detector, or.*'MGDLoss'")):
+        train(cfg)
+
+
+def test_foreground_is_refused_by_a_loss_with_objects(detectors, tmp_path):
+    with pytest.raises(ConfigError, match=r'loss_fgd\.foreground = 0\.5'):
+        mmselfkd.FGDHook(
+            teacher=detectors.teacher('fcos'),
+            losses=dict(loss_fgd=dict(foreground=0.5)))
+
+
+def test_ld_is_refused_where_boxes_are_no_distributions(detectors, tmp_path):
+    hook = dict(type='mmselfkd.LDHook', teacher=detectors.teacher('fcos'))
+    with pytest.raises(ConfigError, match=(
+            r'loss_ld\.source: LDLoss compares the distributions.*'
+            r"of the student gives values.*GFL.*'ValueLoss'")):
+        train(detectors.config(tmp_path, 'fcos', hook))
+
+
+def test_ld_needs_equally_many_bins(detectors, tmp_path):
+    teacher = detectors.teacher('gfl')
+    teacher['config']['model']['bbox_head']['reg_max'] = 7
+    hook = dict(type='mmselfkd.LDHook', teacher=teacher)
+    with pytest.raises(ConfigError, match='17 bins.*4 sides of 8 bins.*reg_m'):
+        train(detectors.config(tmp_path, 'gfl', hook))
