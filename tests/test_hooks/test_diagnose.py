@@ -2,7 +2,6 @@
 import json
 
 import pytest
-import torch
 from helpers import assert_equal, load, train
 
 SHARES = ('distill.share.', 'distill.cosine.')
