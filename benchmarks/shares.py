@@ -35,10 +35,10 @@ First: the median over iterations {first}; last: over {last}, of {iters}, \
 seed {seed}. *of the loss*: the size of the term over the sum of all losses. \
 *of the gradient*: `distill.share`, its part in the gradient at what it looks \
 at; *cosine* is that with the gradient of the task there. A teacher's own \
-losses that are no terms are in both sums. *far from*: the last share is that of a \
-term below {low:.1%} or above 20 times all others. *cost*: the CPU time of an \
-iteration that measures over one that does not, medians. '-': off at that \
-time."""
+losses that are no terms are in both sums. *far from*: the last share is that \
+of a term below {low:.1%} or above 20 times all others. *cost*: the CPU time \
+of an iteration that measures over one that does not, medians. '-': off at \
+that time."""
 
 
 class Watch(Hook):
