@@ -8,8 +8,11 @@ PSPNet on Cityscapes have 1 / N of their channels, the teacher has random
 weights and the images are those of CamVid, in the config's own crop.
 
     python benchmarks/shares.py configs/skd/skd_fpn_*camvid* --iters 100
+    python benchmarks/shares.py configs/toy/fpn_r18-w8*.py --teacher T.py \
+        --teacher-checkpoint W.pth --methods SKDHook NFDHook
 """
 import argparse
+import itertools
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +21,7 @@ import numpy as np
 import tools_path  # noqa: F401
 import torch
 from measuring import at_least, table, write
+from methods import find_method, is_distillation
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -60,6 +64,16 @@ class Watch(Hook):
             ms=1000 * (time.process_time() - self._began)))
 
 
+def load(path, method, teacher, checkpoint):
+    """A config, with a method hook where one is named."""
+    needs = method and find_method(method, None)[1].preset_teacher is None
+    return load_config(argparse.Namespace(
+        config=path, method=method, teacher=teacher if needs else None,
+        teacher_checkpoint=checkpoint if needs else None, method_options=None,
+        trust_checkpoint=False, cfg_options=None, work_dir=None,
+        launcher='none', local_rank=0))
+
+
 def shortened(cfg, iters):
     """The same training in ``iters`` iterations, measured, not evaluated.
 
@@ -83,7 +97,8 @@ def shortened(cfg, iters):
     cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
     cfg.log_level = 'WARNING'
     for hook in cfg.custom_hooks:
-        hook.diagnose = dict(interval=2)
+        if is_distillation(hook, cfg.get('default_scope')):
+            hook.diagnose = dict(interval=2)
     return warm_up
 
 
@@ -176,6 +191,10 @@ def lines(title, rows, names, windows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('configs', nargs='+')
+    parser.add_argument('--methods', nargs='+', default=[None],
+                        help='hooks to add to the configs, each by itself')
+    parser.add_argument('--teacher', help='of those that have none')
+    parser.add_argument('--teacher-checkpoint')
     parser.add_argument('--iters', type=at_least(4), default=100)
     parser.add_argument('--window', type=at_least(2), default=10,
                         help='iterations of a median, every second measured')
@@ -184,10 +203,8 @@ def main():
     parser.add_argument('--out', type=Path)
     args = parser.parse_args()
     found, first = [], ''
-    for path in args.configs:
-        cfg = load_config(argparse.Namespace(
-            config=path, cfg_options=None, work_dir=None, launcher='none',
-            local_rank=0))
+    for path, method in itertools.product(args.configs, args.methods):
+        cfg = load(path, method, args.teacher, args.teacher_checkpoint)
         if args.narrow:
             on_a_cpu(cfg, args.narrow)
         warm_up = shortened(cfg, args.iters)
@@ -197,7 +214,8 @@ def main():
         first = f'{warm_up} to {warm_up + args.window - 1}'
         torch.manual_seed(args.seed)
         rows, names = measured(cfg, args.iters)
-        found += lines(Path(path).stem, rows, names, windows)
+        title = Path(path).stem if method is None else method
+        found += lines(title, rows, names, windows)
         write(table(HEADER, found) + '\n\n' + LEGEND.format(
             first=first, last=f'{args.iters - args.window} to '
             f'{args.iters - 1}', iters=args.iters, seed=args.seed, low=LOW),
