@@ -90,7 +90,8 @@ def shortened(cfg, iters):
     cfg.train_cfg.max_iters = iters
     cfg.train_cfg.pop('val_interval', None)
     for name in ('val_cfg', 'val_dataloader', 'val_evaluator',
-                 'test_cfg', 'test_dataloader', 'test_evaluator'):
+                 'test_cfg', 'test_dataloader', 'test_evaluator',
+                 'visualizer'):  # of which mmengine keeps one by its name
         cfg.pop(name, None)
     cfg.default_hooks = dict(
         checkpoint=dict(type='CheckpointHook', interval=-1, save_last=False))
