@@ -17,7 +17,7 @@ from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import DefaultScope, Registry
 
 from . import losses, schedules
-from .errors import ConfigError, nearest
+from .errors import ConfigError, describe, nearest
 
 SCOPE = 'mmselfkd'
 
@@ -125,8 +125,8 @@ def build_part(cfg: Any, registry: Registry, key: str,
         return cls(**kwargs)
     except ConfigError:
         raise
-    except (ValueError, TypeError) as error:
-        says = str(error)  # of a teacher it has the key already
+    except Exception as error:  # a user's own part may raise anything
+        says = describe(error)  # of a teacher it has the key already
         raise ConfigError(says if says.startswith(f'{key}.') else
                           f'{key} = {dict(cfg)!r}: {says}') from error
 

@@ -316,7 +316,7 @@ class DistillationRun:
         if self.diagnosis is not None and self._measure_gradients:
             scores = _scores_and_label(compared, outputs, context.layout)
             if scores is not None:
-                self.diagnosis.compare(*scores, context.layout.padding_label)
+                self.diagnosis.compare(*scores)
         return losses
 
     def _wanted_of(self, owner: str) -> set[str]:
@@ -435,20 +435,25 @@ Compared = dict[LossTerm, tuple[torch.Tensor, torch.Tensor]]
 def _scores_and_label(
         compared: Compared, outputs: dict[str, TeacherOutput],
         layout: BatchLayout
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] | None:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, int] | None:
     """The first class scores of both sides, if there are any.
 
-    Their label maps (N, H, W) are None for the scores of anchors and mixed
-    images, and where labels are boxes.
+    With their label maps (N, H, W), None for the scores of anchors and mixed
+    images and where labels are boxes, and the label that is ignored.
     """
     for term, (student, teacher) in compared.items():
         if term.loss.channels != 'classes' or student.shape[1] < 2:
             continue
+        place = term.matcher.place
         is_of_image = (
-            len(teacher) == len(layout.samples) and not layout.has_boxes
+            len(teacher) == len(layout.samples)
+            and (place.class_map is not None or not layout.has_boxes)
             and all(outputs[name].label is None
                     for name in term.config.teachers))
-        return student, teacher, layout.label() if is_of_image else None
+        return (student, teacher,
+                layout.label(place.class_map) if is_of_image else None,
+                layout.padding_label if place.ignore_index is None
+                else place.ignore_index)
     return None
 
 
@@ -461,9 +466,8 @@ def _agreement(compared: Compared, outputs: dict[str, TeacherOutput],
         student, teacher = next(iter(compared.values()))
         return {'distill.cka': linear_cka(
             student, resize_like(teacher, student))}
-    student, teacher, label = scores
+    student, teacher, label, ignored = scores
     found = {'distill.agreement': class_agreement(student, teacher)}
     if label is not None:
-        found['distill.teacher_accuracy'] = accuracy(
-            teacher, label, layout.padding_label)
+        found['distill.teacher_accuracy'] = accuracy(teacher, label, ignored)
     return found

@@ -27,5 +27,8 @@ def build_teacher(cfg: Any, key: str) -> Teacher:
         raise ConfigError(
             f'{key}: a {type(teacher).__name__} is no teacher; derive it '
             'from mmselfkd.teachers.ModelTeacher')
+    if not hasattr(teacher, 'student_sources'):
+        raise ConfigError(f'{key}: {type(teacher).__name__}.__init__ does not '
+                          'call super().__init__()')
     teacher.key = key
     return teacher
