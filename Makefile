@@ -1,4 +1,4 @@
-# `make demo`, `make demo-det` and `make test` work in a fresh clone with
+# `make demo`, `make demo-det`, `make compare` and `make test` work in a fresh clone with
 # Python >= 3.10, venv and a C++ compiler. Another torch (a CUDA build, say):
 # name it as pip would,
 #   make demo TORCH='torch==2.10.0 --index-url ...'
@@ -9,12 +9,21 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet
 UPSTREAM_PIP := $(subst .venv/,.venv-upstream/,$(PIP))
 SHELL := /bin/bash
 
-.PHONY: demo demo-det test coverage mutants lint docs upstream clean
+.PHONY: demo demo-det compare test coverage mutants lint docs upstream clean
 demo: .venv/stack
 	.venv/bin/python tools/demo.py
 
 demo-det: .venv/stack
 	.venv/bin/python tools/demo.py --task det
+
+# two methods and two seeds on procedural scenes: a table and a page
+TOY := configs/toy/fpn_r18
+compare: .venv/stack
+	.venv/bin/python tools/compare.py $(TOY)-w8_1xb8-1k_toy-64x64.py \
+	    --teacher $(TOY)-w32_1xb8-1k_toy-64x64.py --seeds 0 1 \
+	    --methods NFDHook SKDHook:losses.loss_ho=None \
+	    --jobs $(MAX_JOBS) --work-dir work_dirs/compare
+	.venv/bin/python tools/report.py work_dirs/compare
 
 test: .venv/tests
 	.venv/bin/python -m pytest -n 2

@@ -13,6 +13,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 from urllib.parse import urlparse
@@ -88,6 +89,19 @@ def is_whole(path: str) -> bool:
     except ValueError as error:
         return isinstance(error.__cause__, UnpicklingError)
     return True
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The checkpoint of the latest iteration or epoch from which to resume."""
+
+    def age(file: Path) -> tuple[int, int]:
+        number = re.search(r'(\d+)\.pth$', file.name)
+        return int(number[1]) if number else -1, file.stat().st_mtime_ns
+
+    others = [file for file in folder.glob('*.pth')
+              if not file.name.startswith('best_')]  # without the optimizer
+    return next((file for file in sorted(others, key=age, reverse=True)
+                 if is_whole(str(file))), None)
 
 
 @contextlib.contextmanager

@@ -35,7 +35,8 @@ class _HookRegistry(Registry):
 
 
 HOOKS = _HookRegistry(
-    'hook', parent=MMENGINE_HOOKS, scope=SCOPE, locations=['mmselfkd.hooks'])
+    'hook', parent=MMENGINE_HOOKS, scope=SCOPE,
+    locations=['mmselfkd.hooks', 'mmselfkd.comparison.recording'])
 MODELS = Registry(
     'model', parent=MMENGINE_MODELS, scope=SCOPE,
     locations=['mmselfkd.losses', 'mmselfkd.models.bifpn',

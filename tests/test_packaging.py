@@ -44,11 +44,16 @@ def test_metadata_requires_nothing_that_pins_torch(wheel):
     ]
     assert required == ['torch', 'safetensors']
     assert metadata['Requires-Python'] == '>=3.10'
-    assert {'onedl', 'upstream'} == set(metadata.get_all('Provides-Extra'))
+    assert {'compare', 'onedl', 'upstream'} == set(
+        metadata.get_all('Provides-Extra'))
 
 
 def test_types_are_published(wheel):
     assert 'mmselfkd/py.typed' in wheel.namelist()
+
+
+def test_the_template_of_the_page_is_in_it(wheel):
+    assert 'mmselfkd/comparison/page.html.jinja' in wheel.namelist()
 
 
 def test_wheel_holds_configs_and_tools(wheel, root):

@@ -8,7 +8,6 @@ the same folder.
 import argparse
 import os
 import os.path as osp
-import re
 import sys
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,7 +21,11 @@ from mmengine.registry import RUNNERS
 from mmengine.utils import get_installed_path, is_installed
 
 import mmselfkd  # noqa: F401  registers the hooks
-from mmselfkd.checkpoint_files import is_whole, load_checkpoint_file
+from mmselfkd.checkpoint_files import (
+    is_whole,
+    load_checkpoint_file,
+    newest_whole,
+)
 
 
 def make_parser(description):
@@ -177,16 +180,9 @@ def check_start(cfg, trust):
 
 def _newest_whole(path):
     """What to resume from instead, for the error."""
-    def age(file):
-        number = re.search(r'(\d+)\.pth$', file.name)
-        return int(number[1]) if number else -1, file.stat().st_mtime_ns
-
-    others = [file for file in Path(path).parent.glob('*.pth')
-              if not file.name.startswith('best_')]  # without the optimizer
-    for file in sorted(others, key=age, reverse=True):
-        if is_whole(file):
-            return f'; the newest whole one: --resume {file}'
-    return ', and there is no whole one beside it'
+    file = newest_whole(Path(path).parent)
+    return (', and there is no whole one beside it' if file is None else
+            f'; the newest whole one: --resume {file}')
 
 
 def use_amp(cfg):
