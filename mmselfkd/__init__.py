@@ -8,7 +8,8 @@ from importlib.util import find_spec
 from .version import __version__
 
 __all__ = [
-    'AICSDHook', 'AttnFDHook', 'CIRKDHook', 'CWDHook', 'ConfigError',
+    'AICSDHook', 'AttnFDHook', 'CIRKDHook', 'CWDHook', 'CombinedTeacher',
+    'ConfigError',
     'DISTHook', 'DistillHook', 'EMATeacher', 'FRSKDHook', 'FitNetsHook',
     'FrozenTeacher', 'ICSDHook', 'IFVDHook', 'KADTDHook', 'MGDHook',
     'MixSKDHook', 'MixTeacher', 'ModelTeacher', 'NFDHook', 'SKDHook',
@@ -52,6 +53,7 @@ else:
     )
     from .hosts import register_head, register_host
     from .teachers import (
+        CombinedTeacher,
         EMATeacher,
         FrozenTeacher,
         MixTeacher,

@@ -13,10 +13,15 @@ from .. import randomness
 from ..errors import ConfigError, nearest
 from ..hosts import host_of
 from ..layout import BatchLayout
-from ..registry import TEACHERS, build_part
 from ..schedules import factor_at
 from ..sources import STUDENT, gather
-from ..teachers import BatchContext, ModelTeacher, Teacher, TeacherOutput
+from ..teachers import (
+    BatchContext,
+    ModelTeacher,
+    Teacher,
+    TeacherOutput,
+    build_teacher,
+)
 from .discriminators import DiscriminatorTrainer
 from .level_matching import resize_like
 from .loss_term import LossTerm
@@ -70,17 +75,10 @@ class DistillationRun:
         self._outputs: dict[str, TeacherOutput] = {}
         try:
             self.teachers: dict[str, Teacher] = {
-                name: build_part(dict(type='FrozenTeacher') | dict(cfg),
-                                 TEACHERS, where, offered=dict(key=where))
+                name: build_teacher(cfg, where)
                 for name, (where, cfg) in plan.used_teachers.items()
             }
-            for name, teacher in self.teachers.items():
-                if not isinstance(teacher, Teacher):
-                    raise ConfigError(
-                        f'{plan.used_teachers[name][0]}: a '
-                        f'{type(teacher).__name__} is no teacher; derive it '
-                        'from mmselfkd.teachers.ModelTeacher')
-                teacher.key, _ = plan.used_teachers[name]
+            for teacher in self.teachers.values():
                 teacher.check_length(*plan.length)
             for config in plan.used:
                 config.loss.sync_ranks = distributed

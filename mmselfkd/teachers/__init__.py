@@ -1,4 +1,6 @@
 """Who teaches: one class per file."""
+from .building import build_teacher
+from .combined import CombinedTeacher
 from .ema import EMATeacher
 from .execution import Execution
 from .frozen import FrozenTeacher
@@ -10,7 +12,8 @@ from .student_as_teacher import StudentAsTeacher
 from .teacher import BatchContext, Teacher, TeacherOutput
 
 __all__ = [
-    'BatchContext', 'EMATeacher', 'Execution', 'FrozenTeacher', 'MixTeacher',
-    'ModelTeacher', 'SelfTeacher', 'SnapshotTeacher', 'StudentAsTeacher',
-    'Teacher', 'TeacherOutput'
+    'BatchContext', 'CombinedTeacher', 'EMATeacher', 'Execution',
+    'FrozenTeacher', 'MixTeacher', 'ModelTeacher', 'SelfTeacher',
+    'SnapshotTeacher', 'StudentAsTeacher', 'Teacher', 'TeacherOutput',
+    'build_teacher'
 ]
