@@ -126,9 +126,8 @@ def test_levels_of_all_teachers_at_the_size_of_the_first():
     coarse, fine = Net(stride=4), Net(stride=2)
     teacher, output, seen = rehearsed(['scores', 'body'], coarse, fine)
     with torch.no_grad():
-        for name, net, run in (
-                ('scores', None, lambda n: n(seen.inputs)),
-                ('body', None, lambda n: n.body(seen.inputs))):
+        for name, run in (('scores', lambda n: n(seen.inputs)),
+                          ('body', lambda n: n.body(seen.inputs))):
             first, second = run(coarse), run(fine)
             second = nn.functional.interpolate(
                 second, (2, 2), mode='bilinear', align_corners=False)
@@ -155,6 +154,17 @@ def test_only_the_teachers_that_are_asked_run():
         net.body.register_forward_pre_hook(lambda m, _: ran.append(m))
     teacher.teach(seen, ['b.body'])
     assert ran == [b.body]
+
+
+def test_what_follows_the_student_starts_with_it():
+    average = dict(type='EMATeacher')
+    teacher = CombinedTeacher(dict(a=plain(Net()), b=average))
+    teacher.request('scores', 'key', nn.Module())
+    teacher.fit(BatchContext(Net(), torch.rand(1, 3, 8, 8), None),
+                ExitStack())
+    assert not teacher.is_ready
+    teacher.start(Net())
+    assert teacher.is_ready
 
 
 def test_every_side_stream_is_waited_for(monkeypatch):
