@@ -1,6 +1,6 @@
 """Everything that is there for one distillation run, and no longer."""
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
@@ -55,6 +55,7 @@ class DistillationRun:
             the run will start from. None: one is made.
         seed (int): Of the run.
         batch_size (int, optional): Images of a full batch.
+        classes (Sequence[str], optional): Names of the student's classes.
         distributed (bool): Whether several ranks train together.
 
     Raises:
@@ -64,6 +65,7 @@ class DistillationRun:
     def __init__(self, student: nn.Module, plan: Plan, inputs: torch.Tensor,
                  samples: Any, twin: nn.Module | None = None, seed: int = 0,
                  batch_size: int | None = None,
+                 classes: Sequence[str] | None = None,
                  distributed: bool = False) -> None:
         self.student, self.plan, self.seed = student, plan, seed
         self.resources = ExitStack()
@@ -87,7 +89,8 @@ class DistillationRun:
                 twin.train()
             self.rehearsal = rehearse(
                 student, twin, plan.used, self.teachers, inputs, samples,
-                self.resources, seed=seed, batch_size=batch_size)
+                self.resources, seed=seed, batch_size=batch_size,
+                classes=classes)
             self.terms = self.rehearsal.terms
             self.discriminators = {
                 term.name: DiscriminatorTrainer(term)
@@ -374,7 +377,8 @@ def _agreement(
         if term.loss.channels != 'classes' or student.shape[1] < 2:
             continue
         found = {'distill.agreement': class_agreement(student, teacher)}
-        label = layout.label() if len(teacher) == len(layout.samples) else None
+        label = term.matcher.label(
+            layout.label() if len(teacher) == len(layout.samples) else None)
         if label is not None and not layout.has_boxes:
             found['distill.teacher_accuracy'] = accuracy(
                 teacher, label, layout.padding_label)

@@ -9,7 +9,7 @@ from ..errors import ConfigError, nearest
 from ..registry import register_hook
 from .checkpoint import StateHook
 from .cleanup import close_after_training
-from .setup import length, optim_wrappers, set_up_run
+from .setup import class_names, length, optim_wrappers, set_up_run
 
 
 @register_hook
@@ -141,8 +141,7 @@ class DistillHook(Hook):
 
     def _compare_classes(self, runner: Any) -> None:
         """Warn where a teacher was trained on other classes."""
-        classes = getattr(runner.train_dataloader.dataset, 'metainfo',
-                          {}).get('classes')
+        classes = class_names(runner)
         assert self.run is not None
         for teacher in self.run.teachers.values():
             if teacher.classes and classes and tuple(

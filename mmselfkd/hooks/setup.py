@@ -35,6 +35,7 @@ def set_up_run(runner: Any, hook: Hook, plan: Plan) -> DistillationRun:
         run = DistillationRun(
             student, plan, inputs, samples, twin, seed=runner.seed,
             batch_size=runner.train_dataloader.batch_size,
+            classes=class_names(runner),
             distributed=get_world_size() > 1)
     try:
         modules = run.attach()
@@ -56,6 +57,12 @@ def length(runner: Any) -> tuple[int, int]:
     """Iterations and epochs of the run; a started epoch counts."""
     epochs = -(-runner.max_iters // len(runner.train_dataloader))
     return runner.max_iters, epochs
+
+
+def class_names(runner: Any) -> Any:
+    """The names of the student's classes, as the data set says them."""
+    return getattr(runner.train_dataloader.dataset, 'metainfo', {}).get(
+        'classes')
 
 
 def optim_wrappers(runner: Any) -> list[Any]:

@@ -1,5 +1,6 @@
 """Who teaches: one class per file."""
 from .building import build_teacher
+from .class_map import ClassMap
 from .combined import CombinedTeacher
 from .ema import EMATeacher
 from .execution import Execution
@@ -12,7 +13,7 @@ from .student_as_teacher import StudentAsTeacher
 from .teacher import BatchContext, Teacher, TeacherOutput
 
 __all__ = [
-    'BatchContext', 'CombinedTeacher', 'EMATeacher', 'Execution',
+    'BatchContext', 'ClassMap', 'CombinedTeacher', 'EMATeacher', 'Execution',
     'FrozenTeacher', 'MixTeacher', 'ModelTeacher', 'SelfTeacher',
     'SnapshotTeacher', 'StudentAsTeacher', 'Teacher', 'TeacherOutput',
     'build_teacher'

@@ -1,7 +1,7 @@
 """What every teacher is to a run."""
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,6 +30,8 @@ class BatchContext:
         iteration (int): Iterations done so far.
         seed (int): Of the run.
         batch_size (int | None): Images of a full batch, where one is known.
+        classes (Sequence[str] | None): Names of the student's classes, where
+            the data set says them.
     """
     student: nn.Module
     inputs: torch.Tensor
@@ -40,6 +42,7 @@ class BatchContext:
     iteration: int = 0
     seed: int = 0
     batch_size: int | None = None
+    classes: Sequence[str] | None = None
 
     @cached_property
     def host(self) -> Host:
@@ -86,7 +89,8 @@ class Teacher(ABC):
             keeps it out of the saved student.
         is_ready (bool): Whether it teaches yet; until then the losses that
             look at it are 0.
-        classes (tuple | None): What it was trained on, where known.
+        classes (tuple | None): What it was trained on, where known and not
+            mapped to the student's classes.
     """
 
     module: nn.Module | None = None
