@@ -14,7 +14,8 @@ __all__ = [
     'FrozenTeacher', 'ICSDHook', 'IFVDHook', 'KADTDHook', 'MGDHook',
     'MixSKDHook', 'MixTeacher', 'ModelTeacher', 'NFDHook', 'SKDHook',
     'SRDHook', 'SelfTeacher', 'SnapshotTeacher', 'StudentAsTeacher', 'TFDHook',
-    '__version__', 'register_head', 'register_host'
+    'TimmTeacher', 'TransformersTeacher', '__version__', 'register_head',
+    'register_host'
 ]
 
 if find_spec('mmengine') is None:
@@ -61,6 +62,8 @@ else:
         SelfTeacher,
         SnapshotTeacher,
         StudentAsTeacher,
+        TimmTeacher,
+        TransformersTeacher,
     )
 
     # lets `mmselfkd::nfd/<config>.py` resolve as `mmseg::...` does

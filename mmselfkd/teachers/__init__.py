@@ -11,10 +11,12 @@ from .self_teacher import SelfTeacher
 from .snapshot import SnapshotTeacher
 from .student_as_teacher import StudentAsTeacher
 from .teacher import BatchContext, Teacher, TeacherOutput
+from .timm_teacher import TimmTeacher
+from .transformers_teacher import TransformersTeacher
 
 __all__ = [
     'BatchContext', 'ClassMap', 'CombinedTeacher', 'EMATeacher', 'Execution',
     'FrozenTeacher', 'MixTeacher', 'ModelTeacher', 'SelfTeacher',
     'SnapshotTeacher', 'StudentAsTeacher', 'Teacher', 'TeacherOutput',
-    'build_teacher'
+    'TimmTeacher', 'TransformersTeacher', 'build_teacher'
 ]

@@ -11,6 +11,7 @@ from torch import nn
 
 from mmselfkd import ConfigError, ModelTeacher
 from mmselfkd.datasets.toy_scenes import CLASSES
+from mmselfkd.distillation.monitor import accuracy
 from mmselfkd.hosts import Reading, register_head, temporary_registrations
 from mmselfkd.teachers import BatchContext, ClassMap, CombinedTeacher
 
@@ -187,7 +188,7 @@ def test_what_has_no_partner_takes_no_part(detectors, tmp_path, spy):
 
 def test_labels_follow_the_classes(tiny, tmp_path, spy):
     """Classes without a partner are none; what is ignored stays so."""
-    seen = []
+    seen, scores = [], []
     names = [f'{i}' for i in range(7)]
     teacher = dict(tiny.teacher(8), classes=dict(
         names=names, map={'0': CLASSES[5], '4': CLASSES[0]}))
@@ -196,6 +197,7 @@ def test_labels_follow_the_classes(tiny, tmp_path, spy):
 
         def forward(self, student, teacher, label):
             seen.append((student.shape[1], label))
+            scores.append(teacher)
             return super().forward(student, teacher)
 
     cfg = tiny.config(tmp_path, dict(
@@ -204,7 +206,9 @@ def test_labels_follow_the_classes(tiny, tmp_path, spy):
             loss_plain=dict(type=Watch, source='features'))))
     cfg.train_dataloader.dataset.pipeline.insert(
         2, dict(type='SomeIgnored'))
-    train_config(cfg)
+    logs = train_config(cfg)[1]
+    right = accuracy(scores[2], seen[2][1], 255)  # behind the rehearsal
+    assert logs.entries[0]['distill.teacher_accuracy'] == float(right) > 0
     for (channels, mapped), (_, plain) in zip(seen[::2], seen[1::2]):
         assert channels == 2
         wanted = plain.clone()
@@ -216,12 +220,14 @@ def test_labels_follow_the_classes(tiny, tmp_path, spy):
 
 def test_the_start_of_the_log_shows_the_map(tiny, tmp_path):
     names = [f'thing {i}' for i in range(7)]
-    teacher = dict(tiny.teacher(8), classes=dict(names=names, map={
+    plain, _ = saved_teacher(
+        tmp_path, tiny.teacher(8), 'decode_head.conv_seg', classes=names)
+    teacher = dict(plain, classes=dict(map={
         'thing 2': CLASSES[1], 'thing 6': CLASSES[1],
         'thing 3': CLASSES[2]}))
     cfg = tiny.config(tmp_path, kd_hook(teacher))
     cfg.log_level = 'INFO'
-    runner, _ = train_config(cfg)
+    train_config(cfg)
     log = next(tmp_path.glob('*/*.log')).read_text()
     assert f'{CLASSES[1]} <- thing 2 + thing 6; {CLASSES[2]} <- ' in log
     assert 'was trained on the classes' not in log
