@@ -8,12 +8,13 @@ from importlib.util import find_spec
 from .version import __version__
 
 __all__ = [
-    'AICSDHook', 'AttnFDHook', 'CIRKDHook', 'CWDHook', 'ConfigError',
-    'DISTHook', 'DistillHook', 'EMATeacher', 'FGDHook', 'FRSKDHook',
-    'FitNetsHook', 'FrozenTeacher', 'ICSDHook', 'IFVDHook', 'KADTDHook',
-    'LDHook', 'MGDHook', 'MixSKDHook', 'MixTeacher', 'ModelTeacher', 'NFDHook',
-    'PKDHook', 'SKDHook', 'SRDHook', 'SelfTeacher', 'SnapshotTeacher',
-    'StudentAsTeacher', 'TFDHook', '__version__', 'register_head',
+    'AICSDHook', 'AttnFDHook', 'CIRKDHook', 'CWDHook', 'CombinedTeacher',
+    'ConfigError', 'DISTHook', 'DistillHook', 'EMATeacher', 'FGDHook',
+    'FRSKDHook', 'FitNetsHook', 'FrozenTeacher', 'ICSDHook', 'IFVDHook',
+    'KADTDHook', 'LDHook', 'MGDHook', 'MixSKDHook', 'MixTeacher',
+    'ModelTeacher', 'NFDHook', 'PKDHook', 'SKDHook', 'SRDHook', 'SelfTeacher',
+    'SnapshotTeacher', 'StudentAsTeacher', 'TFDHook', 'TimmTeacher',
+    'TransformersTeacher', '__version__', 'register_head',
     'register_host'
 ]
 
@@ -56,6 +57,7 @@ else:
     )
     from .hosts import register_head, register_host
     from .teachers import (
+        CombinedTeacher,
         EMATeacher,
         FrozenTeacher,
         MixTeacher,
@@ -63,6 +65,8 @@ else:
         SelfTeacher,
         SnapshotTeacher,
         StudentAsTeacher,
+        TimmTeacher,
+        TransformersTeacher,
     )
 
     # lets `mmselfkd::nfd/<config>.py` resolve as `mmseg::...` does

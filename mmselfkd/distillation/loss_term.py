@@ -117,7 +117,7 @@ class LossTerm:
         anchors = len(level) // len(image) if self.matcher.is_map else 1
         options: dict[str, Any] = {}
         if self.loss.needs_label:
-            options['label'] = _repeated(label, anchors)
+            options['label'] = _repeated(self.matcher.label(label), anchors)
         if self.loss.needs_image:
             options['image'] = image
         if self.loss.needs_objects:

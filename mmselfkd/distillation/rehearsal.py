@@ -64,7 +64,8 @@ def rehearse(student: nn.Module, twin: nn.Module,
         inputs (Tensor): A preprocessed batch (N, C, H, W).
         samples (list): Its data samples.
         resources (ExitStack): Takes what is attached to the teachers off.
-        of_the_run: ``seed``, ``batch_size`` and ``recorded`` of the context.
+        of_the_run: ``seed``, ``batch_size``, ``recorded`` and ``classes`` of
+            the context.
 
     Raises:
         ConfigError: A tap, a level, a shape or a class that does not fit.

@@ -58,6 +58,7 @@ class DistillationRun:
             the run will start from. None: one is made.
         seed (int): Of the run.
         batch_size (int, optional): Images of a full batch.
+        classes (Sequence[str], optional): Names of the student's classes.
         distributed (bool): Whether several ranks train together.
         recorded (RecordedViews, optional): What the batches are made of,
             where samples come again.
@@ -71,6 +72,7 @@ class DistillationRun:
     def __init__(self, student: nn.Module, plan: Plan, inputs: torch.Tensor,
                  samples: Any, twin: nn.Module | None = None, seed: int = 0,
                  batch_size: int | None = None,
+                 classes: Sequence[str] | None = None,
                  distributed: bool = False,
                  recorded: RecordedViews | None = None,
                  loss_scale: Callable[[], float] = lambda: 1.) -> None:
@@ -100,7 +102,7 @@ class DistillationRun:
             self.rehearsal = rehearse(
                 student, twin, plan.used, self.teachers, inputs, samples,
                 self.resources, seed=seed, batch_size=batch_size,
-                recorded=recorded)
+                recorded=recorded, classes=classes)
             self.terms = self.rehearsal.terms
             self.discriminators = {
                 term.name: DiscriminatorTrainer(term)
@@ -451,7 +453,8 @@ def _scores_and_label(
             and all(outputs[name].label is None
                     for name in term.config.teachers))
         return (student, teacher,
-                layout.label(place.class_map) if is_of_image else None,
+                term.matcher.label(layout.label(place.class_map)
+                                   if is_of_image else None),
                 layout.padding_label if place.ignore_index is None
                 else place.ignore_index)
     return None

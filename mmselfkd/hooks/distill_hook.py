@@ -9,7 +9,7 @@ from ..errors import ConfigError, nearest
 from ..registry import register_hook
 from .checkpoint import StateHook
 from .cleanup import close_after_training
-from .setup import length, optim_wrappers, set_up_run
+from .setup import class_names, length, optim_wrappers, set_up_run
 
 
 @register_hook
@@ -142,7 +142,7 @@ class DistillHook(Hook):
 
     def after_train(self, runner: Any) -> None:
         if self.run is not None and self.run.terms:
-            for line in self.run.conclude(_classes(runner)):
+            for line in self.run.conclude(class_names(runner)):
                 runner.logger.info(line)
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
@@ -152,7 +152,7 @@ class DistillHook(Hook):
 
     def _compare_classes(self, runner: Any) -> None:
         """Warn where a teacher was trained on other classes."""
-        classes = _classes(runner)
+        classes = class_names(runner)
         assert self.run is not None
         for teacher in self.run.teachers.values():
             if teacher.classes and classes and tuple(
@@ -161,9 +161,3 @@ class DistillHook(Hook):
                     f'{teacher.key}: was trained on the classes '
                     f'{tuple(teacher.classes)}, the data has '
                     f'{tuple(classes)}')
-
-
-def _classes(runner: Any) -> Any:
-    """The names of the classes in the data, where they are known."""
-    return getattr(runner.train_dataloader.dataset, 'metainfo',
-                   {}).get('classes')

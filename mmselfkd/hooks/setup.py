@@ -60,6 +60,7 @@ def make_run(runner: Any, plan: Plan) -> DistillationRun:
         return DistillationRun(
             student, plan, inputs, samples, twin, seed=runner.seed,
             batch_size=runner.train_dataloader.batch_size,
+            classes=class_names(runner),
             distributed=get_world_size() > 1, recorded=recorded,
             loss_scale=partial(_loss_scale, runner))
 
@@ -74,6 +75,12 @@ def length(runner: Any) -> tuple[int, int]:
     """Iterations and epochs of the run; a started epoch counts."""
     epochs = -(-runner.max_iters // len(runner.train_dataloader))
     return runner.max_iters, epochs
+
+
+def class_names(runner: Any) -> Any:
+    """The names of the student's classes, as the data set says them."""
+    return getattr(runner.train_dataloader.dataset, 'metainfo', {}).get(
+        'classes')
 
 
 def optim_wrappers(runner: Any) -> list[Any]:

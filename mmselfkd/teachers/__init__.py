@@ -1,6 +1,8 @@
 """Who teaches: one class per file."""
 from .building import build_teacher
 from .cached import CachedTeacher, CacheOptions
+from .class_map import ClassMap
+from .combined import CombinedTeacher
 from .ema import EMATeacher
 from .execution import Execution
 from .frozen import FrozenTeacher
@@ -10,10 +12,13 @@ from .self_teacher import SelfTeacher
 from .snapshot import SnapshotTeacher
 from .student_as_teacher import StudentAsTeacher
 from .teacher import BatchContext, RecordedViews, Teacher, TeacherOutput
+from .timm_teacher import TimmTeacher
+from .transformers_teacher import TransformersTeacher
 
 __all__ = [
-    'BatchContext', 'CacheOptions', 'CachedTeacher', 'EMATeacher',
-    'Execution', 'FrozenTeacher', 'MixTeacher', 'ModelTeacher',
-    'RecordedViews', 'SelfTeacher', 'SnapshotTeacher', 'StudentAsTeacher',
-    'Teacher', 'TeacherOutput', 'build_teacher'
+    'BatchContext', 'CacheOptions', 'CachedTeacher', 'ClassMap',
+    'CombinedTeacher', 'EMATeacher', 'Execution', 'FrozenTeacher',
+    'MixTeacher', 'ModelTeacher', 'RecordedViews', 'SelfTeacher',
+    'SnapshotTeacher', 'StudentAsTeacher', 'Teacher', 'TeacherOutput',
+    'TimmTeacher', 'TransformersTeacher', 'build_teacher'
 ]

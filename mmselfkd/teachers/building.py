@@ -18,6 +18,9 @@ def build_teacher(cfg: Any, key: str) -> Teacher:
     Raises:
         ConfigError: It is no teacher, or cannot be built.
     """
+    if not isinstance(cfg, dict):
+        raise ConfigError(f'{key} = {cfg!r}: a dict is needed, such as '
+                          'dict(config=..., checkpoint=...)')
     cfg = dict(type='FrozenTeacher') | dict(cfg)
     cache = cfg.pop('cache', None)
     if cache is not None:

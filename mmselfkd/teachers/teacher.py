@@ -1,7 +1,7 @@
 """What every teacher is to a run."""
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -45,6 +45,8 @@ class BatchContext:
         seed (int): Of the run.
         batch_size (int | None): Images of a full batch, where one is known.
         recorded (RecordedViews | None): Where the samples come again.
+        classes (Sequence[str] | None): Names of the student's classes, where
+            the data set says them.
     """
     student: nn.Module
     inputs: torch.Tensor
@@ -56,6 +58,7 @@ class BatchContext:
     seed: int = 0
     batch_size: int | None = None
     recorded: RecordedViews | None = None
+    classes: Sequence[str] | None = None
 
     @cached_property
     def host(self) -> Host:
@@ -102,7 +105,8 @@ class Teacher(ABC):
             keeps it out of the saved student.
         is_ready (bool): Whether it teaches yet; until then the losses that
             look at it are 0.
-        classes (tuple | None): What it was trained on, where known.
+        classes (tuple | None): What it was trained on, where known and not
+            mapped to the student's classes.
     """
 
     module: nn.Module | None = None
