@@ -126,6 +126,16 @@ class _WithClassifier(losses.SRDLoss):
             student, teacher, classifier=self.classifier)
 
 
+class _WithObjects(losses.FGDLoss):
+    """With the objects of the plain form."""
+
+    needs_objects = False
+
+    def forward(self, student, teacher):
+        return super().forward(
+            student, teacher, objects=naive.fgd_objects(student.detach()))
+
+
 CASES = (
     _kd('KDLoss', sizes=LOGITS + CLASSES),
     _kd('KDLoss, probability shift', adjust='ProbabilityShift'),
@@ -137,6 +147,8 @@ CASES = (
     Case('HolisticLoss', losses.HolisticLoss, naive.holistic, LOGITS,
          positive=False),
     Case('NFDLoss', losses.NFDLoss, naive.nfd, FEATURES),
+    Case('PKDLoss', losses.PKDLoss, naive.pkd, FEATURES),
+    Case('FGDLoss', _WithObjects, naive.fgd, FEATURES[:3], of_module=True),
     Case('CWDLoss', losses.CWDLoss, naive.cwd, LOGITS + CLASSES,
          positive=False),
     Case('CWDLoss, features', losses.CWDLoss, naive.cwd, FEATURES),

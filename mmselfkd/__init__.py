@@ -9,11 +9,12 @@ from .version import __version__
 
 __all__ = [
     'AICSDHook', 'AttnFDHook', 'CIRKDHook', 'CWDHook', 'ConfigError',
-    'DISTHook', 'DistillHook', 'EMATeacher', 'FRSKDHook', 'FitNetsHook',
-    'FrozenTeacher', 'ICSDHook', 'IFVDHook', 'KADTDHook', 'MGDHook',
-    'MixSKDHook', 'MixTeacher', 'ModelTeacher', 'NFDHook', 'SKDHook',
-    'SRDHook', 'SelfTeacher', 'SnapshotTeacher', 'StudentAsTeacher', 'TFDHook',
-    '__version__', 'register_head', 'register_host'
+    'DISTHook', 'DistillHook', 'EMATeacher', 'FGDHook', 'FRSKDHook',
+    'FitNetsHook', 'FrozenTeacher', 'ICSDHook', 'IFVDHook', 'KADTDHook',
+    'LDHook', 'MGDHook', 'MixSKDHook', 'MixTeacher', 'ModelTeacher', 'NFDHook',
+    'PKDHook', 'SKDHook', 'SRDHook', 'SelfTeacher', 'SnapshotTeacher',
+    'StudentAsTeacher', 'TFDHook', '__version__', 'register_head',
+    'register_host'
 ]
 
 if find_spec('mmengine') is None:
@@ -38,14 +39,17 @@ else:
         CWDHook,
         DISTHook,
         DistillHook,
+        FGDHook,
         FitNetsHook,
         FRSKDHook,
         ICSDHook,
         IFVDHook,
         KADTDHook,
+        LDHook,
         MGDHook,
         MixSKDHook,
         NFDHook,
+        PKDHook,
         SKDHook,
         SRDHook,
         TFDHook,

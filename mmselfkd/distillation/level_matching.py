@@ -180,6 +180,8 @@ class LevelMatcher:
             self.adapters = build_adapters(pairs)
         elif kind == 'classes':
             self._check_classes(pairs)
+        elif kind == 'distributions':
+            self._check_distributions(pairs)
         elif kind == 'equal':
             for s, t in pairs:
                 if s.shape[1] != t.shape[1]:
@@ -217,6 +219,29 @@ class LevelMatcher:
         if loss.activation is None:
             self._check_activations(ours, theirs)
             loss.activation = self._activation()
+
+    def _check_distributions(self, pairs: Pairs) -> None:
+        """The box sides of both have the same bins."""
+        places = self.place, self._their_place
+        for place, who in zip(places, ('student', 'teacher')):
+            if (place.reading is None
+                    or place.reading.kind != 'distributions'):
+                raise ConfigError(
+                    f'{self._where}: {self.config.loss_name} compares the '
+                    'distributions of box sides, but the source of the '
+                    f'{who} gives {_kind(place.reading)}; use a {who} whose '
+                    "boxes are distributions (GFL) with source='boxes', or "
+                    "a loss for values, type='ValueLoss' with source='boxes'")
+        ours, theirs = (place.reading for place in places)
+        assert ours is not None and theirs is not None
+        sides = {_parts(theirs, t.shape[1]) for _, t in pairs}
+        if ours.size != theirs.size or {groups for groups, _ in sides} != {4}:
+            raise ConfigError(
+                f'{self._where}: {self.config.loss_name} compares 4 sides '
+                f'of {ours.size} bins, but the teacher has '
+                f'{_count(theirs, pairs[0][1].shape[1])}; use a teacher with '
+                'the same reg_max and one anchor at a position')
+        self.loss.bins = ours.size
 
     def _check_counts(self, ours: Reading | None, theirs: Reading | None,
                       pairs: Pairs) -> None:
@@ -265,7 +290,14 @@ class LevelMatcher:
                 f'{self.config.key}: {self.config.loss_name} compares the '
                 f'scores of classes, but {_paths(self.config.student_sources)}'
                 " gives distributions of box sides; use type='KDLoss'")
-        self.loss.groups = reading.groups(pairs[0][0].shape[1])
+        sides = reading.groups(pairs[0][0].shape[1])
+        if self.loss.groups not in (None, sides):
+            raise ConfigError(
+                f'{self.config.key}.groups = {self.loss.groups!r}: '
+                f'{_paths(self.config.student_sources)} gives {sides} '
+                f'distributions of box sides; write groups={sides}, or leave '
+                'it out')
+        self.loss.groups = sides
 
     def _check_regions(self, pairs: Pairs) -> None:
         """RoIs and queries have no place in the image."""

@@ -99,6 +99,15 @@ def rehearse(student: nn.Module, twin: nn.Module,
                     f'{config.key} compares images of a batch with each '
                     f'other; use a batch of at least 2, or {config.key} = '
                     'None')
+            loss = config.loss
+            if ((loss.needs_objects or loss.needs_regions)
+                    and not context.layout.has_boxes):
+                raise ConfigError(
+                    f'{config.key}: {config.loss_name} looks at the boxes of '
+                    f'objects (gt_instances.bboxes), and the data of this '
+                    f'{type(student).__name__} have none; distil a detector, '
+                    "or use a loss on features, type='MGDLoss' with "
+                    "source='features'")
             _fill_in(config, student)
             ours = gather(config.student_sources, found)
             theirs = gather(config.teacher_sources, found)

@@ -2,6 +2,7 @@
 import copy
 import gc
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -59,7 +60,8 @@ def make_run(runner: Any, plan: Plan) -> DistillationRun:
         return DistillationRun(
             student, plan, inputs, samples, twin, seed=runner.seed,
             batch_size=runner.train_dataloader.batch_size,
-            distributed=get_world_size() > 1, recorded=recorded)
+            distributed=get_world_size() > 1, recorded=recorded,
+            loss_scale=partial(_loss_scale, runner))
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -79,6 +81,12 @@ def optim_wrappers(runner: Any) -> list[Any]:
     wrapper = runner.optim_wrapper
     return list(wrapper.values()) if isinstance(
         wrapper, OptimWrapperDict) else [wrapper]
+
+
+def _loss_scale(runner: Any) -> float:
+    """By which the loss is multiplied in the backward pass."""
+    scaler = getattr(optim_wrappers(runner)[0], 'loss_scaler', None)
+    return 1. if scaler is None else scaler.get_scale()
 
 
 def _copy_as_started(student: nn.Module) -> nn.Module:

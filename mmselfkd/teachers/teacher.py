@@ -66,7 +66,7 @@ class BatchContext:
     def layout(self) -> BatchLayout:
         """What of the batch is image, and what is an object."""
         return BatchLayout(self.inputs, self.samples, self.host,
-                           self.host.ignore_index(self.student))
+                           self.host.ignore_index(self.student), self.student)
 
 
 @dataclass
