@@ -50,7 +50,7 @@ class CacheOptions:
         precision (str): ``'fp16'``: what has more bits is rounded;
             ``'fp32'``: nothing is.
         top_k (int | None): How many of the class scores of a softmax are
-            kept, see :class:`~mmselfkd.teachers.cache_packing.Packing`;
+            kept, with the mass of the others (``cache_packing.py``);
             None: all.
     """
     dir: str
