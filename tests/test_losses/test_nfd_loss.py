@@ -6,7 +6,6 @@ import torch
 
 from mmselfkd.losses import NFDLoss, nfd_loss
 
-AXES = dict(hw=(2, 3), nhw=(0, 2, 3), c=(1, ), chw=(1, 2, 3))
 every_dims = pytest.mark.parametrize('dims', ['hw', 'nhw', 'c', 'chw'])
 
 
@@ -102,17 +101,6 @@ def test_constant_maps_become_zero(dims):
     value.backward()
     assert value.item() < 1e-6
     assert student.grad.isfinite().all()
-
-
-@every_dims
-def test_maps_of_several_constants_become_zero(dims):
-    """One large constant for each mean that is taken."""
-    shape = 2, 3, 37, 41
-    few = [1 if axis in AXES[dims] else side
-           for axis, side in enumerate(shape)]
-    student, teacher = (
-        (1e4 + 1e4 * torch.rand(few)).expand(shape) for _ in range(2))
-    assert nfd_loss(student, teacher, dims=dims) < 1e-6
 
 
 @pytest.mark.parametrize('dims, is_needed', [
