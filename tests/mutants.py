@@ -28,13 +28,12 @@ SEED = 0
 SURVIVED = (0, 33)  # exit codes of mutmut: all tests passed, or no test
 
 # module -> the tests that cover it, below tests/: files, or single tests of
-# files that take long. A loss has the file of its own name, and more where it
-# is named here.
+# files that take long. A loss has the file of its own name, that of constant
+# maps, and more where it is named here.
 WEIGHT, RUN = 'test_losses/test_weight.py', 'test_distillation/test_run.py'
 FOLLOWING = 'test_teachers/test_following.py'
 RESUME = 'test_hooks/test_resume.py::test_'
 MORE = {
-    '_maps': ['test_losses/test_common.py', WEIGHT],
     'holistic_loss': ['test_losses/test_discriminator.py'],
     'mixskd_loss': ['test_losses/test_feature_discriminator.py'],
     **dict.fromkeys(['at_loss', 'cirkd_loss', 'cwd_loss', 'dist_loss',
@@ -42,9 +41,10 @@ MORE = {
                      'tfd_loss', 'value_loss'], [WEIGHT])}
 TESTS = {
     **{f'losses/{path.name}': [
-        f'test_losses/test_{path.name}', *MORE.get(path.stem, [])]
-       for path in sorted(ROOT.glob('mmselfkd/losses/*.py'))
-       if path.stem != '__init__'},
+        f'test_losses/test_{path.name}', 'test_losses/test_constant.py',
+        *MORE.get(path.stem, [])]
+       for path in sorted(ROOT.glob('mmselfkd/losses/[a-z]*.py'))},
+    'losses/_maps.py': ['test_losses/test_common.py', WEIGHT],
     'layout.py': ['test_layout.py'],
     'schedules.py': ['test_schedules.py'],
     'distillation/level_matching.py': [
@@ -67,10 +67,9 @@ TESTS = {
 }
 
 
-def tests_of(module):
+def covering(module):
     """The tests of a module, as pytest takes them."""
-    return [f'tests/{test}' for test in TESTS[module]
-            if (ROOT / 'tests' / test.partition('::')[0]).exists()]
+    return [f'tests/{test}' for test in TESTS[module]]
 
 
 def prepare(module):
@@ -84,7 +83,7 @@ def prepare(module):
             link.symlink_to(path)
     config = (ROOT / 'pyproject.toml').read_text()
     settings = dict(only_mutate=[f'mmselfkd/{module}'],
-                    pytest_add_cli_args_test_selection=tests_of(module))
+                    pytest_add_cli_args_test_selection=covering(module))
     table = '[tool.mutmut]\n'
     text = config.replace(table, table + ''.join(
         f'{key} = {json.dumps(value)}\n' for key, value in settings.items()))
