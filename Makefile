@@ -9,7 +9,7 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet
 UPSTREAM_PIP := $(subst .venv/,.venv-upstream/,$(PIP))
 SHELL := /bin/bash
 
-.PHONY: demo demo-det test coverage lint docs upstream clean
+.PHONY: demo demo-det test coverage mutants lint docs upstream clean
 demo: .venv/stack
 	.venv/bin/python tools/demo.py
 
@@ -21,6 +21,11 @@ test: .venv/tests
 
 coverage: .venv/tests
 	.venv/bin/python -m pytest -n 2 --cov --cov-report=term --cov-report=html
+
+# all modules of the core, or ONLY=mmselfkd/losses/nfd_loss.py; goes on where
+# it was stopped
+mutants: .venv/mutants
+	.venv/bin/python -m tests.mutants $(ONLY)
 
 # needs torch and mmengine alone, nothing that compiles
 lint: .venv/lint
@@ -64,6 +69,10 @@ clean:
 
 .venv/tests: .venv/stack requirements/tests.txt
 	$(PIP) -r requirements/tests.txt
+	touch $@
+
+.venv/mutants: .venv/tests requirements/mutants.txt
+	$(PIP) -r requirements/mutants.txt
 	touch $@
 
 .venv/lint: .venv/base requirements/lint.txt

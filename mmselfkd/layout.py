@@ -1,5 +1,5 @@
 """Which positions of a batch are image, which are objects."""
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +8,8 @@ from .errors import ConfigError
 from .hosts import Host
 from .hosts.places import Size
 from .hosts.regions import box_regions
+
+ClassMap = Callable[[Any], torch.Tensor | None]
 
 BACKGROUND = -1  # label of what lies in no box
 NO_BOXES = ('train_dataloader: the data have no boxes (gt_instances), which '
@@ -149,18 +151,23 @@ class BatchLayout:
         weight = self.weight(self.size)
         return None if weight is None else weight > 0
 
-    def label(self) -> torch.Tensor | None:
+    def label(self, class_map: ClassMap | None = None) -> torch.Tensor | None:
         """The class maps (N, H, W), None where the data have none.
 
         Of a detection batch: the class of the smallest box that covers a
         pixel, :data:`BACKGROUND`, or in the padding ``ignore_index``.
+
+        Args:
+            class_map (Callable, optional): Gives that of a sample. None: as
+                the batch has it.
         """
         if not self.samples:
             return None
-        if self.has_boxes:
+        if class_map is None and self.has_boxes:
             return torch.stack([
                 self._label_of_image(i) for i in range(len(self.samples))])
-        maps = [self.host.class_map(sample) for sample in self.samples]
+        class_map = class_map or self.host.class_map
+        maps = [class_map(sample) for sample in self.samples]
         known = [m for m in maps if m is not None]
         return torch.stack(known) if len(known) == len(maps) else None
 

@@ -275,12 +275,18 @@ class LevelMatcher:
             "anchor>), use source='logits', or register the head by "
             f'mmselfkd.hosts.register_head, or {ON_FEATURES}')
 
+    def _kd(self) -> str:
+        """What to write for the same scores; another type has no preset."""
+        return ("type='KDLoss' with "
+                f'source={self.config.student_sources[0].path!r}')
+
     def _refuse_values(self, pairs: Pairs) -> None:
         raise ConfigError(
             f'{self.config.key}: {self.config.loss_name} compares class '
             f'scores, but {_paths(self.config.student_sources)} gives values '
             f'({_shapes(s for s, _ in pairs)}), such as box offsets or '
-            "depth; use a loss for values, type='ValueLoss', or "
+            "depth; use a loss for values, type='ValueLoss' with "
+            f'source={self.config.student_sources[0].path!r}, or '
             f'{ON_FEATURES}')
 
     def _fill_groups(self, reading: Reading, pairs: Pairs) -> None:
@@ -289,8 +295,15 @@ class LevelMatcher:
             raise ConfigError(
                 f'{self.config.key}: {self.config.loss_name} compares the '
                 f'scores of classes, but {_paths(self.config.student_sources)}'
-                " gives distributions of box sides; use type='KDLoss'")
-        self.loss.groups = reading.groups(pairs[0][0].shape[1])
+                f' gives distributions of box sides; use {self._kd()}')
+        sides = reading.groups(pairs[0][0].shape[1])
+        if self.loss.groups not in (None, sides):
+            raise ConfigError(
+                f'{self.config.key}.groups = {self.loss.groups!r}: '
+                f'{_paths(self.config.student_sources)} gives {sides} '
+                f'distributions of box sides; write groups={sides}, or leave '
+                'it out')
+        self.loss.groups = sides
 
     def _check_regions(self, pairs: Pairs) -> None:
         """RoIs and queries have no place in the image."""
@@ -309,7 +322,7 @@ class LevelMatcher:
                     'a source of maps')
         has_positions = any(s.shape[2] * s.shape[3] > 1 for s, _ in pairs)
         if not has_positions and loss.needs_positions:
-            other = ("use type='KDLoss'" if loss.channels == 'classes' else
+            other = (f'use {self._kd()}' if loss.channels == 'classes' else
                      "name a source of maps, such as source='neck'")
             raise ConfigError(
                 f'{key}: {self.config.loss_name} compares positions, '

@@ -9,6 +9,7 @@ from torch import nn
 from ..errors import ConfigError, nearest
 from ..registry import SCHEDULES, build_part
 from ..sources import STUDENT, owned_sources
+from .diagnosis import parse_diagnose
 from .loss_config import LossConfig
 
 TeacherConfigs = dict[str, tuple[str, dict]]
@@ -25,6 +26,8 @@ class Plan:
         inherit (list[tuple]): Config key, teacher and module of each module
             that the student starts with.
         task_schedule (Callable | None): Scales the student's own losses.
+        diagnose (int | None): Iterations between two measurements of the
+            gradients; None: none.
         length (tuple): Iterations and epochs of the run, once resolved.
     """
     key: str
@@ -32,6 +35,7 @@ class Plan:
     losses: list[LossConfig]
     inherit: list[tuple[str, str, str]]
     task_schedule: Any
+    diagnose: int | None = None
     length: tuple[int | None, int | None] = (None, None)
 
     def resolve(self, iterations: int, epochs: int) -> None:
@@ -61,7 +65,7 @@ class Plan:
 
 
 def make_plan(key: str, teacher: Any, preset: dict[str, dict], losses: Any,
-              task_schedule: Any, inherit: Any) -> Plan:
+              task_schedule: Any, inherit: Any, diagnose: Any) -> Plan:
     """From the arguments of :class:`DistillHook`.
 
     Raises:
@@ -84,7 +88,8 @@ def make_plan(key: str, teacher: Any, preset: dict[str, dict], losses: Any,
                 f"in a source ('{owner}:...') or leave it out")
     return Plan(key, teachers, entries, inherit, None if task_schedule is None
                 else build_part(task_schedule, SCHEDULES,
-                                f'{key}.task_schedule'))
+                                f'{key}.task_schedule'),
+                parse_diagnose(diagnose, f'{key}.diagnose'))
 
 
 def joined(plans: Sequence[Plan]) -> Plan:
@@ -95,7 +100,8 @@ def joined(plans: Sequence[Plan]) -> Plan:
     """
     first, *others = plans
     whole = Plan(first.key, dict(first.teachers), list(first.losses),
-                 list(first.inherit), first.task_schedule, first.length)
+                 list(first.inherit), first.task_schedule, first.diagnose,
+                 first.length)
     for plan in others:
         names = {}  # of its teachers, in the whole
         for name, (where, cfg) in plan.teachers.items():
@@ -120,6 +126,8 @@ def joined(plans: Sequence[Plan]) -> Plan:
             raise ConfigError(
                 f'{plan.key}.task_schedule: another hook of this run scales '
                 "the student's own losses too")
+        whole.diagnose = min(filter(None, (whole.diagnose, plan.diagnose)),
+                             default=None)
     return whole
 
 
@@ -158,7 +166,7 @@ def _named_teachers(teacher: Any, key: str) -> TeacherConfigs:
                           "teacher without one such as dict(type='EMATeacher')"
                           ', or a dict of several such')
     named = {name: cfg for name, cfg in teacher.items() if name != '_scope_'}
-    if {'config', 'checkpoint', 'type'} & set(named) or not all(
+    if {'config', 'checkpoint', 'type', 'cache'} & set(named) or not all(
             isinstance(cfg, dict) for cfg in named.values()):
         return {'teacher': (key, named)}
     for name in named:

@@ -64,7 +64,7 @@ def rehearse(student: nn.Module, twin: nn.Module,
         inputs (Tensor): A preprocessed batch (N, C, H, W).
         samples (list): Its data samples.
         resources (ExitStack): Takes what is attached to the teachers off.
-        of_the_run: ``seed`` and ``batch_size`` of the context.
+        of_the_run: ``seed``, ``batch_size`` and ``recorded`` of the context.
 
     Raises:
         ConfigError: A tap, a level, a shape or a class that does not fit.
@@ -108,12 +108,12 @@ def rehearse(student: nn.Module, twin: nn.Module,
                     f'{type(student).__name__} have none; distil a detector, '
                     "or use a loss on features, type='MGDLoss' with "
                     "source='features'")
-            _fill_in(config, student)
+            places = _places(config.student_sources, taps, teachers)
+            _fill_in(config, student, places[0])
             ours = gather(config.student_sources, found)
             theirs = gather(config.teacher_sources, found)
             matcher = LevelMatcher(
-                config, ours, theirs,
-                _places(config.student_sources, taps, teachers),
+                config, ours, theirs, places,
                 _places(config.teacher_sources, taps, teachers),
                 context.host.has_fixed_strides(student))
             pairs = matcher(ours, theirs, context.layout)
@@ -178,13 +178,17 @@ def _check_finite(teacher: Teacher, output: TeacherOutput) -> None:
                 'precision and its normalisation')
 
 
-def _fill_in(config: LossConfig, student: nn.Module) -> None:
-    """What a loss leaves to the student's head."""
+def _fill_in(config: LossConfig, student: nn.Module, place: Place) -> None:
+    """What a loss leaves to the head that it looks at, or the main one."""
     host = host_of(student)
     if getattr(config.loss, 'ignore_index', None) == 'head':
-        config.loss.ignore_index = host.ignore_index(student)
+        config.loss.ignore_index = (
+            host.ignore_index(student) if place.ignore_index is None
+            else place.ignore_index)
     if config.loss.num_classes is None:
-        config.loss.num_classes = host.num_classes(student)
+        config.loss.num_classes = host.num_classes(student) if (
+            place.class_map is None or place.reading is None
+        ) else place.reading.size
 
 
 def _classifier(config: LossConfig,

@@ -1,6 +1,6 @@
 """Everything that is there for one distillation run, and no longer."""
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
@@ -8,15 +8,23 @@ import torch
 from mmengine.dist import get_rank
 from mmengine.logging import MMLogger
 from torch import nn
+from torch.autograd.graph import GradientEdge
 
 from .. import randomness
 from ..errors import ConfigError, nearest
 from ..hosts import host_of
 from ..layout import BatchLayout
-from ..registry import TEACHERS, build_part
 from ..schedules import factor_at
 from ..sources import STUDENT, gather
-from ..teachers import BatchContext, ModelTeacher, Teacher, TeacherOutput
+from ..teachers import (
+    BatchContext,
+    ModelTeacher,
+    RecordedViews,
+    Teacher,
+    TeacherOutput,
+    build_teacher,
+)
+from .diagnosis import Diagnosis
 from .discriminators import DiscriminatorTrainer
 from .level_matching import resize_like
 from .loss_term import LossTerm
@@ -51,6 +59,10 @@ class DistillationRun:
         seed (int): Of the run.
         batch_size (int, optional): Images of a full batch.
         distributed (bool): Whether several ranks train together.
+        recorded (RecordedViews, optional): What the batches are made of,
+            where samples come again.
+        loss_scale (Callable, optional): Gives the factor of the loss in the
+            backward pass of an iteration.
 
     Raises:
         ConfigError: Whatever in the plan cannot work for this student.
@@ -59,28 +71,26 @@ class DistillationRun:
     def __init__(self, student: nn.Module, plan: Plan, inputs: torch.Tensor,
                  samples: Any, twin: nn.Module | None = None, seed: int = 0,
                  batch_size: int | None = None,
-                 distributed: bool = False) -> None:
+                 distributed: bool = False,
+                 recorded: RecordedViews | None = None,
+                 loss_scale: Callable[[], float] = lambda: 1.) -> None:
         self.student, self.plan, self.seed = student, plan, seed
         self.resources = ExitStack()
         self.terms: list[LossTerm] = []
         self.weights: dict[str, float] = {}
         self._task_factor, self._iteration = 1.0, 0
-        self._measure_agreement = False
+        self._measure_agreement = self._measure_gradients = False
+        self._loss_scale = loss_scale
+        self.diagnosis = None if plan.diagnose is None else Diagnosis(
+            f'{plan.key}.diagnose', plan.diagnose)
         self._context: BatchContext | None = None
         self._outputs: dict[str, TeacherOutput] = {}
         try:
             self.teachers: dict[str, Teacher] = {
-                name: build_part(dict(type='FrozenTeacher') | dict(cfg),
-                                 TEACHERS, where, offered=dict(key=where))
+                name: build_teacher(cfg, where)
                 for name, (where, cfg) in plan.used_teachers.items()
             }
-            for name, teacher in self.teachers.items():
-                if not isinstance(teacher, Teacher):
-                    raise ConfigError(
-                        f'{plan.used_teachers[name][0]}: a '
-                        f'{type(teacher).__name__} is no teacher; derive it '
-                        'from mmselfkd.teachers.ModelTeacher')
-                teacher.key, _ = plan.used_teachers[name]
+            for teacher in self.teachers.values():
                 teacher.check_length(*plan.length)
             for config in plan.used:
                 config.loss.sync_ranks = distributed
@@ -89,7 +99,8 @@ class DistillationRun:
                 twin.train()
             self.rehearsal = rehearse(
                 student, twin, plan.used, self.teachers, inputs, samples,
-                self.resources, seed=seed, batch_size=batch_size)
+                self.resources, seed=seed, batch_size=batch_size,
+                recorded=recorded)
             self.terms = self.rehearsal.terms
             self.discriminators = {
                 term.name: DiscriminatorTrainer(term)
@@ -137,6 +148,8 @@ class DistillationRun:
             self.student, self.plan.used, self.teachers, self.resources)
         for path in self.rehearsal.changed:
             self._taps[path].clone = True
+        for tap in self._taps.values():
+            tap.keeps_edges = self.diagnosis is not None
         for handle in (
                 self.student.register_forward_pre_hook(
                     self._before_forward, with_kwargs=True),
@@ -163,6 +176,8 @@ class DistillationRun:
         self._task_factor = factor_at(
             self.plan.task_schedule, iteration, epoch)
         self._measure_agreement = iteration % AGREEMENT_INTERVAL == 0
+        self._measure_gradients = (
+            self.diagnosis is not None and self.diagnosis.begin(iteration))
 
     def end_iteration(self, outputs: dict[str, Any] | None = None,
                       lr_factor: float = 1.0,
@@ -207,10 +222,12 @@ class DistillationRun:
         context, outputs = self._context, self._outputs
         self._context, self._outputs = None, {}
         assert context is not None
+        edges = {}
         for path in self._wanted_of(STUDENT):
             self._taps[path].close()
             context.levels[path] = self._taps[path].take(
                 context.inputs.shape)
+            edges[path] = self._taps[path].take_edges()
         losses = dict(losses)
         if self._task_factor != 1:
             for name in losses:
@@ -219,8 +236,30 @@ class DistillationRun:
         outputs |= self._ask(context, early=False)
         for output in outputs.values():
             output.join()
-        losses.update(self._losses(context, outputs))
+        own = losses
+        losses = own | self._losses(context, outputs)
+        if self._measure_gradients:
+            self._diagnose(own, losses, edges)
         return losses
+
+    def _diagnose(self, own: dict[str, Any], losses: dict[str, Any],
+                  edges: dict[str, list[GradientEdge]]) -> None:
+        """Measure the gradients of all losses at what each looks at."""
+        assert self.diagnosis is not None
+        sources = {
+            term.name: [
+                path for owner, name in term.config.student_sources
+                for path in ([name] if owner == STUDENT else
+                             self.teachers[owner].student_sources)]
+            for term in self.terms if self.weights[term.name]}
+        sources.update({
+            name: self.teachers[name.partition('.')[0]].student_sources
+            for name in self.rehearsal.own_losses})
+        self.diagnosis.measure(
+            _total(own),
+            {name: losses[f'distill.{name}'] for name in sources},
+            {name: [edge for path in paths for edge in edges[path]]
+             for name, paths in sources.items()}, self._loss_scale())
 
     def _ask(self, context: BatchContext,
              early: bool) -> dict[str, TeacherOutput]:
@@ -273,7 +312,11 @@ class DistillationRun:
             for key, value in output.losses.items():
                 losses[f'distill.{name}.{key}'] = value
         if compared and self._measure_agreement:
-            losses.update(_agreement(compared, context.layout))
+            losses.update(_agreement(compared, outputs, context.layout))
+        if self.diagnosis is not None and self._measure_gradients:
+            scores = _scores_and_label(compared, outputs, context.layout)
+            if scores is not None:
+                self.diagnosis.compare(*scores)
         return losses
 
     def _wanted_of(self, owner: str) -> set[str]:
@@ -289,6 +332,18 @@ class DistillationRun:
         return wanted
 
     # -- for the log ----------------------------------------------------------
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """What the diagnosis of this iteration found, by its log name."""
+        return {} if self.diagnosis is None else self.diagnosis.values
+
+    def conclude(self, classes: Sequence[str] | None = None) -> Iterator[str]:
+        """What the log says at the end."""
+        yield self.monitor.summary()
+        if self.diagnosis is not None:
+            yield self.diagnosis.summary()
+            yield from self.diagnosis.advice(classes)
 
     def describe(self) -> Iterator[str]:
         """What the log says at the start."""
@@ -360,27 +415,59 @@ def _call(args: tuple, kwargs: dict) -> tuple[torch.Tensor, Any, str]:
             values.get('mode', 'tensor'))
 
 
+def _total(losses: dict[str, Any]) -> torch.Tensor:
+    """The sum of a model's losses, as mmengine makes it."""
+    parts = [
+        part.mean() for name, value in losses.items() if 'loss' in name
+        for part in (value if isinstance(value, (list, tuple)) else [value])]
+    return torch.stack(parts).sum()
+
+
 def _scaled(loss: Any, factor: float) -> Any:
     if isinstance(loss, (list, tuple)):
         return [item * factor for item in loss]
     return loss * factor
 
 
+Compared = dict[LossTerm, tuple[torch.Tensor, torch.Tensor]]
 
-@torch.no_grad()
-def _agreement(
-        compared: dict[LossTerm, tuple[torch.Tensor, torch.Tensor]],
-        layout: BatchLayout) -> dict[str, torch.Tensor]:
-    """Of class scores where there are any, else of the first features."""
+
+def _scores_and_label(
+        compared: Compared, outputs: dict[str, TeacherOutput],
+        layout: BatchLayout
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, int] | None:
+    """The first class scores of both sides, if there are any.
+
+    With their label maps (N, H, W), None for the scores of anchors and mixed
+    images and where labels are boxes, and the label that is ignored.
+    """
     for term, (student, teacher) in compared.items():
         if term.loss.channels != 'classes' or student.shape[1] < 2:
             continue
-        found = {'distill.agreement': class_agreement(student, teacher)}
-        label = layout.label() if len(teacher) == len(layout.samples) else None
-        if label is not None and not layout.has_boxes:
-            found['distill.teacher_accuracy'] = accuracy(
-                teacher, label, layout.padding_label)
-        return found
-    student, teacher = next(iter(compared.values()))
-    return {'distill.cka': linear_cka(
-        student, resize_like(teacher, student))}
+        place = term.matcher.place
+        is_of_image = (
+            len(teacher) == len(layout.samples)
+            and (place.class_map is not None or not layout.has_boxes)
+            and all(outputs[name].label is None
+                    for name in term.config.teachers))
+        return (student, teacher,
+                layout.label(place.class_map) if is_of_image else None,
+                layout.padding_label if place.ignore_index is None
+                else place.ignore_index)
+    return None
+
+
+@torch.no_grad()
+def _agreement(compared: Compared, outputs: dict[str, TeacherOutput],
+               layout: BatchLayout) -> dict[str, torch.Tensor]:
+    """Of class scores where there are any, else of the first features."""
+    scores = _scores_and_label(compared, outputs, layout)
+    if scores is None:
+        student, teacher = next(iter(compared.values()))
+        return {'distill.cka': linear_cka(
+            student, resize_like(teacher, student))}
+    student, teacher, label, ignored = scores
+    found = {'distill.agreement': class_agreement(student, teacher)}
+    if label is not None:
+        found['distill.teacher_accuracy'] = accuracy(teacher, label, ignored)
+    return found

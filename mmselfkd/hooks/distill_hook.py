@@ -44,6 +44,12 @@ class DistillHook(Hook):
             'decode_head']``, that the student takes from its pretrained
             teacher at the start, weight by weight where names and shapes
             agree. Not on resume. With several teachers ``'name:neck'``.
+        diagnose (dict, optional): ``dict(interval=N)`` measures, in every
+            N-th iteration, the share of each loss in the gradient at what it
+            looks at, ``distill.share.<key>``, its cosine with the gradient
+            of the student's own losses, ``distill.cosine.<key>``, and the
+            agreement where the teacher is right and wrong. The student is
+            the same. Defaults to None: not measured.
 
     Raises:
         ConfigError: Before the first iteration, for whatever in the config
@@ -60,17 +66,18 @@ class DistillHook(Hook):
                  losses: dict[str, dict | None] | None = None,
                  task_schedule: dict | None = None,
                  inherit: str | list[str] | None = None,
+                 diagnose: dict | None = None,
                  **unknown: Any) -> None:
         name = type(self).__name__
         for argument, value in unknown.items():
             raise ConfigError(
                 f'{name}.{argument} = {value!r}: no such argument' +
                 nearest(argument, ('teacher', 'losses', 'task_schedule',
-                                   'inherit')))
+                                   'inherit', 'diagnose')))
         self.plan = make_plan(
             name, self.preset_teacher if teacher is None else teacher,
             self.preset, losses, self.preset_task_schedule
-            if task_schedule is None else task_schedule, inherit)
+            if task_schedule is None else task_schedule, inherit, diagnose)
         self.run: DistillationRun | None = None
         self._is_resumed = False
 
@@ -129,10 +136,14 @@ class DistillHook(Hook):
         initial = group.get('initial_lr') or group['lr'] or 1.0
         self.run.end_iteration(outputs, group['lr'] / initial,
                                len(runner.train_dataloader))
+        # not by the losses: mmengine adds up whose name has `loss` in it
+        for name, value in self.run.measured.items():
+            runner.message_hub.update_scalar(f'train/{name}', value)
 
     def after_train(self, runner: Any) -> None:
         if self.run is not None and self.run.terms:
-            runner.logger.info(self.run.monitor.summary())
+            for line in self.run.conclude(_classes(runner)):
+                runner.logger.info(line)
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         if self.run is not None:
@@ -141,8 +152,7 @@ class DistillHook(Hook):
 
     def _compare_classes(self, runner: Any) -> None:
         """Warn where a teacher was trained on other classes."""
-        classes = getattr(runner.train_dataloader.dataset, 'metainfo',
-                          {}).get('classes')
+        classes = _classes(runner)
         assert self.run is not None
         for teacher in self.run.teachers.values():
             if teacher.classes and classes and tuple(
@@ -151,3 +161,9 @@ class DistillHook(Hook):
                     f'{teacher.key}: was trained on the classes '
                     f'{tuple(teacher.classes)}, the data has '
                     f'{tuple(classes)}')
+
+
+def _classes(runner: Any) -> Any:
+    """The names of the classes in the data, where they are known."""
+    return getattr(runner.train_dataloader.dataset, 'metainfo',
+                   {}).get('classes')

@@ -2,6 +2,7 @@
 import copy
 import gc
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from .. import randomness
 from ..distillation import ENTRY, DistillationRun, Plan
 from ..errors import ConfigError
 from ..hosts import host_of
+from .views import recorded_views
 
 
 def set_up_run(runner: Any, hook: Hook, plan: Plan) -> DistillationRun:
@@ -28,22 +30,38 @@ def set_up_run(runner: Any, hook: Hook, plan: Plan) -> DistillationRun:
     Raises:
         ConfigError: Something of it cannot work.
     """
-    student = unwrapped(runner.model)
-    with randomness.preserved():
-        twin = _copy_as_started(student)
-        inputs, samples = _two_samples(runner, twin)
-        run = DistillationRun(
-            student, plan, inputs, samples, twin, seed=runner.seed,
-            batch_size=runner.train_dataloader.batch_size,
-            distributed=get_world_size() > 1)
+    run = make_run(runner, plan)
     try:
         modules = run.attach()
         if modules:
-            _rebuild_optimizer(runner, student, modules, hook)
+            _rebuild_optimizer(runner, unwrapped(runner.model), modules, hook)
     except BaseException:
         run.close()
         raise
     return run
+
+
+def make_run(runner: Any, plan: Plan) -> DistillationRun:
+    """A run for the Runner's student, which it leaves as it is.
+
+    Args:
+        runner (Runner): With its train loop and optimizer wrapper.
+        plan (Plan): What all distillation hooks ask for.
+
+    Raises:
+        ConfigError: Something of it cannot work.
+    """
+    student = unwrapped(runner.model)
+    with randomness.preserved():
+        twin = _copy_as_started(student)
+        recorded = recorded_views(runner, lambda: _copy_of(
+            runner.train_dataloader.dataset, runner))
+        inputs, samples = _two_samples(runner, twin)
+        return DistillationRun(
+            student, plan, inputs, samples, twin, seed=runner.seed,
+            batch_size=runner.train_dataloader.batch_size,
+            distributed=get_world_size() > 1, recorded=recorded,
+            loss_scale=partial(_loss_scale, runner))
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -63,6 +81,12 @@ def optim_wrappers(runner: Any) -> list[Any]:
     wrapper = runner.optim_wrapper
     return list(wrapper.values()) if isinstance(
         wrapper, OptimWrapperDict) else [wrapper]
+
+
+def _loss_scale(runner: Any) -> float:
+    """By which the loss is multiplied in the backward pass."""
+    scaler = getattr(optim_wrappers(runner)[0], 'loss_scaler', None)
+    return 1. if scaler is None else scaler.get_scale()
 
 
 def _copy_as_started(student: nn.Module) -> nn.Module:

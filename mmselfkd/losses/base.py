@@ -2,7 +2,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 
@@ -35,8 +34,9 @@ class DistillationLoss(nn.Module):
             sides, with what else the sources give behind them.
         sizes (str): ``'equal'``: the run resizes the teacher's map to the
             student's. ``'any'``: the maps come as they are.
-        level_reduction (str): ``'sum'`` or ``'mean'`` of the values of all
-            pairs of levels.
+        level_reduction (str): ``'mean'`` or ``'sum'`` of the values of all
+            pairs of levels. By the mean one weight serves one level and the
+            five of a detector.
         takes_weight (bool): ``forward`` takes ``weight`` (N, 1, H, W), 0 or
             more: how much each position counts. A loss that does not gets
             maps that are 0 in the padding.
@@ -80,7 +80,7 @@ class DistillationLoss(nn.Module):
     channels: Literal[
         'classes', 'equal', 'adapt', 'any', 'distributions'] = 'adapt'
     sizes: Literal['equal', 'any'] = 'equal'
-    level_reduction: Literal['sum', 'mean'] = 'sum'
+    level_reduction: Literal['sum', 'mean'] = 'mean'
     takes_weight: bool = False
     needs_label: bool = False
     needs_image: bool = False
@@ -187,8 +187,7 @@ class AdversarialLoss(DistillationLoss):
             student: Tensor,
             teacher: Tensor,
             *,
-            image: Tensor | None = None,
-            generator: torch.Generator | None = None) -> Tensor:
+            image: Tensor | None = None) -> Tensor:
         """The loss of the discriminator, on detached maps.
 
         Args:
@@ -196,8 +195,6 @@ class AdversarialLoss(DistillationLoss):
             teacher (Tensor): The teacher's map, (N, C, H, W).
             image (Tensor, optional): The student's input, where
                 ``needs_image``.
-            generator (torch.Generator, optional): Gives all random numbers.
-                None: torch's global one.
 
         Returns:
             Tensor: Scalar.

@@ -180,7 +180,7 @@ class DISTLoss(DistillationLoss):
                 f'DISTLoss(beta={self.beta:g}, gamma={self.gamma:g}) '
                 f'correlates {classes} classes (beta) and {pixels} pixels '
                 '(gamma), and of one or two numbers the correlation is '
-                'constant; use KDLoss')
+                "constant; use type='KDLoss' with source='logits'")
 
     def forward(self,
                 student: Tensor,

@@ -52,9 +52,7 @@ def holistic_discriminator_loss(student: Tensor,
                                 discriminator: nn.Module,
                                 image: Tensor | None = None,
                                 mode: str = 'wgan-gp',
-                                gradient_penalty: float = 10.0,
-                                generator: torch.Generator | None = None
-                                ) -> Tensor:
+                                gradient_penalty: float = 10.0) -> Tensor:
     """The discriminator's term of :class:`HolisticLoss`, on detached maps.
 
     Args:
@@ -65,8 +63,6 @@ def holistic_discriminator_loss(student: Tensor,
         mode (str): 'wgan-gp' or 'hinge'. Defaults to 'wgan-gp'.
         gradient_penalty (float): weight of the penalty of 'wgan-gp'.
             Defaults to 10.0.
-        generator (torch.Generator, optional): draws the mixes of 'wgan-gp'.
-            None: torch's global one.
 
     Returns:
         Tensor: scalar, the mean over the images, penalty included.
@@ -87,8 +83,7 @@ def holistic_discriminator_loss(student: Tensor,
                 return (F.relu(1 - real) + F.relu(1 + fake)).mean()
             loss = (fake - real).mean()
             if gradient_penalty > 0:
-                penalty = _penalty(
-                    student, teacher, image, discriminator, generator)
+                penalty = _penalty(student, teacher, image, discriminator)
                 loss = loss + gradient_penalty * penalty
             return loss
 
@@ -102,12 +97,10 @@ def _inputs(student, teacher, image, discriminator):
     return student.to(dtype), teacher.detach().to(dtype), image
 
 
-def _penalty(student, teacher, image, discriminator, generator=None):
+def _penalty(student, teacher, image, discriminator):
     """Mean squared distance of the norm of the gradient from 1."""
-    device = student.device if generator is None else generator.device
     share = torch.rand(
-        len(student), 1, 1, 1, dtype=student.dtype, device=device,
-        generator=generator).to(student)
+        len(student), 1, 1, 1, dtype=student.dtype, device=student.device)
     mixed = (share * teacher + (1 - share) * student).requires_grad_()
     scores = discriminator(mixed, image)
     slope, = torch.autograd.grad(scores.sum(), mixed, create_graph=True)
@@ -144,8 +137,7 @@ class HolisticLoss(AdversarialLoss):
     The discriminator is created by :meth:`build` or at the first call, on
     the device of the logits; before, ``discriminator`` is None. Creating it
     takes numbers from torch's global generator, and so does drawing
-    :math:`a_n` unless :meth:`discriminator_loss` is given a generator. Its
-    spectral norms make one power iteration in each call of
+    :math:`a_n`. Its spectral norms make one power iteration in each call of
     :meth:`discriminator_loss`, and none elsewhere. All arithmetic is in the
     precision of the discriminator (float32 as built), without autocast.
 
@@ -244,14 +236,12 @@ class HolisticLoss(AdversarialLoss):
                            student: Tensor,
                            teacher: Tensor,
                            *,
-                           image: Tensor | None = None,
-                           generator: torch.Generator | None = None) -> Tensor:
+                           image: Tensor | None = None) -> Tensor:
         """The discriminator's: :func:`holistic_discriminator_loss`."""
         self._prepare(student, teacher, image)
         return holistic_discriminator_loss(
             student, teacher, image=image, discriminator=self.discriminator,
-            mode=self.mode, gradient_penalty=self.gradient_penalty,
-            generator=generator)
+            mode=self.mode, gradient_penalty=self.gradient_penalty)
 
     def _prepare(self, student, teacher, image):
         check_maps(student, teacher)

@@ -1,4 +1,6 @@
 """Who teaches: one class per file."""
+from .building import build_teacher
+from .cached import CachedTeacher, CacheOptions
 from .ema import EMATeacher
 from .execution import Execution
 from .frozen import FrozenTeacher
@@ -7,10 +9,11 @@ from .model_teacher import ModelTeacher
 from .self_teacher import SelfTeacher
 from .snapshot import SnapshotTeacher
 from .student_as_teacher import StudentAsTeacher
-from .teacher import BatchContext, Teacher, TeacherOutput
+from .teacher import BatchContext, RecordedViews, Teacher, TeacherOutput
 
 __all__ = [
-    'BatchContext', 'EMATeacher', 'Execution', 'FrozenTeacher', 'MixTeacher',
-    'ModelTeacher', 'SelfTeacher', 'SnapshotTeacher', 'StudentAsTeacher',
-    'Teacher', 'TeacherOutput'
+    'BatchContext', 'CacheOptions', 'CachedTeacher', 'EMATeacher',
+    'Execution', 'FrozenTeacher', 'MixTeacher', 'ModelTeacher',
+    'RecordedViews', 'SelfTeacher', 'SnapshotTeacher', 'StudentAsTeacher',
+    'Teacher', 'TeacherOutput', 'build_teacher'
 ]

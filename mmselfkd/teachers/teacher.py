@@ -2,7 +2,7 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,20 @@ from ..errors import ConfigError
 from ..hosts import Host, Place, host_of
 from ..layout import BatchLayout
 from ..sources import Levels
+
+
+@dataclass
+class RecordedViews:
+    """What a run's batches are made of, where its samples come again.
+
+    Attributes:
+        dataset (FixedViews): Of the training loader.
+        config (dict | None): Of ``dataset``; None where it was built by hand.
+        autocast (Callable): What the student's forward pass runs under.
+    """
+    dataset: Any
+    config: Any
+    autocast: Callable[[], AbstractContextManager] = nullcontext
 
 
 @dataclass
@@ -30,6 +44,7 @@ class BatchContext:
         iteration (int): Iterations done so far.
         seed (int): Of the run.
         batch_size (int | None): Images of a full batch, where one is known.
+        recorded (RecordedViews | None): Where the samples come again.
     """
     student: nn.Module
     inputs: torch.Tensor
@@ -40,6 +55,7 @@ class BatchContext:
     iteration: int = 0
     seed: int = 0
     batch_size: int | None = None
+    recorded: RecordedViews | None = None
 
     @cached_property
     def host(self) -> Host:

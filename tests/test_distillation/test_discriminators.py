@@ -50,6 +50,38 @@ def test_it_learns_apart_from_the_student(tiny, tmp_path, mode, conditional):
                    for name, _ in runner.model.named_parameters())
 
 
+@pytest.mark.parametrize('mode', ['hinge', 'wgan-gp'])
+def test_it_calls_the_teacher_real(tiny, tmp_path, mode):
+    """Turns on one batch raise the teacher's score above the student's.
+
+    The student's term, minus the mean score of its maps, draws it there.
+    """
+    seen = []
+
+    def score(one, maps, image):
+        with torch.no_grad():
+            return one.discriminator(maps, image).mean()
+
+    def look(runner, **_):
+        trainer, = distillation(runner).discriminators.values()
+        one, batch = trainer.losses[0], trainer._seen[0]
+        s, t, image = batch
+        for _ in range(20):
+            seen.append(score(one, t, image) - score(one, s, image))
+            trainer._seen = [batch]
+            trainer.step(1.)
+        torch.testing.assert_close(
+            one(s, t, image=image), -score(one, s, image))
+
+    train_config(tiny.config(
+        tmp_path, dict(type='mmselfkd.DistillHook', teacher=tiny.teacher(),
+                       losses=dict(loss_ho=dict(
+                           HO, mode=mode, optimizer=dict(
+                               type='Adam', lr=1e-3)))), iters=1),
+        At('VERY_HIGH', after_train_iter=look))
+    assert seen[-1] > seen[0] + 0.01 and seen[-1] > 0, seen
+
+
 def test_learning_rate_follows_the_students_schedule(tiny, tmp_path):
     _, watch = train(tiny, tmp_path)
     # the student's lr as it was in the iteration: PolyLR from 0.01

@@ -298,27 +298,6 @@ def test_mixes_by_the_global_generator():
     assert values[0] == values[1] != values[2]
 
 
-def test_mixes_by_a_generator():
-    student, teacher, image = maps(2, 4, 8, 6)
-
-    def value(seed, **options):
-        torch.manual_seed(seed)
-        before = torch.get_rng_state()
-        loss = built().discriminator_loss(
-            student, teacher, image=image, **options)
-        is_same = torch.equal(torch.get_rng_state(), before)
-        return loss, is_same
-
-    expected, is_untouched = value(5)
-    assert not is_untouched
-    for seed in (1, 2):  # of the global generator, which has no effect
-        generator = torch.Generator().manual_seed(5)
-        got, is_untouched = value(seed, generator=generator)
-        assert is_untouched and torch.equal(got, expected)
-    # the generator goes on
-    assert value(1, generator=generator)[0] != expected
-
-
 def test_penalty_of_weight_zero_draws_nothing():
     student, teacher, image = maps(2, 4, 8, 6)
     loss = built(gradient_penalty=0)
