@@ -151,6 +151,23 @@ def fgd_objects(maps):
     return objects
 
 
+def ld(s, t, label, image):
+    """Four sides, positions in the regions one by one."""
+    main, valuable = ld_regions(s).unbind(1)
+    s, t = (F.softmax(x.unflatten(1, (4, -1)) / 10, dim=2) for x in (s, t))
+    divergence = (t * (t.log() - s.log())).sum(2).mean(1)
+    return 100 * ((main + valuable) * divergence).sum() / len(s)
+
+
+def ld_regions(maps):
+    """Two rows of each image, and the two below them."""
+    n, _, h, w = maps.shape
+    regions = maps.new_zeros(n, 2, h, w)
+    for region, row in enumerate((4, 6)):
+        regions[:, region, row:row + 2] = 1 / (2 * w)
+    return regions
+
+
 def dist(s, t, label, image):
     """Correlations of the rows and of the columns of (pixels, classes)."""
     def correlation(a, b):

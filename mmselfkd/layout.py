@@ -6,6 +6,7 @@ import torch
 
 from .errors import ConfigError
 from .hosts import Host
+from .hosts.places import Size
 from .hosts.regions import box_regions
 
 ClassMap = Callable[[Any], torch.Tensor | None]
@@ -107,7 +108,7 @@ class BatchLayout:
             torch.cat([none, _shares(self._inside(i, valid[i, 0]))]).amax(
                 0, keepdim=True) for i in range(len(self.samples))])
 
-    def regions(self, sizes: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+    def regions(self, sizes: Sequence[Size]) -> list[torch.Tensor]:
         """Where the boxes of each level are learnt, and around that.
 
         Main and valuable region of :func:`~mmselfkd.hosts.regions

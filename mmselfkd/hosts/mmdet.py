@@ -96,8 +96,9 @@ class MMDetHost(Host):
 
     def anchors(self, model: Model, sizes: Sequence[Size],
                 device: Any) -> list[torch.Tensor] | None:
-        generator = getattr(self.heads(model)[0], 'prior_generator', None)
-        if (not hasattr(generator, 'base_anchors')
+        generator: Any = getattr(
+            self.heads(model)[0], 'prior_generator', None)
+        if (generator is None or not hasattr(generator, 'base_anchors')
                 or set(generator.num_base_priors) != {1}
                 or len(sizes) != generator.num_levels):
             return None

@@ -70,6 +70,9 @@ class DistillationLoss(nn.Module):
         num_classes (int, optional): How many classes the labels have, where
             the loss counts by class. None: the run sets it from the
             student's head, if that knows.
+        bins (int, optional): How many the side of a box has, where
+            ``channels`` is ``'distributions'``. The run sets it from the
+            student's head.
         sync_ranks (bool): Means are over all ranks. The run sets it to True
             where there are several, and each of them must then make the same
             calls. A loss calls no collective otherwise.
@@ -91,6 +94,7 @@ class DistillationLoss(nn.Module):
     groups: int | None = None
     ignore_index: int | str | None = None
     num_classes: int | None = None
+    bins: int | None = None
     sync_ranks: bool = False
 
     forward: Callable[..., Tensor]

@@ -10,7 +10,6 @@ from ._maps import (
     autocast_off,
     check_maps,
     full_precision,
-    masked_mean,
     normalise_weight,
 )
 from .base import DistillationLoss
@@ -166,10 +165,11 @@ def fgd_loss(student: Tensor,
         outside = objects == 0 if valid is None else (objects == 0) & valid
         count = outside.sum((1, 2, 3), keepdim=True).clamp(min=1)
         mask = alpha * objects + beta * outside / count
-        loss = (mask * theirs[0] * theirs[1]
+        positions, channels = (x.to(student) for x in theirs)
+        loss = (mask * positions * channels
                 * (student - teacher).square()).sum()
         loss = loss + gamma * sum(
-            (a - b).abs().sum() for a, b in zip(ours, theirs))
+            (a - b).abs().sum() for a, b in zip(ours, theirs)).to(student)
         if context is not None and lambda_:
             options = () if valid is None else (valid, )
             difference = (context[0](student, *options)
@@ -181,13 +181,19 @@ def fgd_loss(student: Tensor,
 
 
 def _attention(maps, temperature, valid):
-    """Of positions (N, 1, H, W) and of channels (N, C, 1, 1)."""
-    size = maps.abs()
+    """Of positions (N, 1, H, W) and of channels (N, C, 1, 1).
+
+    In float64: near the teacher rounding would decide on the sign of the
+    differences, and so on the slope of their size.
+    """
+    size, double = maps.abs(), torch.float64
     count = maps[0, 0].numel() if valid is None else valid.sum(
-        (1, 2, 3), keepdim=True)
-    positions = _softmax(size.mean(1, keepdim=True) / temperature, valid)
-    channels = F.softmax(
-        masked_mean(size, (2, 3), valid) / temperature, dim=1)
+        (1, 2, 3), keepdim=True).clamp(min=1)
+    positions = _softmax(
+        size.mean(1, keepdim=True, dtype=double) / temperature, valid)
+    # what is not valid is 0
+    mean = size.sum((2, 3), keepdim=True, dtype=double) / count
+    channels = F.softmax(mean / temperature, dim=1)
     return count * positions, maps.shape[1] * channels
 
 
@@ -233,6 +239,7 @@ class FGDLoss(DistillationLoss):
         torch.Size([1, 4, 1, 1])
     """
     channels = 'adapt'
+    level_reduction = 'sum'
     takes_weight = True
     needs_objects = True
     needs_positions = True
