@@ -233,6 +233,7 @@ class FGDLoss(DistillationLoss):
         torch.Size([1, 4, 1, 1])
     """
     channels = 'adapt'
+    level_reduction = 'sum'
     takes_weight = True
     needs_objects = True
     needs_positions = True

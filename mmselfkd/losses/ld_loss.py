@@ -140,6 +140,7 @@ class LDLoss(DistillationLoss):
         0.0
     """
     channels = 'distributions'
+    level_reduction = 'sum'
     needs_regions = True
     needs_positions = True
 

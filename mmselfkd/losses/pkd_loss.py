@@ -95,6 +95,7 @@ class PKDLoss(DistillationLoss):
         True
     """
     channels = 'adapt'
+    level_reduction = 'sum'
     takes_weight = True
 
     def check(self, student: Tensor, teacher: Tensor) -> None:
