@@ -61,10 +61,10 @@ class DiscriminatorTrainer:
         """Keep the maps of this iteration for :meth:`step`."""
         self._seen = [(s.detach(), t.detach(), image) for s, t in pairs]
 
-    def step(self, lr_factor: float) -> None:
-        """One step on the maps seen, if there are any."""
+    def step(self, lr_factor: float) -> torch.Tensor | None:
+        """One step on the maps seen, if there are any; gives its loss."""
         if not self._seen:
-            return
+            return None
         seen, self._seen = self._seen, []
         loss: Any = sum(
             one.discriminator_loss(s, t, image=image)
@@ -79,6 +79,7 @@ class DiscriminatorTrainer:
             group['lr'] = base_lr * lr_factor
         if torch.isfinite(norm):
             self.optimizer.step()
+        return loss.detach()
 
     def state_dict(self) -> dict[str, Any]:
         return dict(

@@ -166,7 +166,7 @@ class DistillationRun:
 
     def end_iteration(self, outputs: dict[str, Any] | None = None,
                       lr_factor: float = 1.0,
-                      epoch_length: int = 1) -> None:
+                      epoch_length: int = 1) -> dict[str, torch.Tensor]:
         """The turn of what follows the student's step.
 
         Args:
@@ -174,15 +174,23 @@ class DistillationRun:
             lr_factor (float): The student's learning rate as a share of its
                 initial one.
             epoch_length (int): Iterations of an epoch.
+
+        Returns:
+            dict[str, Tensor]: What is to be logged as well: the loss of each
+            discriminator that had its turn.
         """
+        logged = {}
         for name, discriminator in self.discriminators.items():
             with self._derived(f'discriminator of {name}'):
-                discriminator.step(lr_factor)
+                loss = discriminator.step(lr_factor)
+            if loss is not None:
+                logged[critic_key(name)] = loss
         for teacher in self.teachers.values():
             teacher.follow(self.student, self._iteration + 1, epoch_length)
         own = dict.fromkeys(self.rehearsal.own_losses, 1.)
         self.monitor.update(
             outputs or {}, self.weights | own, self._iteration)
+        return logged
 
     def _before_forward(self, student: nn.Module, args: tuple,
                         kwargs: dict) -> None:
@@ -300,9 +308,12 @@ class DistillationRun:
         adapters = _count(term.trained for term in self.terms)
         own = _count(t.module for t in self.teachers.values() if t.module)
         others = _count(d.losses for d in self.discriminators.values())
+        student = _count([self.student]) - adapters - own
+        larger = (f' (more than the student, {student:,}; see width of '
+                  'HolisticLoss)' if others > student else '')
         yield (f'extra trained parameters: {adapters:,} in adapters and '
-               f'losses, {own:,} in teachers, {others:,} in discriminators; '
-               'none of them in the saved student')
+               f'losses, {own:,} in teachers, {others:,} in discriminators'
+               f'{larger}; none of them in the saved student')
 
     def _inherit(self) -> None:
         """What ``inherit`` names, from the teachers into the student."""
@@ -347,6 +358,15 @@ def inherited(student: nn.Module, teacher: Teacher, module: str,
         raise ConfigError(f'{where}: no weight has the same name and shape in '
                           'student and teacher')
     return taken, [name for name in names if name not in taken]
+
+
+def critic_key(name: str) -> str:
+    """Under which the loss of a discriminator is logged.
+
+    Without the word loss, so that no tool adds it to the student's losses.
+    """
+    part = name.replace('loss', '').strip('_.')
+    return f'distill.critic.{part}' if part else 'distill.critic'
 
 
 def _count(modules: Iterable[nn.Module]) -> int:

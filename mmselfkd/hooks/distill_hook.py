@@ -127,8 +127,10 @@ class DistillHook(Hook):
             return
         group = optim_wrappers(runner)[0].optimizer.param_groups[0]
         initial = group.get('initial_lr') or group['lr'] or 1.0
-        self.run.end_iteration(outputs, group['lr'] / initial,
-                               len(runner.train_dataloader))
+        logged = self.run.end_iteration(outputs, group['lr'] / initial,
+                                        len(runner.train_dataloader))
+        for key, value in logged.items():  # after the student's losses
+            runner.message_hub.update_scalar(f'train/{key}', value)
 
     def after_train(self, runner: Any) -> None:
         if self.run is not None and self.run.terms:
