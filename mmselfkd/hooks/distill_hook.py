@@ -10,6 +10,7 @@ from ..registry import register_hook
 from .checkpoint import StateHook
 from .cleanup import close_after_training
 from .setup import length, optim_wrappers, set_up_run
+from .unlabelled import UnlabelledImages
 
 
 @register_hook
@@ -44,6 +45,13 @@ class DistillHook(Hook):
             'decode_head']``, that the student takes from its pretrained
             teacher at the start, weight by weight where names and shapes
             agree. Not on resume. With several teachers ``'name:neck'``.
+        unlabelled (dict, optional): Images without labels, on which only the
+            distillation losses run: ``dataloader``, a config as that of
+            ``train_dataloader``, and ``share``, the weight a in [0, 1] of
+            these images in each loss, (1 - a) * labelled + a * unlabelled;
+            by default their share of the images. The second summand is
+            logged as ``distill.<key>_unlabelled``. Losses that need labels or
+            regions take the labelled batch alone, at their whole weight.
 
     Raises:
         ConfigError: Before the first iteration, for whatever in the config
@@ -60,18 +68,20 @@ class DistillHook(Hook):
                  losses: dict[str, dict | None] | None = None,
                  task_schedule: dict | None = None,
                  inherit: str | list[str] | None = None,
+                 unlabelled: dict | None = None,
                  **unknown: Any) -> None:
         name = type(self).__name__
         for argument, value in unknown.items():
             raise ConfigError(
                 f'{name}.{argument} = {value!r}: no such argument' +
                 nearest(argument, ('teacher', 'losses', 'task_schedule',
-                                   'inherit')))
+                                   'inherit', 'unlabelled')))
         self.plan = make_plan(
             name, self.preset_teacher if teacher is None else teacher,
             self.preset, losses, self.preset_task_schedule
-            if task_schedule is None else task_schedule, inherit)
+            if task_schedule is None else task_schedule, inherit, unlabelled)
         self.run: DistillationRun | None = None
+        self._images: UnlabelledImages | None = None
         self._is_resumed = False
 
     def before_run(self, runner: Any) -> None:
@@ -88,9 +98,15 @@ class DistillHook(Hook):
         hooks = [h for h in runner.hooks if isinstance(h, DistillHook)]
         for hook in hooks:
             hook.plan.resolve(*length(runner))
-        self.run = set_up_run(
-            runner, self, joined([hook.plan for hook in hooks]))
+        plan = joined([hook.plan for hook in hooks])
+        self._images = None
+        if plan.unlabelled is not None:
+            key, loader, _ = plan.unlabelled
+            self._images = UnlabelledImages(runner, loader, key)
+        self.run = set_up_run(runner, self, plan, self._images)
         resources = self.run.resources
+        if self._images is not None:
+            resources.callback(self._images.stop)
         resources.callback(setattr, self, 'run', None)
         for hook in hooks[1:]:  # this one does their work
             runner.hooks.remove(hook)
@@ -113,12 +129,16 @@ class DistillHook(Hook):
         """Tap the student, now that EMAHook has its copy."""
         if self.run is not None:
             self.run.start(self._is_resumed)
+            if self._images is not None:
+                self._images.start(runner.iter)
 
     def before_train_iter(self, runner: Any, batch_idx: int,
                           data_batch: Any = None) -> None:
         if self.run is not None:
             self.run.begin_iteration(
-                runner.iter, runner.iter // len(runner.train_dataloader))
+                runner.iter, runner.iter // len(runner.train_dataloader),
+                None if self._images is None else self._images.batch(
+                    self.run.student, runner.iter))
 
     def after_train_iter(self, runner: Any, batch_idx: int,
                          data_batch: Any = None,

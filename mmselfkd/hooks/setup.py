@@ -15,15 +15,18 @@ from .. import randomness
 from ..distillation import ENTRY, DistillationRun, Plan
 from ..errors import ConfigError
 from ..hosts import host_of
+from .unlabelled import UnlabelledImages
 
 
-def set_up_run(runner: Any, hook: Hook, plan: Plan) -> DistillationRun:
+def set_up_run(runner: Any, hook: Hook, plan: Plan,
+               images: UnlabelledImages | None = None) -> DistillationRun:
     """A run for the Runner's student, with what it trains in the optimizer.
 
     Args:
         runner (Runner): Its ``before_run`` stage is under way.
         hook (Hook): Must stand before every EMAHook.
         plan (Plan): What all distillation hooks ask for.
+        images (UnlabelledImages, optional): Those of ``plan.unlabelled``.
 
     Raises:
         ConfigError: Something of it cannot work.
@@ -35,7 +38,8 @@ def set_up_run(runner: Any, hook: Hook, plan: Plan) -> DistillationRun:
         run = DistillationRun(
             student, plan, inputs, samples, twin, seed=runner.seed,
             batch_size=runner.train_dataloader.batch_size,
-            distributed=get_world_size() > 1)
+            distributed=get_world_size() > 1,
+            unlabelled=None if images is None else images.two_samples(twin))
     try:
         modules = run.attach()
         if modules:

@@ -1,5 +1,7 @@
 """Discriminator of score maps (structured knowledge distillation)."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
@@ -94,7 +96,8 @@ class SelfAttention(nn.Module):
         context = x
         if max(x.shape[2:]) > self.max_side:
             context = F.adaptive_avg_pool2d(
-                x, [min(side, self.max_side) for side in x.shape[2:]])
+                x, (min(x.shape[2], self.max_side),
+                    min(x.shape[3], self.max_side)))
         query = _linear(x, self.query).flatten(1, 2)
         key = _linear(context, self.key).flatten(1, 2)
         value = _linear(context, self.value).flatten(1, 2)
@@ -134,7 +137,7 @@ class Block(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
-        self.conv = spectral_norm(
+        self.conv: Any = spectral_norm(
             nn.Conv2d(in_channels, out_channels, 4, stride=2))
         register_parametrization(self.conv, 'weight', AsMatrix(), unsafe=True)
 

@@ -278,10 +278,14 @@ class HolisticLoss(AdversarialLoss):
         if self.penalty_interval > 1:
             is_due = int(self.turn) % self.penalty_interval == 0
             penalty *= self.penalty_interval * is_due
-            self.turn += 1
         return holistic_discriminator_loss(
             student, teacher, image=image, discriminator=self.discriminator,
             mode=self.mode, gradient_penalty=penalty, generator=generator)
+
+    def end_turn(self) -> None:
+        """Count a turn, by which ``penalty_interval`` goes."""
+        if self.penalty_interval > 1:
+            self.turn += 1
 
     def _prepare(self, student, teacher, image):
         check_maps(student, teacher)

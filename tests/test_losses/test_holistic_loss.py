@@ -423,6 +423,7 @@ def test_penalty_in_every_second_turn_at_twice_its_weight():
         torch.manual_seed(1)
         assert torch.equal(
             loss.discriminator_loss(student, teacher, image=image), value)
+        loss.end_turn()
     assert 'turn' not in built().state_dict()  # nor in older checkpoints
 
 
