@@ -32,6 +32,7 @@ from .monitor import Monitor, accuracy, class_agreement, linear_cka, render
 from .plan import Plan
 from .recording import all_levels, label_for, run_tapped, tap_student
 from .rehearsal import rehearse
+from .unlabelled import run_unlabelled, unlabelled_value, why_labelled_only
 
 ENTRY = 'mmselfkd'  # the submodule of the student with what is trained along
 AGREEMENT_INTERVAL = 10  # iterations between two agreement measurements
@@ -64,6 +65,8 @@ class DistillationRun:
             where samples come again.
         loss_scale (Callable, optional): Gives the factor of the loss in the
             backward pass of an iteration.
+        unlabelled (tuple, optional): Preprocessed inputs and samples of two
+            images without labels, where the plan has such.
 
     Raises:
         ConfigError: Whatever in the plan cannot work for this student.
@@ -75,17 +78,19 @@ class DistillationRun:
                  classes: Sequence[str] | None = None,
                  distributed: bool = False,
                  recorded: RecordedViews | None = None,
-                 loss_scale: Callable[[], float] = lambda: 1.) -> None:
+                 loss_scale: Callable[[], float] = lambda: 1.,
+                 unlabelled: tuple[torch.Tensor, Any] | None = None) -> None:
         self.student, self.plan, self.seed = student, plan, seed
         self.resources = ExitStack()
         self.terms: list[LossTerm] = []
         self.weights: dict[str, float] = {}
-        self._task_factor, self._iteration = 1.0, 0
+        self._task_factor, self._iteration, self._share = 1.0, 0, 0.
         self._measure_agreement = self._measure_gradients = False
         self._loss_scale = loss_scale
         self.diagnosis = None if plan.diagnose is None else Diagnosis(
             f'{plan.key}.diagnose', plan.diagnose)
         self._context: BatchContext | None = None
+        self._unlabelled: tuple[torch.Tensor, Any] | None = None
         self._outputs: dict[str, TeacherOutput] = {}
         try:
             self.teachers: dict[str, Teacher] = {
@@ -102,7 +107,9 @@ class DistillationRun:
             self.rehearsal = rehearse(
                 student, twin, plan.used, self.teachers, inputs, samples,
                 self.resources, seed=seed, batch_size=batch_size,
-                recorded=recorded, classes=classes)
+                recorded=recorded, classes=classes,
+                unlabelled=None if unlabelled is None else (
+                    (plan.unlabelled or ('unlabelled', ))[0], *unlabelled))
             self.terms = self.rehearsal.terms
             self.discriminators = {
                 term.name: DiscriminatorTrainer(term)
@@ -117,6 +124,10 @@ class DistillationRun:
             raise
         self.logged = [
             term.name for term in self.terms] + self.rehearsal.own_losses
+        self._with_unlabelled = {} if unlabelled is None else {
+            term: f'{term.name}_unlabelled' for term in self.terms
+            if why_labelled_only(term, self.teachers) is None}
+        self.logged += self._with_unlabelled.values()
         self.monitor = Monitor(self.logged)
         for name, value in self.rehearsal.values.items():
             self.monitor.check_size(name, value, self.rehearsal.task)
@@ -162,12 +173,24 @@ class DistillationRun:
     def close(self) -> None:
         """Leave the student without a trace."""
         self.resources.close()
-        self._context, self._outputs = None, {}
+        self._context, self._outputs, self._unlabelled = None, {}, None
 
     # -- in each iteration ----------------------------------------------------
 
-    def begin_iteration(self, iteration: int, epoch: int = 0) -> None:
-        """Weights and schedules of this iteration."""
+    def begin_iteration(
+            self, iteration: int, epoch: int = 0,
+            unlabelled: tuple[torch.Tensor, Any] | None = None) -> None:
+        """Weights and schedules of this iteration.
+
+        Args:
+            iteration (int): Iterations done so far.
+            epoch (int): Epochs done so far.
+            unlabelled (tuple, optional): Preprocessed inputs and samples of
+                the images without labels of this iteration.
+        """
+        self._unlabelled = unlabelled
+        for discriminator in self.discriminators.values():
+            discriminator.forget()
         self._iteration = iteration
         self.weights = {
             term.name: term.config.weight_at(iteration, epoch) if all(
@@ -183,7 +206,7 @@ class DistillationRun:
 
     def end_iteration(self, outputs: dict[str, Any] | None = None,
                       lr_factor: float = 1.0,
-                      epoch_length: int = 1) -> None:
+                      epoch_length: int = 1) -> dict[str, torch.Tensor]:
         """The turn of what follows the student's step.
 
         Args:
@@ -191,15 +214,25 @@ class DistillationRun:
             lr_factor (float): The student's learning rate as a share of its
                 initial one.
             epoch_length (int): Iterations of an epoch.
+
+        Returns:
+            dict[str, Tensor]: What is to be logged as well: the loss of each
+            discriminator that had its turn.
         """
+        logged = {}
         for name, discriminator in self.discriminators.items():
             with self._derived(f'discriminator of {name}'):
-                discriminator.step(lr_factor)
+                loss = discriminator.step(lr_factor)
+            if loss is not None:
+                logged[critic_key(name)] = loss
         for teacher in self.teachers.values():
             teacher.follow(self.student, self._iteration + 1, epoch_length)
         own = dict.fromkeys(self.rehearsal.own_losses, 1.)
+        own |= {name: self.weights[term.name] * self._share
+                for term, name in self._with_unlabelled.items()}
         self.monitor.update(
             outputs or {}, self.weights | own, self._iteration)
+        return logged
 
     def _before_forward(self, student: nn.Module, args: tuple,
                         kwargs: dict) -> None:
@@ -288,7 +321,7 @@ class DistillationRun:
                 outputs: dict[str, TeacherOutput]) -> dict[str, torch.Tensor]:
         """The entries for the loss dict of this forward pass."""
         levels = all_levels(context, outputs)
-        losses: dict[str, torch.Tensor] = {}
+        losses = self._unlabelled_losses(context)
         compared: dict[LossTerm, tuple[torch.Tensor, torch.Tensor]] = {}
         for term in self.terms:
             weight = self.weights[term.name]
@@ -304,12 +337,15 @@ class DistillationRun:
                 context.layout)
             label = label_for(term, context, outputs)
             with self._derived(term.name):
-                losses[f'distill.{term.name}'] = weight * term.value(
+                value = term.value(
                     pairs, label, context.inputs, context.layout)
+            share = self._labelled_share(term)
+            losses[f'distill.{term.name}'] = weight * share * value
             if pairs[0][0].numel():  # there may be no RoI
                 compared[term] = pairs[0]
             if term.loss.is_adversarial:
-                self.discriminators[term.name].see(pairs, context.inputs)
+                self.discriminators[term.name].see(
+                    pairs, context.inputs, share)
         for name, output in outputs.items():
             for key, value in output.losses.items():
                 losses[f'distill.{name}.{key}'] = value
@@ -320,6 +356,43 @@ class DistillationRun:
             if scores is not None:
                 self.diagnosis.compare(*scores)
         return losses
+
+    def _unlabelled_losses(self, labelled: BatchContext
+                           ) -> dict[str, torch.Tensor]:
+        """The entries of the images without labels."""
+        self._share = 0.
+        if self._unlabelled is None:
+            return {}
+        (inputs, samples), self._unlabelled = self._unlabelled, None
+        assert self.plan.unlabelled is not None
+        _, _, share = self.plan.unlabelled
+        if share is None:
+            share = len(inputs) / (len(inputs) + len(labelled.inputs))
+        self._share = share
+        losses = {f'distill.{name}': term.zero(inputs.device)
+                  for term, name in self._with_unlabelled.items()}
+        on = [term for term in self._with_unlabelled
+              if self.weights[term.name] * share > 0]
+        if not on:
+            return losses
+        context = BatchContext(
+            self.student, inputs, samples, iteration=self._iteration,
+            seed=self.seed, is_labelled=False)
+        with self._derived('unlabelled'):
+            found = run_unlabelled(
+                on, self.teachers, self._taps, self.student, context)
+        for term in on:
+            name = self._with_unlabelled[term]
+            with self._derived(name):
+                value, pairs = unlabelled_value(term, context, found)
+            losses[f'distill.{name}'] = (
+                self.weights[term.name] * share * value)
+            if term.loss.is_adversarial:
+                self.discriminators[term.name].see(pairs, inputs, share)
+        return losses
+
+    def _labelled_share(self, term: LossTerm) -> float:
+        return 1 - self._share if term in self._with_unlabelled else 1.
 
     def _wanted_of(self, owner: str) -> set[str]:
         """The sources of a teacher, or of the student, in this iteration."""
@@ -354,12 +427,20 @@ class DistillationRun:
             'loss_weight'), self.rehearsal.rows)
         for name, teacher in self.teachers.items():
             yield f'{name}: {teacher.describe()}'
+        for term in self.terms if self._with_unlabelled else ():
+            reason = why_labelled_only(term, self.teachers)
+            if reason is not None:
+                yield (f'distill.{term.name} takes the labelled images alone: '
+                       f'it {reason}')
         adapters = _count(term.trained for term in self.terms)
         own = _count(t.module for t in self.teachers.values() if t.module)
         others = _count(d.losses for d in self.discriminators.values())
+        student = _count([self.student]) - adapters - own
+        larger = (f' (more than the student, {student:,}; see width of '
+                  'HolisticLoss)' if others > student else '')
         yield (f'extra trained parameters: {adapters:,} in adapters and '
-               f'losses, {own:,} in teachers, {others:,} in discriminators; '
-               'none of them in the saved student')
+               f'losses, {own:,} in teachers, {others:,} in discriminators'
+               f'{larger}; none of them in the saved student')
 
     def _inherit(self) -> None:
         """What ``inherit`` names, from the teachers into the student."""
@@ -404,6 +485,15 @@ def inherited(student: nn.Module, teacher: Teacher, module: str,
         raise ConfigError(f'{where}: no weight has the same name and shape in '
                           'student and teacher')
     return taken, [name for name in names if name not in taken]
+
+
+def critic_key(name: str) -> str:
+    """Under which the loss of a discriminator is logged.
+
+    Without the word loss, so that no tool adds it to the student's losses.
+    """
+    part = name.replace('loss', '').strip('_.')
+    return f'distill.critic.{part}' if part else 'distill.critic'
 
 
 def _count(modules: Iterable[nn.Module]) -> int:

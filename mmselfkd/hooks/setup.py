@@ -16,21 +16,24 @@ from .. import randomness
 from ..distillation import ENTRY, DistillationRun, Plan
 from ..errors import ConfigError
 from ..hosts import host_of
+from .unlabelled import UnlabelledImages
 from .views import recorded_views
 
 
-def set_up_run(runner: Any, hook: Hook, plan: Plan) -> DistillationRun:
+def set_up_run(runner: Any, hook: Hook, plan: Plan,
+               images: UnlabelledImages | None = None) -> DistillationRun:
     """A run for the Runner's student, with what it trains in the optimizer.
 
     Args:
         runner (Runner): Its ``before_run`` stage is under way.
         hook (Hook): Must stand before every EMAHook.
         plan (Plan): What all distillation hooks ask for.
+        images (UnlabelledImages, optional): Those of ``plan.unlabelled``.
 
     Raises:
         ConfigError: Something of it cannot work.
     """
-    run = make_run(runner, plan)
+    run = make_run(runner, plan, images)
     try:
         modules = run.attach()
         if modules:
@@ -41,12 +44,14 @@ def set_up_run(runner: Any, hook: Hook, plan: Plan) -> DistillationRun:
     return run
 
 
-def make_run(runner: Any, plan: Plan) -> DistillationRun:
+def make_run(runner: Any, plan: Plan,
+             images: UnlabelledImages | None = None) -> DistillationRun:
     """A run for the Runner's student, which it leaves as it is.
 
     Args:
         runner (Runner): With its train loop and optimizer wrapper.
         plan (Plan): What all distillation hooks ask for.
+        images (UnlabelledImages, optional): Those that the plan names.
 
     Raises:
         ConfigError: Something of it cannot work.
@@ -62,7 +67,8 @@ def make_run(runner: Any, plan: Plan) -> DistillationRun:
             batch_size=runner.train_dataloader.batch_size,
             classes=class_names(runner),
             distributed=get_world_size() > 1, recorded=recorded,
-            loss_scale=partial(_loss_scale, runner))
+            loss_scale=partial(_loss_scale, runner),
+            unlabelled=None if images is None else images.two_samples(twin))
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

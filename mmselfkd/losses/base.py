@@ -201,6 +201,9 @@ class AdversarialLoss(DistillationLoss):
         """
         raise NotImplementedError
 
+    def end_turn(self) -> None:
+        """The discriminator has made a step. Here: nothing."""
+
 
 def shapes(levels: Sequence[Tensor]) -> str:
     """The shapes of the levels, for an error message."""

@@ -469,9 +469,14 @@ class CachedTeacher(ModelTeacher):
               sources: Iterable[str] | None) -> TeacherOutput:
         """What is stored; of what is not, the teacher is asked.
 
+        Images without labels are no samples of the training loader, and of
+        them nothing is stored.
+
         Raises:
             RuntimeError: A sample has other pixels than when it was stored.
         """
+        if not context.is_labelled:
+            return self._connected(context).teach(context, sources)
         size, samples = _size(context), context.layout.samples
         found = [self._find(sample, size) for sample in samples]
         missing = [i for i, parts in enumerate(found) if parts is None]

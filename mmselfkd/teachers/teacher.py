@@ -47,6 +47,8 @@ class BatchContext:
         recorded (RecordedViews | None): Where the samples come again.
         classes (Sequence[str] | None): Names of the student's classes, where
             the data set says them.
+        is_labelled (bool): False: the batch is one of the images without
+            labels.
     """
     student: nn.Module
     inputs: torch.Tensor
@@ -59,6 +61,7 @@ class BatchContext:
     batch_size: int | None = None
     recorded: RecordedViews | None = None
     classes: Sequence[str] | None = None
+    is_labelled: bool = True
 
     @cached_property
     def host(self) -> Host:
