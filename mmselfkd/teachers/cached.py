@@ -297,6 +297,7 @@ class CachedTeacher(ModelTeacher):
             data=dict(
                 config=plain(recorded.config, 'train_dataloader.dataset'),
                 length=len(recorded.dataset)),
+            classes=plain(context.classes, 'train_dataloader.dataset'),
             precision=options.precision, top_k=options.top_k,
             autocast=autocast)
         files = list(weight_files(self._cfg))
@@ -439,7 +440,9 @@ class CachedTeacher(ModelTeacher):
             reading = found['reading']
             self._places[source] = Place(
                 [], is_map=found['is_map'],
-                reading=reading and Reading(**reading))
+                reading=reading and Reading(**dict(
+                    reading, partners=reading['partners'] and tuple(
+                        reading['partners']))))
             self._packings[source] = [
                 Packing(**dict(level, order=tuple(level['order'])))
                 for level in found['levels']]

@@ -25,6 +25,7 @@ from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.registry import MODELS, TRANSFORMS
 from torch import nn
 
+from mmselfkd.datasets.toy_scenes import CLASSES
 from mmselfkd.errors import ConfigError
 from mmselfkd.hosts import host_of
 from mmselfkd.teachers import FrozenTeacher, ModelTeacher
@@ -566,3 +567,72 @@ def test_refuses_what_depends_on_the_batch(seg):
     with pytest.raises(ConfigError, match='gives something else for an image '
                        'where other images are in the batch'):
         entries(cfg)
+
+
+# -- with what else a teacher and a run can be ---------------------------------
+
+
+def test_of_images_without_labels_it_is_asked_live(seg, asked):
+    def config(cache):
+        cfg = seg(cache, losses=dict(
+            loss_kd=dict(KD, ignore_index=None), loss_nfd=NFD))
+        cfg.custom_hooks[0].unlabelled = dict(dataloader=dict(
+            batch_size=3, num_workers=0, dataset=dict(
+                type='mmselfkd.ToySegDataset', size=32, length=5, pipeline=[
+                    dict(type='LoadImageFromFile'),
+                    dict(type='PackSegInputs')])))
+        return cfg
+
+    live = entries(config(None))
+    assert_equal(live, entries(config(EXACT)))
+    del asked[:]
+    assert_equal(live, entries(config(EXACT)))
+    assert set(asked) == {2, 3}  # the rehearsal, and 3 images in each step
+    assert asked.count(3) == 4
+    assert len(files(folder(seg))) == 8
+
+
+def test_answers_by_a_class_map(seg, asked):
+    losses = dict(loss_kd=dict(KD, ignore_index=None))
+
+    def config(cache, theirs):
+        """``theirs``: the name of the teacher's class 1."""
+        names = ['a', theirs, 'b', 'c', 'd', 'e', 'f']
+        cfg = seg(cache, losses=losses)
+        teacher = cfg.custom_hooks[0].teacher
+        teacher.config.train_dataloader = dict(dataset=dict(
+            metainfo=dict(classes=names)))
+        teacher.classes = dict(map={theirs: CLASSES[3], 'f': CLASSES[0]})
+        return cfg
+
+    live = entries(config(None, 'x'))
+    assert live != entries(seg(None, losses=losses))
+    assert_equal(live, entries(config(EXACT, 'x')))
+    del asked[:]
+    assert_equal(live, entries(config(EXACT, 'x')))
+    assert not asked
+    entries(config(EXACT, 'y'))
+    assert len(list(seg.dir.iterdir())) == 2
+
+
+def test_answers_of_several_teachers(seg, tmp_path, asked):
+    cfg = seg()
+    one = cfg.custom_hooks[0].teacher
+    cache = one.pop('cache')
+    other = dict(one, checkpoint=other_weights(tmp_path / 'other.pth', 1))
+
+    def config(cache):
+        cfg = seg(None, losses=dict(loss_kd=KD))
+        cfg.custom_hooks[0].teacher = dict(
+            type='CombinedTeacher', by='mean',
+            teachers=dict(a=one, b=other), **cache)
+        return cfg
+
+    live = entries(config({}))
+    assert_equal(live, entries(config(dict(cache=cache))))
+    del asked[:]
+    assert_equal(live, entries(config(dict(cache=cache))))
+    assert not asked
+    other_weights(tmp_path / 'other.pth', 2)
+    entries(config(dict(cache=cache)))
+    assert len(list(seg.dir.iterdir())) == 2
