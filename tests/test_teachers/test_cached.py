@@ -569,7 +569,7 @@ def test_refuses_what_depends_on_the_batch(seg):
         entries(cfg)
 
 
-# -- with what else a teacher and a run can be ---------------------------------
+# -- with what else a teacher and a run can be --------------------------------
 
 
 def test_of_images_without_labels_it_is_asked_live(seg, asked):
