@@ -159,3 +159,20 @@ def test_where_the_image_is():
     assert got.shape == (2, 1, 32, 48) and got.dtype == torch.bool
     assert got[0].all() and got[1, 0, :17, :24].all()
     assert got[1].sum() == 17 * 24
+
+
+def test_objects_by_loops():
+    """Two that overlap, a small one, and an image without any."""
+    boxes = [(0, 0, 24, 16), (16, 8, 40, 28), (41, 1, 42, 2)]
+    size, shape = (4, 6), (20, 48)
+    expected = torch.zeros(2, 1, *size)
+    for box in boxes:  # by its share alone, where the whole weight is 1
+        alone = by_loops(size, shape, [box], 1.0)
+        expected[0, 0] = torch.maximum(expected[0, 0], alone)
+    found = layout(sample(shape, boxes), sample((32, 48), [])).objects(size)
+    torch.testing.assert_close(found, expected)
+
+
+def test_objects_need_boxes():
+    with pytest.raises(ConfigError, match='no boxes'):
+        layout(sample((32, 48)), host=MMSegHost).objects((4, 6))

@@ -17,6 +17,7 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.utils import apply_to
 
 from ..distillation import ENTRY, DistillationRun
+from ..distillation.diagnosis import log_names
 from ..distillation.monitor import AGREEMENTS
 from .setup import unwrapped
 
@@ -111,7 +112,8 @@ class StateHook(Hook):
     def _forget_dropped(self, checkpoint: dict) -> None:
         """Keep values of losses that are gone out of the log."""
         ours = {f'train/distill.{name}' for name in self._logged}
-        ours |= {f'train/{name}' for name in AGREEMENTS}
+        ours |= {f'train/{name}' for name in [
+            *AGREEMENTS, *log_names(self._logged)]}
         hub = checkpoint.get('message_hub')
         if not isinstance(hub, dict):  # of an old mmengine
             return

@@ -11,6 +11,7 @@ HOOKS = dict(
     frozen=dict(
         type='mmselfkd.DistillHook',
         teacher=teacher(),
+        diagnose=dict(interval=3),
         losses=dict(
             loss_kd=dict(type='KDLoss', source='logits'),
             loss_nfd=dict(type='NFDLoss', source='features'),

@@ -42,7 +42,9 @@ def stop_and_go(cfg, work_dir, **changes):
     resume.
     """
     keep_order(cfg)
-    cfg.merge_from_dict(dict(NO_DROPOUT, **changes))
+    if 'decode_head' in cfg.model:
+        changes = dict(NO_DROPOUT, **changes)
+    cfg.merge_from_dict(changes)
     # no batch is drawn twice before it is interrupted
     cfg.train_dataloader.batch_size = 8
     saved = []
