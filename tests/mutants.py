@@ -151,7 +151,7 @@ class Module:
     def row(self):
         """Of the table in docs/reliability.md."""
         results, survivors = self.results(), self.survivors()
-        return (f'| `{self.module}` | {len(results)} of {len(self.all)} | '
+        return (f'| `{self.module.removesuffix(".py")}` | {len(results)} of {len(self.all)} | '
                 f'{len(results) - len(survivors)} | {len(survivors)} |')
 
     def show(self):
