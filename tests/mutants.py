@@ -151,7 +151,8 @@ class Module:
     def row(self):
         """Of the table in docs/reliability.md."""
         results, survivors = self.results(), self.survivors()
-        return (f'| `{self.module.removesuffix(".py")}` | {len(results)} of {len(self.all)} | '
+        name = self.module.removesuffix('.py')
+        return (f'| `{name}` | {len(results)} of {len(self.all)} | '
                 f'{len(results) - len(survivors)} | {len(survivors)} |')
 
     def show(self):
