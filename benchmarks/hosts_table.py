@@ -69,7 +69,9 @@ METHODS = dict(
     AttnFD=_taught('AttnFDHook'), CIRKD=_taught('CIRKDHook'),
     CWD=_taught('CWDHook'), DIST=_taught('DISTHook'),
     FitNets=_taught('FitNetsHook'), IFVD=_taught('IFVDHook'),
-    MGD=_taught('MGDHook'), SRD=_taught('SRDHook'))
+    MGD=_taught('MGDHook'), SRD=_taught('SRDHook'),
+    PKD=_taught('PKDHook'), FGD=_taught('FGDHook'),
+    LD=_taught('LDHook'))
 
 
 class Cell(NamedTuple):
@@ -148,6 +150,15 @@ def train(shipped: Shipped, hook: dict, *others: Hook,
     return recorder.steps
 
 
+def attempt(shipped: Shipped, hook: dict
+            ) -> tuple[dict[str, float], ConfigError | None]:
+    """What the last step logs, or why there is none."""
+    try:
+        return train(shipped, hook)[-1], None
+    except ConfigError as error:
+        return {}, error
+
+
 def run_cell(head: str, method: str) -> Cell:
     """Run a head with a method, and after a refusal what it names."""
     start = time.time()
@@ -155,16 +166,13 @@ def run_cell(head: str, method: str) -> Cell:
     hook = METHODS[method](shipped)
     message, ways = '', []
     try:
-        for _ in range(ATTEMPTS):
-            try:
-                step = train(shipped, hook)[-1]
-                break
-            except ConfigError as error:
-                message = message or str(error)
-                hook, way = _improved(shipped, hook, str(error))
-                ways.append(way)
-        else:
-            raise NoWay
+        step, error = attempt(shipped, hook)
+        message = str(error or '')
+        while error is not None:
+            if len(ways) == ATTEMPTS:
+                raise NoWay
+            hook, way, step, error = _improved(shipped, hook, str(error))
+            ways.append(way)
     except NoWay:
         outcome, step = DEAD_END, {}
     except ImportError as error:  # what a head needs beside the host
@@ -193,7 +201,8 @@ def suggestions(message: str) -> Iterator[dict[str, Any]]:
     one, a method to use instead.
     """
     hint = message.partition('; ')[2]
-    pair = re.search(r"type='(\w+)' with source='(\w+)'", hint)
+    pairs = [dict(type=loss, source=source) for loss, source in re.findall(
+        r"type='(\w+)' with source='([\w.\[\]-]+)'", hint)]
     position, found = 0, []
     while match := _OPTION.search(hint, position):
         position = match.end()
@@ -202,11 +211,9 @@ def suggestions(message: str) -> Iterator[dict[str, Any]]:
             value, length = literal
             position += length
             found.append({match[1]: value})
-    if pair:
-        both = dict(type=pair[1], source=pair[2])
-        found = [one for one in found if not one.items() <= both.items()]
-        found.append(both)
-    yield from found
+    yield from [one for one in found if not any(
+        one.items() <= both.items() for both in pairs)]
+    yield from pairs
     for source in re.findall(r"\buse '(\w+)'", hint):
         yield dict(source=source)
     method = re.search(r'such as (\w+Hook)', hint)
@@ -240,9 +247,9 @@ def _evaluated(node: ast.AST) -> Any:
     return ast.literal_eval(node)
 
 
-def _improved(shipped: Shipped, hook: dict,
-              message: str) -> tuple[dict, str]:
-    """The hook with what ``message`` says written into it.
+def _improved(shipped: Shipped, hook: dict, message: str) -> tuple[
+        dict, str, dict[str, float], ConfigError | None]:
+    """The hook with what ``message`` says written into it, and how it goes.
 
     The first suggestion that brings the run further: it trains, or is
     refused for another reason.
@@ -263,15 +270,14 @@ def _improved(shipped: Shipped, hook: dict,
             losses[entry[1]] = {**(losses.get(entry[1]) or {}), **suggestion}
         else:
             continue
-        try:
-            train(shipped, other)
-        except ConfigError as error:
-            if (_kind(str(error)) == _kind(message)
-                    or 'at least one loss' in str(error)):
-                continue
+        step, error = attempt(shipped, other)
+        if error is not None and (_kind(str(error)) == _kind(message)
+                                  or 'at least one loss' in str(error)):
+            continue
         way = ', '.join(f'{k}={v!r}' for k, v in suggestion.items())
-        return other, f'{entry[1]}: {way}' if entry and not set(
-            suggestion) & {'losses', 'teacher', 'hook'} else way
+        if entry and not set(suggestion) & {'losses', 'teacher', 'hook'}:
+            way = f'{entry[1]}: {way}'
+        return other, way, step, error
     raise NoWay(message)
 
 

@@ -70,8 +70,7 @@ class Shipped:
 
     def model(self, divisor: int = NARROW) -> dict[str, Any]:
         """The model, of channels divided by ``divisor``."""
-        path = Config._get_cfg_path(f'{self.host}::{self.config}', '')[0]
-        model = Config.fromfile(path).model.to_dict()
+        model = copy.deepcopy(_model_of(self.host, self.config))
         for part in _parts(model):
             for name, value in DEFAULTS.get(str(part.get('type')),
                                             {}).items():
@@ -84,6 +83,13 @@ class Shipped:
             functools.reduce(operator.getitem, path, model)[name] = (
                 value(divisor) if callable(value) else copy.deepcopy(value))
         return model
+
+
+@functools.cache
+def _model_of(host: str, config: str) -> dict[str, Any]:
+    """As it is shipped; finding and reading it takes longer than a step."""
+    path = Config._get_cfg_path(f'{host}::{config}', '')[0]
+    return Config.fromfile(path).model.to_dict()
 
 
 def _narrowed(value: Any, divisor: int, classes: int, name: str = '') -> Any:
@@ -214,7 +220,7 @@ def config(work_dir: Any, shipped: Shipped, *hooks: dict,
             batch_size=2, num_workers=0,
             sampler=dict(type='InfiniteSampler', shuffle=True),
             dataset=dict(dataset, length=8, split='train', size=size,
-                         pipeline=pipeline)),
+                         serialize_data=False, pipeline=pipeline)),
         train_cfg=dict(type='IterBasedTrainLoop', max_iters=iterations,
                        val_interval=10**6),
         optim_wrapper=dict(

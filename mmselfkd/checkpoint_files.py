@@ -48,7 +48,7 @@ def load_checkpoint_file(path: str,
             names the file and, in the last case, the first object that is not
             allowed and ``option``.
     """
-    with _local_file(path) as file:
+    with local_file(path) as file:
         try:
             with _safe_globals():
                 loaded = torch.load(file, map_location='cpu',
@@ -105,7 +105,7 @@ def newest_whole(folder: Path) -> Path | None:
 
 
 @contextlib.contextmanager
-def _local_file(path: str) -> Iterator[str]:
+def local_file(path: str) -> Iterator[str]:
     """A file on this machine with the content of ``path``."""
     with contextlib.ExitStack() as stack:
         if re.match('https?://', path):

@@ -30,6 +30,12 @@ def config_errors() -> Iterator[None]:
         raise ConfigError(str(error)) from error
 
 
+def describe(error: Exception) -> str:
+    """Its message, with its name where that says more."""
+    is_plain = isinstance(error, (ValueError, TypeError))
+    return str(error) if is_plain else f'{type(error).__name__}: {error}'
+
+
 @contextmanager
 def blamed_on(key: str) -> Iterator[None]:
     """Raise a :class:`ConfigError` with ``key`` for whatever fails inside.
@@ -42,9 +48,7 @@ def blamed_on(key: str) -> Iterator[None]:
     except ConfigError:
         raise
     except Exception as error:
-        name = '' if isinstance(error, (ValueError, TypeError)) else (
-            f'{type(error).__name__}: ')
-        raise ConfigError(f'{key}: {name}{error}') from error
+        raise ConfigError(f'{key}: {describe(error)}') from error
 
 
 def nearest(value: object, allowed: Iterable[str], most: int = 3,

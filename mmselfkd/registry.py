@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
@@ -16,7 +17,7 @@ from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import DefaultScope, Registry
 
 from . import losses, schedules
-from .errors import ConfigError, nearest
+from .errors import ConfigError, describe, nearest
 
 SCOPE = 'mmselfkd'
 
@@ -42,6 +43,9 @@ MODELS = Registry(
                'mmselfkd.models.depth_head'])
 DATASETS = Registry(
     'dataset', parent=MMENGINE_DATASETS, scope=SCOPE,
+    locations=['mmselfkd.datasets'])
+DATA_SAMPLERS = Registry(
+    'data sampler', parent=MMENGINE_DATA_SAMPLERS, scope=SCOPE,
     locations=['mmselfkd.datasets'])
 TRANSFORMS = Registry(
     'transform', parent=MMENGINE_TRANSFORMS, scope=SCOPE,
@@ -94,7 +98,7 @@ def build_part(cfg: Any, registry: Registry, key: str,
     kwargs = dict(cfg)
     kwargs.pop('_scope_', None)  # left by inheritance from a package's config
     kind = kwargs.pop('type')
-    cls = _find(kind, registry) if isinstance(kind, str) else kind
+    cls = find_part(kind, registry) if isinstance(kind, str) else kind
     if not callable(cls):
         raise ConfigError(f'{key}.type = {kind!r} is not registered' +
                           nearest(kind, registry.module_dict) +
@@ -122,13 +126,14 @@ def build_part(cfg: Any, registry: Registry, key: str,
         return cls(**kwargs)
     except ConfigError:
         raise
-    except (ValueError, TypeError) as error:
-        says = str(error)  # of a teacher it has the key already
+    except Exception as error:  # a user's own part may raise anything
+        says = describe(error)  # of a teacher it has the key already
         raise ConfigError(says if says.startswith(f'{key}.') else
                           f'{key} = {dict(cfg)!r}: {says}') from error
 
 
-def _find(name: str, registry: Registry) -> Any:
+def find_part(name: str, registry: Registry) -> Any:
+    """What is registered under a name; None if nothing."""
     try:
         found = registry.get(name)
     except RuntimeError:  # mmengine's word for a name it cannot import

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Trains under Slurm: slurm_train.sh PARTITION JOB_NAME CONFIG [flags]
-# GPUS in all, GPUS_PER_NODE, CPUS_PER_TASK, SRUN_ARGS: from the environment;
-# TOOL=test.py tests.
+# TOOL=test.py tests, TOOL=cache_teacher.py asks the teacher of CONFIG, in place
+# of training.
+# GPUS in all, GPUS_PER_NODE, CPUS_PER_TASK, SRUN_ARGS: from the environment.
 set -euo pipefail
 PARTITION=$1
 JOB_NAME=$2

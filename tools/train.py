@@ -199,19 +199,8 @@ def use_amp(cfg):
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
 
-def parse_args():
-    parser = make_parser(__doc__)
-    parser.add_argument(
-        '--resume',
-        nargs='?',
-        const='auto',
-        metavar='CHECKPOINT',
-        help='go on from a checkpoint, by default from the latest in the '
-        'work directory')
-    parser.add_argument(
-        '--amp',
-        action='store_true',
-        help='train in mixed precision; needs a GPU')
+def add_method_options(parser):
+    """The arguments that distil a config which has no distillation."""
     method = parser.add_argument_group(
         'distillation of a config that has none',
         'A config that distils already keeps its hook: the run has the losses '
@@ -238,11 +227,32 @@ def parse_args():
         metavar='KEY=VALUE',
         help='further arguments of the hook, such as losses.loss_ho=None '
         'losses.loss_pi.loss_weight=5 teacher.precision=bf16')
+
+
+def parse(parser):
+    """The arguments; those of a method need one."""
     args = parser.parse_args()
     for name in ('teacher', 'teacher_checkpoint', 'method_options'):
         if getattr(args, name) is not None and args.method is None:
             parser.error(f'--{name.replace("_", "-")} needs --method')
     return args
+
+
+def parse_args():
+    parser = make_parser(__doc__)
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from a checkpoint, by default from the latest in the '
+        'work directory')
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='train in mixed precision; needs a GPU')
+    add_method_options(parser)
+    return parse(parser)
 
 
 def main():

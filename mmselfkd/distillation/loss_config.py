@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 from ..checks import check_integer_or_none, check_not_negative
-from ..errors import ConfigError, config_errors, nearest
+from ..errors import ConfigError, blamed_on, config_errors, nearest
 from ..losses.base import DistillationLoss
 from ..registry import MODELS, SCHEDULES, build_part
 from ..schedules import factor_at
@@ -66,13 +66,18 @@ class LossConfig:
         schedule = cfg.pop('schedule', None)
         self.schedule = None if schedule is None else build_part(
             schedule, SCHEDULES, f'{key}.schedule')
-        self.loss: DistillationLoss = as_distillation_loss(
-            build_part(cfg, MODELS, key, also=OPTIONS))
+        loss = build_part(cfg, MODELS, key, also=OPTIONS)
+        with blamed_on(key):
+            self.loss: DistillationLoss = as_distillation_loss(loss)
         self._check_declared()
         if self.foreground is not None and not self.loss.takes_weight:
             raise ConfigError(
                 f'{key}.foreground = {self.foreground!r}: '
                 f'{self.loss_name} takes no weight of positions')
+        if self.foreground is not None and self.loss.needs_objects:
+            raise ConfigError(
+                f'{key}.foreground = {self.foreground!r}: {self.loss_name} '
+                'weighs objects and background by itself; leave it out')
         self.student_sources, self.teacher_sources = parse_source(
             source, f'{key}.source', teachers)
 

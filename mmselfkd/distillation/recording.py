@@ -79,4 +79,4 @@ def label_for(term: LossTerm, context: BatchContext,
         label = outputs[owner].label
         if label is not None:
             return label
-    return context.layout.label()
+    return context.layout.label(term.matcher.place.class_map)

@@ -6,7 +6,11 @@ from typing import Any, Literal
 
 from torch import nn
 
+from ..checks import is_integer
+from ..errors import ConfigError, nearest
 from .places import Place, Reading, attribute, watched_modules
+
+SIZE = 'cls_out_channels'  # mmdet's heads call it so
 
 Where = str | Callable[[Any], Place | None] | None
 Kind = Literal['classes', 'boxes', 'depth', 'features']
@@ -17,6 +21,7 @@ class HeadSpec:
     """What a head looks like.
 
     Attributes:
+        name (str): Of the class that is registered.
         classes (str | Callable): The attribute that gives class scores, such
             as ``'conv_seg'`` or ``'branch.0.conv'``; or a function from the
             head to a :class:`Place`.
@@ -28,37 +33,72 @@ class HeadSpec:
         activation (str | None): ``'softmax'`` or ``'sigmoid'``; None: as the
             losses of the head say.
         size (str | None): The attribute with the channels of one anchor.
+            None: ``cls_out_channels``, where the head has such.
         bins (str | None): The attribute with the largest bin of a head whose
             boxes are distributions.
     """
+    name: str = ''
     classes: Where = None
     boxes: Where = None
     depth: Where = None
     features: Where = None
     activation: str | None = None
-    size: str = 'cls_out_channels'
+    size: str | None = None
     bins: str | None = None
 
     def place(self, head: nn.Module, kind: Kind) -> Place | None:
-        """Where ``head`` gives what is asked for; None: not known."""
+        """Where ``head`` gives what is asked for; None: not known.
+
+        Raises:
+            ConfigError: It has no such ``features``, ``size`` or ``bins``, or
+                a function gives no :class:`Place`.
+        """
         where = getattr(self, kind)
         if where is None:
             return None
         if callable(where):
-            return where(head)
+            found = where(head)
+            if found is None or isinstance(found, Place):
+                return found
+            raise ConfigError(
+                f'register_head({self.name!r}, {kind}={where!r}): gives a '
+                f'{type(found).__name__}; a Place, or None where it is not '
+                'known, is needed')
         module = attribute(head, where)
         if not isinstance(module, nn.Module):
+            if kind == 'features':  # else what enters `classes` were taken
+                raise ConfigError(self.missing(head, kind))
             return None
         if kind == 'features':
             return Place(watched_modules(module), argument=0)
-        return Place(watched_modules(module), reading=self.reading(
-            head, kind))
+        return Place(
+            watched_modules(module), reading=self.reading(head, kind),
+            ignore_index=getattr(head, 'ignore_index', None))
+
+    def missing(self, head: nn.Module, option: str) -> str:
+        """What is registered but not in ``head``, for an error; or ''."""
+        name = getattr(self, option)
+        if not isinstance(name, str) or attribute(head, name) is not None:
+            return ''
+        names = [n for n, value in vars(head).items() if is_integer(value)]
+        if option not in ('size', 'bins'):
+            names = [n for n, _ in head.named_children()]
+        return (f'register_head({self.name!r}, {option}={name!r}): a '
+                f'{type(head).__name__} has no attribute {name!r}'
+                + nearest(name, names))
 
     def reading(self, head: nn.Module, kind: str) -> Reading:
-        """How the channels are to be read."""
+        """How the channels are to be read.
+
+        Raises:
+            ConfigError: The head has no such ``size`` or ``bins``.
+        """
+        missing = self.missing(head, 'size' if kind == 'classes' else 'bins')
+        if missing:
+            raise ConfigError(missing)
         if kind == 'classes':
             return Reading('classes', self.activation or activation_of(head),
-                           getattr(head, self.size, None))
+                           getattr(head, self.size or SIZE, None))
         if kind == 'boxes' and self.bins is not None:
             return Reading('distributions', 'softmax',
                            getattr(head, self.bins) + 1)
@@ -70,8 +110,7 @@ _SPECS: dict[str, HeadSpec] = {}
 
 def register_head(name: str, *, classes: Where = None, boxes: Where = None,
                   depth: Where = None, features: Where = None,
-                  activation: str | None = None,
-                  size: str = 'cls_out_channels',
+                  activation: str | None = None, size: str | None = None,
                   bins: str | None = None) -> None:
     """Say what the heads of class ``name`` and its subclasses look like.
 
@@ -86,11 +125,25 @@ def register_head(name: str, *, classes: Where = None, boxes: Where = None,
         depth (str | Callable): A depth map.
         features (str | Callable): What the head classifies.
         activation (str, optional): ``'softmax'`` or ``'sigmoid'``.
-        size (str): The attribute with the channels of one anchor.
+        size (str, optional): The attribute with the channels of one anchor.
         bins (str, optional): The attribute with the largest bin.
+
+    Raises:
+        ConfigError: A value of another kind. An attribute that a head does
+            not have is an error where the head is used.
     """
+    if activation not in (None, 'softmax', 'sigmoid'):
+        raise ConfigError(
+            f'register_head({name!r}, activation={activation!r}): '
+            "'softmax', 'sigmoid' or None is needed")
+    for option, where in dict(classes=classes, boxes=boxes, depth=depth,
+                              features=features).items():
+        if not (where is None or isinstance(where, str) or callable(where)):
+            raise ConfigError(
+                f'register_head({name!r}, {option}={where!r}): the name of '
+                'an attribute or a function of the head is needed')
     _SPECS[name] = HeadSpec(
-        classes, boxes, depth, features, activation, size, bins)
+        name, classes, boxes, depth, features, activation, size, bins)
 
 
 @contextmanager
@@ -124,7 +177,8 @@ def activation_of(head: nn.Module) -> str:
     if getattr(head, 'out_channels', None) == 1:
         return 'sigmoid'
     losses: list[Any] = []
-    for name in ('loss_cls', 'loss_decode', 'loss_mask'):
+    for name in ('loss_cls', 'loss_decode', 'loss_mask', 'loss_seg',
+                 'criterion'):
         loss = getattr(head, name, None)
         losses += list(loss) if isinstance(loss, nn.ModuleList) else [loss]
     point = [loss for loss in losses if loss is not None and not any(

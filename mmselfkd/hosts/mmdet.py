@@ -13,7 +13,14 @@ from ..errors import ConfigError
 from .building import build_neck
 from .heads import activation_of, find_head_spec, register_head
 from .host import ON_FEATURES, Host, Refinement
-from .places import Model, Place, Reading, attribute, watched_modules
+from .places import (
+    Model,
+    Place,
+    Reading,
+    Size,
+    attribute,
+    watched_modules,
+)
 
 HEADS = ('bbox_head', 'roi_head.bbox_head', 'roi_head.mask_head',
          'mask_head', 'panoptic_head', 'rpn_head')
@@ -68,7 +75,7 @@ class MMDetHost(Host):
         return places
 
     def is_map(self, model: Model, path: str) -> bool:
-        return not path.startswith('roi_head.')
+        return not _is_regional(path)
 
     def has_fixed_strides(self, model: Model) -> bool:
         return True
@@ -86,6 +93,17 @@ class MMDetHost(Host):
             return None
         boxes = getattr(found.bboxes, 'tensor', found.bboxes)
         return boxes.float().reshape(-1, 4), found.labels
+
+    def anchors(self, model: Model, sizes: Sequence[Size],
+                device: Any) -> list[torch.Tensor] | None:
+        generator: Any = getattr(
+            self.heads(model)[0], 'prior_generator', None)
+        if (generator is None or not hasattr(generator, 'base_anchors')
+                or set(generator.num_base_priors) != {1}
+                or len(sizes) != generator.num_levels):
+            return None
+        return generator.grid_priors(
+            [tuple(size) for size in sizes], device=device)
 
     def class_map(self, sample: Any) -> torch.Tensor | None:
         label = getattr(sample, 'gt_sem_seg', None)
@@ -114,7 +132,7 @@ class MMDetHost(Host):
             return ['rois']
         if name.startswith('roi_head.mask'):
             return ['mask_rois']
-        return ['rois'] if name.startswith('roi_head.') else []
+        return ['rois'] if _is_regional(name) else []
 
     def run_on_regions(self, model: Model, inputs: torch.Tensor,
                        regions: dict[str, list[torch.Tensor]],
@@ -127,9 +145,10 @@ class MMDetHost(Host):
         levels = model.extract_feat(inputs)
         head = model.roi_head
         self._check_stages(head, regions, paths)
-        if any(path.startswith('rpn_head') for path in paths):
-            with _unmasked(model):
-                model.rpn_head(levels)
+        with _unmasked(model):
+            for name in ('rpn_head', 'semantic_head'):
+                if any(path.startswith(name) for path in paths):
+                    getattr(model, name)(levels)
         context = _image_context(head, levels)
         runs = dict(rois=head._bbox_forward,
                     mask_rois=getattr(head, '_mask_forward', None))
@@ -206,10 +225,12 @@ class MMDetHost(Host):
         if place is None or (place.queries and kind == 'boxes'):
             path = next((n for n, m in model.named_modules() if m is head),
                         'the head')
+            missing = '' if spec is None else spec.missing(head, kind)
             raise ConfigError(
                 f'{where}: what gives the {name} of a {type(head).__name__} '
-                'is not known; name the module, one of '
-                f'{[n for n, _ in head.named_children()]} below {path}, or '
+                f'is not known{missing and f" ({missing})"}; name the module, '
+                f'one of {[n for n, _ in head.named_children()]} below '
+                f'{path}, or '
                 'register the head by mmselfkd.hosts.register_head, or '
                 f'{ON_FEATURES}')
         return place
@@ -222,9 +243,15 @@ class MMDetHost(Host):
             queries = getattr(model, 'num_queries', 0)
             place.queries, place.is_map = queries, False
             place.select = lambda values: _last_queries(values[-1], queries)
-        roi_head = getattr(model, 'roi_head', None)
-        if roi_head is not None and module in set(roi_head.modules()):
+        if any(part is module and _is_regional(name)
+               for name, part in model.named_modules()):
             place.is_map = False
+
+
+def _is_regional(path: str) -> bool:
+    """Whether a module looks at regions: all in an RoI head but one."""
+    return path.startswith('roi_head.') and not path.startswith(
+        'roi_head.semantic_head')
 
 
 def _check_branches(model: Model, where: str) -> None:
@@ -405,6 +432,21 @@ def _instances(kind: str) -> Callable[[Model], Place]:
     return place
 
 
+def _semantic(head: Model) -> Place:
+    """A class for each pixel, beside the boxes and masks."""
+    loss = getattr(head, 'loss_seg', None) or head.criterion
+
+    def class_map(sample: Any) -> torch.Tensor:
+        label = sample.gt_sem_seg.sem_seg.squeeze(0)
+        merge = getattr(head, '_set_things_to_void', None)  # to one class
+        return label if merge is None else merge(label)
+
+    return Place(
+        [head.conv_logits], class_map=class_map,
+        ignore_index=-100 if loss.ignore_index is None else loss.ignore_index,
+        reading=Reading('classes', activation_of(head), head.num_classes))
+
+
 def _last_stage(kind: Literal['classes', 'boxes']
                 ) -> Callable[[Model], Place | None]:
     """Of a cascade of RPN heads."""
@@ -450,6 +492,8 @@ register_head('BBoxHead', classes=_box_classes, boxes='fc_reg')
 register_head('MultiInstanceBBoxHead', classes=_instances('fc_cls'),
               boxes=_instances('fc_reg'))
 register_head('FCNMaskHead', classes='conv_logits')
+register_head('BaseSemanticHead', classes=_semantic)
+register_head('FusedSemanticHead', classes=_semantic)
 register_head('ATSSVLFusionHead')  # classes are words of a text
 register_head('GroundingDINOHead')  # the same
 register_head('DETRHead', classes='fc_cls')

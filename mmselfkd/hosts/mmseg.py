@@ -24,6 +24,8 @@ from .tokens import token_grid
 
 # backbones that take images of one size only, and the attribute with it
 FIXED_SIZE = dict(BEiT='img_size', MAE='img_size')
+# which map a backbone gives in eval mode, of the several of training
+MAIN_MAP = dict(DDRNet=1, PIDNet=1)
 
 
 class MMSegHost(Host):
@@ -223,11 +225,16 @@ class MMSegHost(Host):
             hint = (f'name the module instead, one of {children} below '
                     f'{_path_of(model, head)}, or register the head by '
                     f'mmselfkd.hosts.register_head, or {ON_FEATURES}')
-        wanted = 'conv_depth' if name == 'depth' else 'conv_seg'
+        kind, wanted = ('depth', 'conv_depth') if name == 'depth' else (
+            'classes', 'conv_seg')
+        spec = find_head_spec(head)
+        missing = '' if spec is None else spec.missing(head, kind)
+        if missing:
+            wanted = getattr(spec, kind)
         raise ConfigError(
             f'{where}: {type(head).__name__} has no '
             f'`{_path_of(model, head)}.{wanted}` that gives what this alias '
-            f'stands for; {hint}')
+            f'stands for{missing and f" ({missing})"}; {hint}')
 
 
 def _in_head(model: Model, place: Place) -> Place:
@@ -249,14 +256,29 @@ def _backbone(model: Model) -> Model | None:
 
 
 def _stages(model: Model) -> Place:
-    """The backbone's maps; a class token beside each of them is left out."""
+    """The backbone's maps, the main one last.
+
+    A class token beside each of them is left out.
+    """
     backbone = _backbone(model)
     assert backbone is not None
-    place = Place([backbone], grid=lambda tokens, size: token_grid(
-        model, 'backbone', tokens, size))
-    if getattr(backbone, 'output_cls_token', False):
-        place.select = lambda values: [stage[0] for stage in values[-1]]
-    return place
+    main = next((MAIN_MAP[cls.__name__] for cls in type(backbone).__mro__
+                 if cls.__name__ in MAIN_MAP), None)
+
+    def select(values: list) -> list[torch.Tensor]:
+        stages = values[-1]
+        if isinstance(stages, torch.Tensor):
+            return [stages]
+        if isinstance(stages, dict):
+            stages = list(stages.values())
+        if getattr(backbone, 'output_cls_token', False):
+            stages = [stage[0] for stage in stages]
+        if main is None:
+            return list(stages)
+        return [*stages[:main], *stages[main + 1:], stages[main]]
+
+    return Place([backbone], select=select, grid=lambda tokens, size:
+                 token_grid(model, 'backbone', tokens, size))
 
 
 def _path_of(model: Model, head: Model) -> str:
@@ -341,7 +363,7 @@ def _of_masks(head: Model) -> Place:
 
     def select(values: list) -> torch.Tensor:
         classes, masks = (outputs[-1] for outputs in values[-1])
-        return _log_share(classes, masks)
+        return log_share(classes, masks)
 
     return Place([head], select=select, reading=Reading(
         'classes', 'softmax', head.num_classes))
@@ -353,7 +375,7 @@ def _of_texts(model: Model, head: Model) -> Place:
     def select(values: list) -> torch.Tensor:
         texts, (masks, _), *regions = values
         classes = torch.einsum('bqc,nc->bqn', regions[-1], texts)
-        return _log_share(classes, masks[-1])
+        return log_share(classes, masks[-1])
 
     return Place(
         [model.text_encoder, head.side_adapter_network,
@@ -361,7 +383,7 @@ def _of_texts(model: Model, head: Model) -> Place:
         reading=Reading('classes', 'softmax', head.num_classes))
 
 
-def _log_share(classes: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+def log_share(classes: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Logarithm of each class's share of a pixel.
 
     Args:

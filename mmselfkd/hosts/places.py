@@ -22,10 +22,13 @@ class Reading:
             probabilities of scores.
         size (int | None): Channels that belong together: the classes of one
             anchor, the bins of one side. None: all of them.
+        partners (tuple[int] | None): Which classes of the student a teacher
+            gives by a class map, in their order. None: all, as they are.
     """
     kind: Literal['classes', 'distributions', 'values']
     activation: str | None = None
     size: int | None = None
+    partners: tuple[int, ...] | None = None
 
     def groups(self, channels: int) -> int:
         """How many anchors, or sides of anchors, ``channels`` hold."""
@@ -51,6 +54,10 @@ class Place:
         grid (Callable | None): ``grid(tokens, (H, W))`` of an input of that
             size is (h, w, first tokens without a place), or None where it is
             not known.
+        ignore_index (int | None): The label that the head ignores whose
+            class scores these are; None: that of the main head.
+        class_map (Callable | None): ``class_map(sample)`` is the label (H, W)
+            that these scores are of; None: as the batch has it.
     """
     modules: list[nn.Module]
     argument: int | None = None
@@ -61,6 +68,8 @@ class Place:
     is_map: bool = True
     is_raw: bool = False
     grid: Callable[[int, Size], tuple[int, int, int] | None] | None = None
+    ignore_index: int | None = None
+    class_map: Callable[[Any], torch.Tensor | None] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -177,12 +177,14 @@ class ICSDLoss(DistillationLoss):
         if student.shape[1] == 1:
             raise ValueError(
                 'ICSDLoss compares the maps of classes with each other, but '
-                'there is one class; use KDLoss with '
-                "activation='sigmoid', or ValueLoss for depth")
+                "there is one class; use type='KDLoss' with "
+                "source='logits' for a yes-or-no score, or ValueLoss for "
+                'depth')
         if student[0, 0].numel() == 1:
             raise ValueError(
                 'ICSDLoss takes a softmax over the positions, but the map '
-                'has one; use a finer level, or KDLoss')
+                "has one; use a finer level, or type='KDLoss' with "
+                "source='logits'")
 
     def forward(self,
                 student: Tensor,

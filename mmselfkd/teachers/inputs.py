@@ -108,12 +108,12 @@ class InputAdapter:
 
     def other_channels(self, wanted: int) -> ConfigError:
         """The error where the teacher takes ``wanted`` channels."""
+        seen = [min(i, self._count - 1) for i in range(wanted)]
         return ConfigError(
             f'{self._key}.channels = {self._channels!r}: the teacher takes '
             f'{wanted} channels, but is given {self.given} of the '
             f"{self._count} of the student's input; name those that it sees, "
-            f'such as channels={list(range(wanted))}, or use a teacher of '
-            'the same input')
+            f'such as channels={seen}, or use a teacher of the same input')
 
     def describe(self, size: tuple[int, ...]) -> str:
         """What happens to an input of ``size``, for the log."""

@@ -66,7 +66,48 @@ class Shapes(Base):
         torch.zeros(2) @ torch.zeros(3)
 
 
+class NoInit(Base):
+
+    def __init__(self):
+        self.power = 2
+
+
+class NoInitPlain(nn.Module):
+
+    def __init__(self):
+        self.power = 2
+
+    def forward(self, student, teacher):
+        return (student - teacher).mean()**2
+
+
+class NoInitParameter(Base):
+
+    def __init__(self):
+        self.scale = nn.Parameter(torch.ones(1))
+
+
+class Builds(nn.Module):
+    """Not a DistillationLoss, of which the run would call ``build``."""
+
+    def build(self, student, teacher, image):
+        self.conv = nn.Conv2d(student.shape[1], teacher.shape[1], 1)
+
+    def forward(self, student, teacher):
+        return (self.conv(student) - teacher).square().mean()
+
+
+def no_module():
+    return 3
+
+
 @pytest.mark.parametrize('loss, says', [
+    (NoInit, r'NoInit.__init__ does not call super\(\).__init__\(\)'),
+    (NoInitPlain, r'NoInitPlain.__init__ does not call super\(\)'),
+    (NoInitParameter, r'cannot assign parameters before .*__init__\(\)'),
+    (Builds, 'Builds.build would never be called.*DistillationLoss'),
+    (nn.Identity, r'Identity.forward\(.*cannot be called with the two maps'),
+    (no_module, 'a int is no loss; derive it from .*DistillationLoss'),
     (NotScalar, r'NotScalar returned a tensor of shape \(2, 6, 4, 4\)'),
     (NoTensor, 'NoTensor returned a dict'),
     (Misspelt, "Misspelt.channels = 'class'; nearest: 'classes'"),
@@ -134,6 +175,32 @@ def test_one_statistic_alone():
     mean, std = InputFormat(mean=[1., 2., 3.]).statistics()
     assert mean.flatten().tolist() == [1., 2., 3.]
     assert std.flatten().tolist() == [1.]
+
+
+class Unborn(ModelTeacher):
+
+    def __init__(self):
+        self.model = Net()
+
+
+def test_a_teacher_that_does_not_call_its_base():
+    with pytest.raises(ConfigError, match=(
+            r'^DistillHook\.teacher: Unborn.__init__ does not call super')):
+        start(Base, dict(type=Unborn))
+
+
+class OwnBuild(nn.Module):
+    """Its ``build`` is its own business."""
+
+    def build(self):
+        return 2
+
+    def forward(self, student, teacher):
+        return (student - teacher).mean()**self.build()
+
+
+def test_a_build_that_is_not_the_runs():
+    assert start(OwnBuild).terms
 
 
 def test_what_is_no_teacher():

@@ -11,6 +11,7 @@ HOOKS = dict(
     frozen=dict(
         type='mmselfkd.DistillHook',
         teacher=teacher(),
+        diagnose=dict(interval=3),
         losses=dict(
             loss_kd=dict(type='KDLoss', source='logits'),
             loss_nfd=dict(type='NFDLoss', source='features'),
@@ -19,7 +20,8 @@ HOOKS = dict(
                 schedule=dict(type='LinearRamp', begin=2, end=3)),
             loss_ho=dict(
                 type='HolisticLoss', source='logits', mode='hinge',
-                loss_weight=0.1))),
+                loss_weight=0.1,  # learns so fast that its gradient shows
+                optimizer=dict(type='SGD', lr=0.1)))),
     own=dict(
         type='mmselfkd.DistillHook',
         teacher=dict(

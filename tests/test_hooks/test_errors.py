@@ -152,7 +152,7 @@ def test_one_sigmoid_channel_has_no_pairs_of_classes(tiny, tmp_path):
         teacher=teacher, losses=dict(loss_x=dict(
             type='ICSDLoss', source='logits'))), **changes)
     assert 'losses.loss_x' in message and 'there is one class' in message
-    assert "use KDLoss with activation='sigmoid'" in message
+    assert "use type='KDLoss' with source='logits'" in message
 
 
 def test_several_teachers_need_names_in_the_source(tiny, tmp_path):

@@ -4,6 +4,7 @@ Each by a real run of two steps; the models are shipped ones, narrowed, or
 those of ``tiny_runs``.
 """
 import copy
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -220,6 +221,36 @@ def test_what_the_head_ignores(head):
     found = values(step)
     assert found['default'] == 0
     assert found['explicit'] == found['every'] > 1e-3
+
+
+@pytest.mark.parametrize('stage, ignored', [(0, 0), (1, 255)])
+def test_what_a_stage_of_a_cascade_ignores(stage, ignored):
+    """Its own label, whatever the last stage ignores."""
+    shipped = SEGMENTORS['ocrnet']
+    model = shipped.model()
+    for head, label in zip(model['decode_head'], (0, 255)):
+        head['ignore_index'] = label
+    other = Shipped(shipped.host, shipped.config, transforms=VOID)
+    object.__setattr__(other, 'model', lambda divisor=8: copy.deepcopy(model))
+    step = hosts_table.train(other, hook(random_teacher(model), kd=dict(
+        type='KDLoss', source=f'decode_head.{stage}.conv_seg')))[-1]
+    assert (values(step)['kd'] == 0) == (ignored == 0)
+
+
+@pytest.mark.parametrize('head', ['panoptic_fpn', 'htc'])
+def test_what_a_semantic_head_ignores(head):
+    """Of void pixels it learns nothing, whatever lies in the boxes."""
+    path = dict(panoptic_fpn='semantic_head', htc='roi_head.semantic_head')
+    shipped = DETECTORS[head]
+    found = {}
+    for label in (255, 6):
+        other = dataclasses.replace(shipped, transforms=(
+            dict(type='OneLabel', label=label), ))
+        step = hosts_table.train(other, hook(
+            random_teacher(shipped.model(4), 'mmdet'), kd=dict(
+                type='KDLoss', source=f'{path[head]}.conv_logits')))[-1]
+        found[label] = values(step)['kd']
+    assert found[255] == 0 and found[6] > 1e-3
 
 
 def test_what_the_head_ignores_in_mixed_images():
@@ -458,6 +489,13 @@ def test_heads_with_losses_of_several_maps(head, method):
     own = [value for name, value in step.items()
            if 'distill' in name and 'teacher' in name and 'loss' in name]
     assert own and min(own) > 0
+
+
+@pytest.mark.parametrize('head', ['ddrnet', 'pidnet'])
+def test_the_last_map_of_a_backbone_that_gives_one_in_eval_mode(head):
+    step = hosts_table.train(
+        SEGMENTORS[head], hosts_table.METHODS['AttnFD'](SEGMENTORS[head]))[-1]
+    assert values(step)['attnfd'] > 0
 
 
 @pytest.mark.parametrize('head', ['sparse_rcnn', 'queryinst'])

@@ -5,6 +5,7 @@ that ``benchmarks/hosts_table.py`` takes are on its page, which is checked
 at the end.
 """
 import copy
+import re
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from mmengine.config import Config
 sys.path.insert(0, str(Path(__file__).parents[2] / 'benchmarks'))
 import hosts_table  # noqa: E402
 from hosts_table import CRASH, DEAD_END, METHODS  # noqa: E402
-from shipped_heads import DETECTORS, SEGMENTORS  # noqa: E402
+from shipped_heads import DETECTORS, SEGMENTORS, SHIPPED  # noqa: E402
 
 from mmselfkd import ConfigError  # noqa: E402
 
@@ -61,7 +62,8 @@ CASES = dict(
         dict(losses=dict(loss_x=dict(source='neck')))),
     classes_of_rois=(
         DETECTORS['faster_rcnn'], hook(dict(
-            type='ICSDLoss', source='logits')), "type='KDLoss'",
+            type='ICSDLoss', source='logits')),
+        "type='KDLoss' with source='logits'",
         dict(losses=dict(loss_x=dict(type='KDLoss')))),
     unknown_scores_by_their_activation=(
         DETECTORS['fcos'], hook(dict(
@@ -79,7 +81,8 @@ CASES = dict(
             type='NFDLoss', source='features', ignore_index=None)))),
     sides_of_boxes=(
         DETECTORS['gfl'], hook(dict(type='ICSDLoss', source='boxes')),
-        "type='KDLoss'", dict(losses=dict(loss_x=dict(type='KDLoss')))),
+        "type='KDLoss' with source='boxes'",
+        dict(losses=dict(loss_x=dict(type='KDLoss')))),
     several_stages=(
         SEGMENTORS['erfnet'], METHODS['TFD'], 'list of modules',
         dict(losses=dict(loss_inter=dict(
@@ -113,6 +116,14 @@ def test_what_a_message_names_works(name):
                for step in steps for name, value in step.items())
 
 
+@pytest.mark.parametrize('head', ['faster_rcnn', 'ga_rpn'])
+def test_another_loss_in_place_of_a_presets(head):
+    """Another type starts without the preset's source: it is named too."""
+    cell = hosts_table.run_cell(f'mmdet/{head}', 'ICSD')
+    assert cell.outcome == 'refused'
+    assert "type='KDLoss', source='logits'" in cell.way
+
+
 def test_a_cascade_student_of_a_teacher_with_one_head():
     teacher = dict(config=dict(
         model=DETECTORS['faster_rcnn'].model(), default_scope='mmdet'),
@@ -135,6 +146,10 @@ def test_a_cascade_student_of_a_teacher_with_one_head():
     ("Hook.losses.loss_x: no; use a loss for values, type='ValueLoss', or "
      "use a loss on features, type='NFDLoss' with source='features'",
      [dict(type='ValueLoss'), dict(type='NFDLoss', source='features')]),
+    ("Hook.losses.loss_x: no; use type='KDLoss' with source='neck[0]', or "
+     "use a loss on features, type='NFDLoss' with source='features'",
+     [dict(type='KDLoss', source='neck[0]'),
+      dict(type='NFDLoss', source='features')]),
     ("Hook.teacher: no; name one, such as teacher=dict(type='SelfTeacher', "
      "neck=dict(type='FPN', out_channels=8))",
      [dict(teacher=dict(type='SelfTeacher', neck=dict(
@@ -163,3 +178,23 @@ def test_a_cell_of_each_outcome(monkeypatch):
     monkeypatch.setattr(hosts_table, 'train', broken)
     cell = hosts_table.run_cell('mmdet/fcos', 'TFD')
     assert cell.outcome == CRASH and 'IndexError' in cell.message
+
+
+def test_the_page_has_every_head_and_no_fault():
+    """Each cell trained, or has a message whose way forward trained."""
+    lines = (Path(__file__).parents[2] / 'docs' / 'hosts.md').read_text(
+        ).splitlines()
+    rows = [[cell.strip() for cell in line.split('|')[1:-1]]
+            for line in lines if line.startswith(('| mmseg', '| mmdet'))]
+    assert [(host, f'{folder}/{name.strip("`")}.py')
+            for host, folder, name, *_ in rows] == [
+                (shipped.host, shipped.config) for shipped in SHIPPED.values()]
+    header, = (line for line in lines if line.startswith('| host'))
+    assert [cell.strip() for cell in header.split('|')[4:-1]] == list(METHODS)
+    works = {number: way for number, way in re.findall(
+        r'^(\d+)\. .*What works: `(.+)`$', '\n'.join(lines), re.MULTILINE)}
+    for row in rows:
+        assert len(row) == 3 + len(METHODS)
+        for cell in row[3:]:
+            number = re.fullmatch(r'\[(\d+)\]\(#messages\)', cell)
+            assert cell == 'yes' or number and works[number[1]], row

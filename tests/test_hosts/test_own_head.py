@@ -3,6 +3,8 @@ import pytest
 from helpers import train
 from mmdet.models import FCOSHead
 from mmdet.registry import MODELS
+from mmseg.models import FCNHead
+from torch import nn
 
 from mmselfkd import ConfigError, register_head
 from mmselfkd.hosts import host_of
@@ -24,6 +26,46 @@ class MyHead(FCOSHead):
             x = layer(x)
         return (self.my_cls(features), scale(self.my_reg(x)).float().exp(),
                 self.conv_centerness(x))
+
+
+@pytest.mark.parametrize('host, options, source, says', [
+    ('mmdet', dict(classes='my_clas'), 'logits', [
+        'logits of a MyHead', "no attribute 'my_clas'; nearest: 'my_cls'"]),
+    ('mmdet', dict(classes='my_cls', boxes='my_box'), 'boxes', [
+        "no attribute 'my_box'", "'my_reg'"]),
+    ('mmdet', dict(boxes='my_reg', bins='strids'), 'boxes', [
+        "bins='strids'", "no attribute 'strids'"]),
+    ('mmseg', dict(classes='conv_sg'), 'logits', [
+        '`decode_head.conv_sg`', "no attribute 'conv_sg'", "'conv_seg'"]),
+    ('mmseg', dict(classes='conv_seg', features='conv_ca'), 'features', [
+        "no attribute 'conv_ca'; nearest: 'conv_cat'"]),
+    ('mmseg', dict(classes='conv_seg', size='out_chanels'), 'logits', [
+        "no attribute 'out_chanels'; nearest: 'out_channels'"]),
+    ('mmdet', dict(classes=lambda head: 'my_cls'), 'logits', ['a Place'])])
+def test_an_attribute_that_does_not_exist(host, options, source, says,
+                                          outside):
+    """What is registered, and the nearest that there is."""
+    if host == 'mmdet':
+        model = nn.Module()
+        model.bbox_head = MyHead(2, 8, feat_channels=8, norm_cfg=None)
+        name = 'MyHead'
+    else:
+        model = nn.Module()
+        model.decode_head = FCNHead(
+            in_channels=4, channels=4, num_classes=3, num_convs=1)
+        name = 'FCNHead'
+    register_head(name, **options)
+    with pytest.raises(ConfigError) as error:
+        host_of(model).place(model, source, f'source = {source!r}')
+    for text in (f'register_head({name!r}', *says):
+        assert text in str(error.value)
+
+
+@pytest.mark.parametrize('options', [
+    dict(activation='sigmoids'), dict(classes=3), dict(features=['conv'])])
+def test_what_cannot_be_registered(options, outside):
+    with pytest.raises(ConfigError, match=r"register_head\('MyHead', "):
+        register_head('MyHead', **options)
 
 
 @pytest.fixture

@@ -378,3 +378,66 @@ def test_queries_made_from_labels_are_left_out(name):
     assert place.reading.activation == 'sigmoid'
     assert_same_model_has_nothing_to_teach(
         model, twin, inputs, samples, levels, place)
+
+
+# -- semantic heads of detectors, backbones that change with the mode ---------
+
+
+SEMANTIC = dict(panoptic_fpn='semantic_head', htc='roi_head.semantic_head',
+                scnet='roi_head.semantic_head')
+
+
+@pytest.mark.parametrize('name', SEMANTIC)
+def test_a_semantic_head_has_class_scores_and_labels_of_its_own(name):
+    model, inputs, samples = ready(DETECTORS[name])
+    twin = copy.deepcopy(model)
+    head = model.get_submodule(SEMANTIC[name])
+    source = f'{SEMANTIC[name]}.conv_logits'
+    owner = head if hasattr(head, 'criterion') else head.loss_seg
+    torch.manual_seed(0)
+    levels, place, seen = levels_of(model, inputs, samples, source, [
+        (owner, 'loss' if owner is head else 'forward')])
+    (scores, label, *_), _ = seen[-1]
+    level, = levels
+    assert place.is_map and place.ignore_index == 255
+    assert place.reading.activation == 'softmax'
+    assert place.reading.size == level.shape[1] == head.num_classes
+    ours = BatchContext(model, inputs, samples).layout.label(place.class_map)
+    if owner is head:  # at the size of the image
+        assert torch.equal(scores, level)
+        assert torch.equal(ours, label.squeeze(1))
+    else:  # a row for each position
+        assert torch.equal(
+            scores, level.permute(0, 2, 3, 1).flatten(0, 2))
+        size = level.shape[2:]
+        small = nn.functional.interpolate(ours[:, None].float(), size)
+        assert torch.equal(small.flatten().long(), label)
+    assert len(ours.unique()) > 1
+    theirs, their_place = teach(model, twin, inputs, samples, source)
+    assert their_place.is_map and theirs[0].shape == level.shape
+
+
+@pytest.mark.parametrize('name, main', [('ddrnet', 1), ('pidnet', 1)])
+def test_the_main_map_of_a_backbone_is_the_last(name, main):
+    """In training it gives several maps, in eval mode the main one alone."""
+    model, inputs, samples = ready(SEGMENTORS[name])
+    model.eval()
+    model.backbone.training = True  # the norms stay in eval mode
+    seen = []
+    handle = model.backbone.register_forward_hook(
+        lambda module, args, out: seen.append(out))
+
+    def stages():
+        tap = Tap(model, 'backbone', 'key', ExitStack())
+        tap.open()
+        model.extract_feat(inputs)
+        return tap.take(inputs.shape)
+
+    several = stages()
+    model.backbone.training = False
+    alone, = stages()
+    handle.remove()
+    assert len(several) == len(seen[0]) > 1
+    assert torch.equal(several[-1], alone)
+    assert torch.equal(seen[0][main], alone)
+    assert {id(level) for level in several} == {id(x) for x in seen[0]}

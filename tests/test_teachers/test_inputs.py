@@ -1,5 +1,7 @@
 """The student's batch as another model wants it, and its levels back."""
+import ast
 import itertools
+import re
 from contextlib import ExitStack
 
 import pytest
@@ -54,6 +56,18 @@ def test_padding_has_the_teachers_own_value():
         inputs, (8, 8), (6, 4)))
     assert (got[1, :, 6:] == 5).all() and (got[1, :, :, 4:] == 5).all()
     assert not (got[0] == 5).any() and not (got[1, :, :6, :4] == 5).any()
+
+
+@pytest.mark.parametrize('count', [1, 2, 4, 5])
+def test_the_channels_that_the_error_names_work(count):
+    """For a teacher of RGB, also of fewer channels than it takes."""
+    inputs = torch.rand(2, count, 8, 8)
+    with pytest.raises(ConfigError) as error:
+        InputAdapter(RAW, RGB, inputs)
+    named = re.search(r'such as channels=(\[[\d, ]+\])', str(error.value))
+    channels = ast.literal_eval(named[1])
+    got = InputAdapter(RAW, RGB, inputs, channels)(inputs, layout(inputs))
+    torch.testing.assert_close(got, preprocessed(inputs[:, channels], RGB))
 
 
 def test_some_of_the_channels():
