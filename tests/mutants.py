@@ -37,8 +37,9 @@ MORE = {
     'holistic_loss': ['test_losses/test_discriminator.py'],
     'mixskd_loss': ['test_losses/test_feature_discriminator.py'],
     **dict.fromkeys(['at_loss', 'cirkd_loss', 'cwd_loss', 'dist_loss',
-                     'icsd_loss', 'kd_loss', 'nfd_loss', 'pairwise_loss',
-                     'tfd_loss', 'value_loss'], [WEIGHT])}
+                     'icsd_loss', 'nfd_loss', 'pairwise_loss',
+                     'tfd_loss', 'value_loss'], [WEIGHT]),
+    'kd_loss': ['test_losses/test_ka_dtd.py', WEIGHT]}
 TESTS = {
     **{f'losses/{path.name}': [
         f'test_losses/test_{path.name}', 'test_losses/test_constant.py',
@@ -150,7 +151,8 @@ class Module:
     def row(self):
         """Of the table in docs/reliability.md."""
         results, survivors = self.results(), self.survivors()
-        return (f'| `{self.module}` | {len(results)} of {len(self.all)} | '
+        name = self.module.removesuffix('.py')
+        return (f'| `{name}` | {len(results)} of {len(self.all)} | '
                 f'{len(results) - len(survivors)} | {len(survivors)} |')
 
     def show(self):
