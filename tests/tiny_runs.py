@@ -153,7 +153,7 @@ class BinaryLabels(BaseTransform):
 class SomeIgnored(BaseTransform):
 
     def transform(self, results):
-        results['gt_seg_map'][::4, ::4] = 255
+        results['gt_seg_map'][1::4, 1::4] = 255
         return results
 
 

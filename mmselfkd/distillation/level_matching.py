@@ -384,7 +384,7 @@ class LevelMatcher:
         has_positions = any(s.shape[2] * s.shape[3] > 1 for s, _ in pairs)
         if not has_positions and loss.needs_positions:
             other = (f'use {self._kd()}' if loss.channels == 'classes' else
-                     "name a source of maps, such as source='neck'")
+                     "name a source of maps, such as source='features'")
             raise ConfigError(
                 f'{key}: {self.config.loss_name} compares positions, '
                 'but the source gives one vector for each RoI '

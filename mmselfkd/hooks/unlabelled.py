@@ -72,6 +72,13 @@ class UnlabelledImages:
                     f'{sorted(item) if isinstance(item, dict) else item!r}; '
                     "it must load an image and end with 'PackSegInputs' or "
                     "'PackDetInputs'")
+            mean = getattr(student.data_preprocessor, 'mean', None)
+            if mean is not None and len(item['inputs']) != mean.numel():
+                # normalisation would spread one channel over three
+                raise ConfigError(
+                    f'{self.key}.dataset: its images have '
+                    f'{len(item["inputs"])} channels, '
+                    f'model.data_preprocessor.mean has {mean.numel()}')
         with blamed_on(self.key), randomness.preserved():
             return _prepared(student, self._loader.collate_fn(items))
 

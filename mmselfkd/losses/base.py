@@ -47,11 +47,11 @@ class DistillationLoss(nn.Module):
             gives the teacher's class scores of its ``features`` (N, C, H, W)
             and is frozen; the loss looks at these.
         needs_objects (bool): ``forward`` takes ``objects`` (N, 1, H, W): the
-            largest of 1 / |o| over the objects o that cover a position, |o|
-            the positions of o; 0 in no object. The data must have boxes.
+            largest of 1 / n over the objects that cover a position, n being
+            the positions of an object; 0 in no object. The data must have boxes.
         needs_regions (bool): ``forward`` takes ``regions`` (N, 2, H, W): in
             which positions the boxes of a level are learnt, and those
-            around them, as :func:`mmselfkd.hosts.regions.box_regions` says.
+            around them, as ``mmselfkd.hosts.regions.box_regions`` says.
             The data must have boxes, and the student's head anchors.
         needs_positions (bool): The loss compares the positions of a map with
             each other, so vectors of RoIs give it nothing to compare.

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import ConfigError
-from ..hosts import Place, host_of
+from ..hosts import Place, attribute, host_of
 from ..registry import TEACHERS
 from ..sources import Levels, as_list
 from ..taps import Tap
@@ -65,11 +65,13 @@ class SelfTeacher(Teacher):
     def request(self, source: str, key: str, student: nn.Module) -> None:
         if host_of(student).regions_for(student, source):
             name = key.split('.')[-2]
+            maps = '' if attribute(student, 'rpn_head.rpn_cls') is None else (
+                ', or name class scores of maps, such as '
+                "source='rpn_head.rpn_cls'")
             raise ConfigError(
                 f'{key} = {source!r}: the RoIs of a self-teacher are not '
                 f'those of the student; switch it off, losses=dict({name}='
-                "None), or name class scores of maps, such as source='"
-                "rpn_head.rpn_cls'")
+                f'None){maps}')
         self._requests.setdefault(source, key)
 
     def fit(self, context: BatchContext, resources: ExitStack) -> None:

@@ -158,7 +158,7 @@ class Teacher(ABC):
             output = self.teach(context, None)
             torch.stack(list(output.losses.values())).sum().backward()
         idle = [name for name, p in self.module.named_parameters()
-                if p.grad is None]
+                if p.requires_grad and p.grad is None]
         self.module.zero_grad(set_to_none=True)
         # DDQ-DETR gives its decoder a second name of a module as it runs
         self.module.load_state_dict(before, strict=False)
@@ -166,8 +166,9 @@ class Teacher(ABC):
             raise ConfigError(
                 f'{self.key}: the own losses of the teacher do not reach '
                 f'{len(idle)} of its parameters ({", ".join(idle[:3])}, ...);'
-                " let its head use all levels, or its neck end with the way "
-                "down (neck=dict(type='BiFPN', last='top_down'))")
+                ' let its head use all levels, or its neck end with the way '
+                "down, such as teacher=dict(type='SelfTeacher', "
+                "neck=dict(type='BiFPN', last='top_down'))")
         return output
 
     def start(self, student: nn.Module) -> None:  # noqa: B027  optional

@@ -58,8 +58,9 @@ CASES = dict(
         'foreground=None', dict(losses=dict(loss_x=dict(foreground=None)))),
     positions_of_rois=(
         DETECTORS['faster_rcnn'], hook(dict(
-            type='PairwiseLoss', source='logits', pool=1)), "source='neck'",
-        dict(losses=dict(loss_x=dict(source='neck')))),
+            type='PairwiseLoss', source='logits', pool=1)),
+        "source='features'",
+        dict(losses=dict(loss_x=dict(source='features')))),
     classes_of_rois=(
         DETECTORS['faster_rcnn'], hook(dict(
             type='ICSDLoss', source='logits')),
@@ -122,6 +123,16 @@ def test_another_loss_in_place_of_a_presets(head):
     cell = hosts_table.run_cell(f'mmdet/{head}', 'ICSD')
     assert cell.outcome == 'refused'
     assert "type='KDLoss', source='logits'" in cell.way
+
+
+@pytest.mark.parametrize('head, method', [
+    ('fast_rcnn', 'FRSKD'), ('faster_rcnn_c4', 'FRSKD'),
+    ('faster_rcnn_c4', 'CWD')])
+def test_a_detector_without_rpn_or_neck_has_a_way(head, method):
+    """No message names what it lacks; what is frozen needs no gradient."""
+    cell = hosts_table.run_cell(f'mmdet/{head}', method)
+    assert cell.outcome == 'refused' and cell.terms
+    assert head != 'fast_rcnn' or 'rpn_head' not in cell.message
 
 
 def test_a_cascade_student_of_a_teacher_with_one_head():
