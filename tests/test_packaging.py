@@ -44,7 +44,7 @@ def test_metadata_requires_nothing_that_pins_torch(wheel):
     ]
     assert required == ['torch', 'safetensors']
     assert metadata['Requires-Python'] == '>=3.10'
-    assert {'compare', 'onedl', 'upstream'} == set(
+    assert {'compare', 'onedl', 'timm', 'transformers', 'upstream'} == set(
         metadata.get_all('Provides-Extra'))
 
 

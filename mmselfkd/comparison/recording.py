@@ -22,7 +22,7 @@ from mmengine.dist import get_rank, is_main_process
 from mmengine.hooks import Hook
 
 from .. import randomness
-from ..distillation import ENTRY
+from ..distillation import ENTRY, DistillationRun
 from ..hooks import DistillHook
 from ..hooks.setup import unwrapped
 from ..registry import register_hook
@@ -61,9 +61,8 @@ class ComparisonHook(Hook):
             # adapters, self-teachers and discriminators
             along=_trained(along) + sum(
                 _trained(trainer.losses)
-                for hook in runner.hooks
-                if isinstance(hook, DistillHook) and hook.run is not None
-                for trainer in hook.run.discriminators.values()))
+                for run in _distillations(runner)
+                for trainer in run.discriminators.values()))
         self._write(runner)
 
     def before_train_iter(self, runner: Any, batch_idx: int,
@@ -92,6 +91,11 @@ class ComparisonHook(Hook):
         self.facts.update(_peak_memory())
         if self._steps and not torch.cuda.is_available():
             self.facts['cpu_seconds'] = float(np.median(self._steps))
+        classes = runner.train_dataloader.dataset.metainfo.get('classes')
+        self.facts['advice'] = [
+            line for run in _distillations(runner)
+            if run.diagnosis is not None
+            for line in run.diagnosis.advice(classes)]
         self._write(runner)
 
     def _seed(self, runner: Any, what: str, ahead: int = 0) -> None:
@@ -101,6 +105,11 @@ class ComparisonHook(Hook):
     def _write(self, runner: Any) -> None:
         if is_main_process():
             write_json(Path(runner.work_dir) / FACTS, self.facts)
+
+
+def _distillations(runner: Any) -> list[DistillationRun]:
+    return [hook.run for hook in runner.hooks
+            if isinstance(hook, DistillHook) and hook.run is not None]
 
 
 def _trained(module: torch.nn.Module | None) -> int:

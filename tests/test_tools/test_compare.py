@@ -45,8 +45,9 @@ NFD = ['--methods', 'NFDHook', *TEACHER]
 
 def test_killed_and_started_again(comparison, tmp_path, capsys):
     """The same weights, bit for bit, as without that, and the table."""
-    flags = ['--methods', 'SKDHook:losses.loss_ho=None', *TEACHER, '--seeds',
-             5, *SHORT]
+    name = ('SKDHook:losses.loss_ho=None:losses.loss_pa.loss_weight=1e-6:'
+            'diagnose.interval=1')
+    flags = ['--methods', name, *TEACHER, '--seeds', 5, *SHORT]
     made = comparison(*flags)
     plain, method = made.jobs()
     (plain.folder / 'final.pth').touch()  # it was trained and tested before
@@ -68,10 +69,13 @@ def test_killed_and_started_again(comparison, tmp_path, capsys):
     out = capsys.readouterr().out
     assert f'start {method.name}' in out and 'start plain' not in out
     assert '| plain student | 1 of 1 | 1.00 |' in out
-    assert '| SKDHook:losses.loss_ho=None | 1 of 1 | ' in out
+    assert f'| {name} | 1 of 1 | ' in out
     found = results.read_run(method.folder)
     assert found.state('mIoU') == 'finished' and found.log.starts == 2
     assert found.facts['parameters'] == 203827
+    assert any('raise its loss_weight' in line
+               for line in found.facts['advice'])
+    assert 'distill.share.loss_pa' in found.log.train[STEPS]
 
     cfg = Config.fromfile(found.plan.config)
     cfg.work_dir = str(tmp_path / 'whole')
