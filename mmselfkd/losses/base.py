@@ -51,8 +51,7 @@ class DistillationLoss(nn.Module):
             the positions of an object; 0 in no object. The data must have boxes.
         needs_regions (bool): ``forward`` takes ``regions`` (N, 2, H, W): in
             which positions the boxes of a level are learnt, and those
-            around them, as ``mmselfkd.hosts.regions.box_regions`` says.
-            The data must have boxes, and the student's head anchors.
+            around them; see ``mmselfkd.hosts.regions.box_regions``. The data must have boxes, and the student's head anchors.
         needs_positions (bool): The loss compares the positions of a map with
             each other, so vectors of RoIs give it nothing to compare.
         needs_images (bool): The loss compares the images of a batch with
