@@ -48,10 +48,12 @@ class DistillationLoss(nn.Module):
             and is frozen; the loss looks at these.
         needs_objects (bool): ``forward`` takes ``objects`` (N, 1, H, W): the
             largest of 1 / n over the objects that cover a position, n being
-            the positions of an object; 0 in no object. The data must have boxes.
+            the positions of an object; 0 in no object. The data must have
+            boxes.
         needs_regions (bool): ``forward`` takes ``regions`` (N, 2, H, W): in
             which positions the boxes of a level are learnt, and those
-            around them; see ``mmselfkd.hosts.regions.box_regions``. The data must have boxes, and the student's head anchors.
+            around them; see ``mmselfkd.hosts.regions.box_regions``. The data
+            must have boxes, and the student's head anchors.
         needs_positions (bool): The loss compares the positions of a map with
             each other, so vectors of RoIs give it nothing to compare.
         needs_images (bool): The loss compares the images of a batch with
