@@ -103,6 +103,15 @@ def test_a_rank_without_labels_skews_nothing(tmp_path):
     assert_same(one['state_dict'], two['state_dict'])
 
 
+def test_images_without_labels_are_split_over_the_ranks(tmp_path):
+    """Two ranks of half the batch are one: student and discriminator."""
+    one = launch('unlabelled', tmp_path / 'one', 4, 1)
+    two = launch('unlabelled', tmp_path / 'two', 2, 2)
+    assert_close(one, two)
+    assert_same(*(saved['mmselfkd']['discriminators']['loss_ho']['losses']
+                  for saved in (one, two)))
+
+
 def measured(checkpoint):
     """The shares of the gradients that the log has."""
     return {key: buffer.data[0] for key, buffer in

@@ -378,3 +378,17 @@ def test_the_scaler_is_in_a_stock_checkpoint(tiny, tmp_path):
         _, watch = train(tiny, tmp_path / 'a', hook, 'bfloat16', iters=3,
                          resume=True)
         assert watch.scales == [SCALE / 2] * 2, hook
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+def test_images_without_labels(tiny, tmp_path, dtype):
+    """Their pass runs under the autocast of the student's."""
+    cfg = tiny.config(tmp_path)
+    loader = copy.deepcopy(cfg.train_dataloader)
+    hook = dict(type='mmselfkd.DistillHook', teacher=tiny.teacher(),
+                losses=dict(loss_nfd=NFD), unlabelled=dict(dataloader=loader))
+    _, full = train(tiny, tmp_path / 'full', hook)
+    _, half = train(tiny, tmp_path / dtype, hook, dtype)
+    name = 'distill.loss_nfd_unlabelled'
+    assert half.types[name] == torch.float32
+    assert half.logs[0][name] == pytest.approx(full.logs[0][name], rel=0.05)

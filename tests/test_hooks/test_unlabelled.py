@@ -199,9 +199,6 @@ def test_losses_that_need_labels_take_the_labelled_images(tmp_path):
 
 @pytest.mark.parametrize('changes', [
     {'optim_wrapper.accumulative_counts': 2},
-    {'optim_wrapper': dict(
-        type='AmpOptimWrapper', dtype='bfloat16',
-        optimizer=dict(type='SGD', lr=0.01))},
     {'model.backbone.frozen_stages': 2},
     {'custom_hooks.0.unlabelled.dataloader.num_workers': 2}])
 def test_beside_what_a_runner_can(tmp_path, changes):
@@ -281,9 +278,9 @@ def test_images_of_another_size(tmp_path):
 
 
 def test_it_teaches(tmp_path):
-    """The student comes closer to the teacher on these images."""
+    """Nothing but these images brings the teacher's features closer."""
     _, record = run(
-        tmp_path, dict(loss_kd=dict(KD, loss_weight=10.)),
-        dict(dataloader=loader(), share=1.), iters=20, changes=NO_DROPOUT)
-    values = [e['distill.loss_kd_unlabelled'] for e in record.entries]
-    assert np.mean(values[-3:]) < 0.7 * np.mean(values[:3])
+        tmp_path, dict(loss_nfd=dict(NFD, loss_weight=5.)),
+        dict(dataloader=loader(), share=1.), iters=30, changes=NO_DROPOUT)
+    values = [e['distill.loss_nfd_unlabelled'] for e in record.entries]
+    assert np.mean(values[-3:]) < 0.6 * np.mean(values[:3])
