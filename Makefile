@@ -1,4 +1,4 @@
-# `make demo`, `make demo-det` and `make test` work in a fresh clone with
+# `make demo`, `make demo-det`, `make compare` and `make test` work in a fresh clone with
 # Python >= 3.10, venv and a C++ compiler. Another torch (a CUDA build, say):
 # name it as pip would,
 #   make demo TORCH='torch==2.10.0 --index-url ...'
@@ -6,21 +6,41 @@ PYTHON ?= python3
 TORCH ?= $(shell grep '^torch==' requirements.txt)
 MAX_JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet
+TEACHERS_PIP := $(subst .venv/,.venv-teachers/,$(PIP))
 UPSTREAM_PIP := $(subst .venv/,.venv-upstream/,$(PIP))
 SHELL := /bin/bash
 
-.PHONY: demo demo-det test coverage lint docs upstream clean
+.PHONY: demo demo-det compare test teachers coverage mutants lint docs upstream clean
 demo: .venv/stack
 	.venv/bin/python tools/demo.py
 
 demo-det: .venv/stack
 	.venv/bin/python tools/demo.py --task det
 
+# two methods and two seeds on procedural scenes: a table and a page
+TOY := configs/toy/fpn_r18
+compare: .venv/stack
+	.venv/bin/python tools/compare.py $(TOY)-w8_1xb8-1k_toy-64x64.py \
+	    --teacher $(TOY)-w32_1xb8-1k_toy-64x64.py --seeds 0 1 \
+	    --methods NFDHook SKDHook:losses.loss_ho=None \
+	    --jobs $(MAX_JOBS) --work-dir work_dirs/compare
+	.venv/bin/python tools/report.py work_dirs/compare
+
 test: .venv/tests
 	.venv/bin/python -m pytest -n 2
 
+# teachers of optional libraries: beside .venv, since their torchvision would
+# reach mmdet there, and must fit torch to be imported
+teachers: .venv-teachers/libraries
+	.venv-teachers/bin/python -m pytest tests/test_teachers/test_libraries.py
+
 coverage: .venv/tests
 	.venv/bin/python -m pytest -n 2 --cov --cov-report=term --cov-report=html
+
+# all modules of the core, or ONLY=mmselfkd/losses/nfd_loss.py; goes on where
+# it was stopped
+mutants: .venv/mutants
+	.venv/bin/python -m tests.mutants $(ONLY)
 
 # needs torch and mmengine alone, nothing that compiles
 lint: .venv/lint
@@ -43,7 +63,7 @@ upstream: .venv-upstream/stack
 	    tests/test_readme_projects.py
 
 clean:
-	rm -rf .venv .venv-upstream build dist *.egg-info mmselfkd/.mim \
+	rm -rf .venv .venv-teachers .venv-upstream build dist *.egg-info mmselfkd/.mim \
 	    docs/_build docs/_generated htmlcov .coverage*
 
 .venv/base: requirements.txt requirements/build.txt
@@ -64,6 +84,18 @@ clean:
 
 .venv/tests: .venv/stack requirements/tests.txt
 	$(PIP) -r requirements/tests.txt
+	touch $@
+
+.venv/mutants: .venv/tests requirements/mutants.txt
+	$(PIP) -r requirements/mutants.txt
+	touch $@
+
+.venv-teachers/libraries: .venv/tests requirements/teachers.txt
+	$(PYTHON) -m venv .venv-teachers
+	echo "import site; site.addsitedir('$$(echo \
+	    $(CURDIR)/.venv/lib/python3.*/site-packages)')" > \
+	    $$(echo .venv-teachers/lib/python3.*/site-packages)/base.pth
+	$(TEACHERS_PIP) -r requirements/teachers.txt
 	touch $@
 
 .venv/lint: .venv/base requirements/lint.txt

@@ -34,6 +34,7 @@ from matplotlib import pyplot  # noqa: E402
 # N, C, H and W: growing maps, then growing channels or classes
 FEATURES = ((2, 128, 16, 16), (2, 128, 32, 32), (2, 128, 64, 64),
             (2, 512, 64, 64))
+SIDES = ((2, 68, 16, 16), (2, 68, 32, 32), (2, 68, 64, 64))
 WIDE = (2, 128, 128, 256)
 LOGITS = ((2, 19, 16, 16), (2, 19, 32, 32), (2, 19, 64, 64))
 CLASSES = ((1, 10, 64, 64), (1, 50, 64, 64), (1, 150, 64, 64))
@@ -126,6 +127,26 @@ class _WithClassifier(losses.SRDLoss):
             student, teacher, classifier=self.classifier)
 
 
+class _WithObjects(losses.FGDLoss):
+    """With the objects of the plain form."""
+
+    needs_objects = False
+
+    def forward(self, student, teacher):
+        return super().forward(
+            student, teacher, objects=naive.fgd_objects(student.detach()))
+
+
+class _WithRegions(losses.LDLoss):
+    """With the regions of the plain form."""
+
+    needs_regions = False
+
+    def forward(self, student, teacher):
+        return super().forward(
+            student, teacher, regions=naive.ld_regions(student.detach()))
+
+
 CASES = (
     _kd('KDLoss', sizes=LOGITS + CLASSES),
     _kd('KDLoss, probability shift', adjust='ProbabilityShift'),
@@ -137,6 +158,9 @@ CASES = (
     Case('HolisticLoss', losses.HolisticLoss, naive.holistic, LOGITS,
          positive=False),
     Case('NFDLoss', losses.NFDLoss, naive.nfd, FEATURES),
+    Case('PKDLoss', losses.PKDLoss, naive.pkd, FEATURES),
+    Case('FGDLoss', _WithObjects, naive.fgd, FEATURES[:3], of_module=True),
+    Case('LDLoss', _WithRegions, naive.ld, SIDES, positive=False),
     Case('CWDLoss', losses.CWDLoss, naive.cwd, LOGITS + CLASSES,
          positive=False),
     Case('CWDLoss, features', losses.CWDLoss, naive.cwd, FEATURES),

@@ -113,6 +113,61 @@ def fitnets(s, t, label, image):
     return ((s - t)**2).mean()
 
 
+def pkd(s, t, label, image):
+    """Half the mean square of what is standardised over the batch."""
+    s, t = ((f - f.mean((0, 2, 3), keepdim=True))
+            / f.std((0, 2, 3), correction=0, keepdim=True) for f in (s, t))
+    return ((s - t)**2).mean() / 2
+
+
+def fgd(s, t, label, image, module):
+    """Image by image."""
+    total = 0
+    for one, other, objects, gc_s, gc_t in zip(
+            s, t, fgd_objects(s), module.student_context(s),
+            module.teacher_context(t)):
+        def attention(f):
+            c, h, w = f.shape
+            return (h * w * F.softmax(f.abs().mean(0).flatten() / 0.5, 0).view(
+                h, w), c * F.softmax(f.abs().mean((1, 2)) / 0.5, 0))
+
+        (p_s, c_s), (p_t, c_t) = attention(one), attention(other)
+        square = p_t * c_t[:, None, None] * (one - other)**2
+        outside = (objects[0] == 0).to(s)
+        total = total + (
+            1e-3 * (objects * square).sum()
+            + 5e-4 * (outside / outside.sum() * square).sum()
+            + 5e-4 * ((p_s - p_t).abs().sum() + (c_s - c_t).abs().sum())
+            + 5e-6 * ((gc_s - gc_t)**2).sum())
+    return total / len(s)
+
+
+def fgd_objects(maps):
+    """An object of a quarter of each side, in the middle."""
+    n, _, h, w = maps.shape
+    objects = maps.new_zeros(n, 1, h, w)
+    objects[:, :, h // 2:h // 2 + h // 4, w // 2:w // 2 + w // 4] = 1 / (
+        (h // 4) * (w // 4))
+    return objects
+
+
+def ld(s, t, label, image):
+    """Four sides, positions in the regions one by one."""
+    main, valuable = ld_regions(s).unbind(1)
+    s, t = (F.softmax(x.unflatten(1, (4, -1)) / 10, dim=2) for x in (s, t))
+    divergence = (t * (t.log() - s.log())).sum(2).mean(1)
+    return 100 * ((main + valuable) * divergence).sum() / len(s)
+
+
+def ld_regions(maps):
+    """Two rows of each image, and the two below them."""
+    n, _, h, w = maps.shape
+    regions = maps.new_zeros(n, 2, h, w)
+    for region, row in enumerate((4, 6)):
+        regions[:, region, row:row + 2] = 1 / (2 * w)
+    return regions
+
+
 def dist(s, t, label, image):
     """Correlations of the rows and of the columns of (pixels, classes)."""
     def correlation(a, b):

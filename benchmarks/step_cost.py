@@ -24,14 +24,21 @@ from measuring import at_least, make_parser, milliseconds, peak_bytes, write
 from mmengine.config import DictAction
 from mmengine.runner import IterBasedTrainLoop, Runner
 from step_report import report
-from step_variants import line_up, stripped, with_mmrazor, with_options
+from step_variants import (
+    line_up,
+    stripped,
+    with_cache,
+    with_mmrazor,
+    with_options,
+)
 from torch import nn
 from train import load_config
 
 from mmselfkd import DistillHook
 from mmselfkd.distillation import ENTRY
 from mmselfkd.hooks.setup import optim_wrappers, unwrapped
-from mmselfkd.teachers import ModelTeacher
+from mmselfkd.hosts import host_of
+from mmselfkd.teachers import BatchContext, CachedTeacher, ModelTeacher
 
 MEMORY_ROUNDS = 3  # after the timed ones: measuring memory takes time
 
@@ -112,7 +119,9 @@ def start(variant, rounds):
             if teacher.is_ready:
                 break
             teacher.follow(student, done, epoch_length)
-        if isinstance(teacher, ModelTeacher):
+        if isinstance(teacher, CachedTeacher):
+            variant.forwards.append(remember(teacher))
+        elif isinstance(teacher, ModelTeacher):
             variant.taught += teacher.num_parameters
             variant.weights += sum(
                 x.numel() * x.element_size()
@@ -178,6 +187,10 @@ def measure(variants, warmup, iters, cpu_time=False):
             step = partial(loop.run_iter, batch)
             teach = partial(let_teach, variant)
             variant.taught_levels = []
+            if variant.live:
+                ask_beforehand(variant, batch)
+                reading = milliseconds(
+                    partial(read_ahead, variant, batch), device, cpu_time)
             if number >= warmup + iters:
                 variant.peak.append(peak_bytes(step, device))
                 variant.resident.append(resident_bytes(variant))
@@ -191,10 +204,30 @@ def measure(variants, warmup, iters, cpu_time=False):
                 variant.times.append(times[0])
                 variant.teaching.append(times[1])
                 variant.active.append(active(variant.run))
+                if variant.live:
+                    variant.reading.append(reading)
     for leader, batch in batches.items():
         data = unwrapped(leader.loop.runner.model).data_preprocessor(
             batch, True)
         leader.shape = tuple(data['inputs'].shape)
+
+
+@torch.no_grad()
+def ask_beforehand(variant, batch):
+    """Let the cached teachers have all answers for a batch."""
+    student = unwrapped(variant.loop.runner.model)
+    inputs, samples = host_of(student).unpack(
+        student.data_preprocessor(copy.deepcopy(batch), True))
+    for teacher in variant.run.teachers.values():
+        if isinstance(teacher, CachedTeacher):
+            teacher.teach(BatchContext(student, inputs, samples), None)
+
+
+def read_ahead(variant, batch):
+    """What a worker of the loader does more."""
+    for sample in batch['data_samples']:
+        for accompany in variant.loop.dataloader.dataset.companions.values():
+            accompany(sample)
 
 
 def let_teach(variant):
@@ -222,8 +255,11 @@ def resident_bytes(variant):
     modules = [unwrapped(runner.model)]
     optimizers = [wrapper.optimizer for wrapper in optim_wrappers(runner)]
     if run is not None:
-        modules += [teacher.model for teacher in run.teachers.values()
-                    if isinstance(teacher, ModelTeacher)]
+        modules += [
+            teacher.model for teacher in run.teachers.values()
+            if isinstance(teacher, ModelTeacher)
+            # which needs none where everything is stored
+            and not isinstance(teacher, CachedTeacher)]
         for trainer in run.discriminators.values():
             modules.append(trainer.losses)
             optimizers.append(trainer.optimizer)
@@ -278,6 +314,11 @@ def parse_args():
         'its options: half precision, layout, compiler, on a GPU a stream of '
         'its own')
     parser.add_argument(
+        '--cached',
+        action='store_true',
+        help='make each distillation with a pretrained teacher also with its '
+        'answers read from a cache')
+    parser.add_argument(
         '--warmup',
         type=at_least(0),
         default=5,
@@ -301,8 +342,10 @@ def main():
                 work_dir=folder,
                 launcher='none',
                 local_rank=0))) for name in args.configs])
+        cached = partial(with_cache, folder=f'{folder}/answers')
         for name, more in (('mmrazor', with_mmrazor),
-                           ('teacher_options', with_options)):
+                           ('teacher_options', with_options),
+                           ('cached', cached)):
             if getattr(args, name):
                 try:
                     variants = more(variants)

@@ -2,10 +2,12 @@
 import numpy as np
 from measuring import machine, table, told
 
-STEPS = ('step', 'from iteration', 'losses on', 'ms', 'ratio to plain',
+STEPS = ('step', 'from iteration', 'losses on', 'ms', 'plain steps a step',
          'teacher ms', 'floor ms', 'ratio to floor')
 MEMORY = ('step', 'MiB', 'teacher MiB', 'floor MiB', 'ratio to floor',
           'teacher parameters', 'extra trained parameters', 'checkpoint MiB')
+CACHED = ('step', 'plain steps a step', 'without cache',
+          'ratio to what is left', 'reading ahead, ms')
 CHANGES = ('options of the teacher', 'ratio of its ms', 'ratio of the step',
            'distance')
 LEGEND = """\
@@ -35,7 +37,7 @@ def step_row(variant):
     if variant.losses:
         cells['losses on'] = f'{min(variant.active)} of {variant.losses}'
     if plain is not None:
-        cells['ratio to plain'] = told(times / plain.times, 2)
+        cells['plain steps a step'] = told(times / plain.times, 2)
     if plain is not None and variant.forwards:
         floor = np.array(plain.times) + taught
         cells['teacher ms'] = told(taught, 1)
@@ -75,6 +77,15 @@ def change_row(variant):
             f'{distance:.0e}')
 
 
+def cached_row(variant):
+    """What a step takes whose teacher was asked before."""
+    times, live = np.array(variant.times), variant.live
+    left = np.array(live.times) - live.teaching
+    return (variant.name, told(times / variant.plain.times, 2),
+            told(np.array(live.times) / live.plain.times, 2),
+            told(times / left, 2), told(variant.reading, 2))
+
+
 def report(variants, *notes):
     """Where it was measured, the tables, and what their columns are."""
     runner = variants[0].loop.runner
@@ -96,6 +107,13 @@ def report(variants, *notes):
             'Ratios to the teacher without options, within each round; '
             '*distance*: of what the taps give, relative to that without, '
             'the largest.')]
+    cached = [variant for variant in variants if variant.live]
+    if cached:
+        parts += ['', table(CACHED, map(cached_row, cached)), (
+            'Every answer is stored. *ratio to what is left*: to the step '
+            "without a cache less its teacher's forward, which is the plain "
+            'step and the losses alone. *reading ahead*: what the workers of '
+            'the loader do more for a batch, beside the step.')]
     return '\n'.join([*parts, *(f'\n{compared(variant)}'
                                for variant in variants if variant.ours)])
 

@@ -40,6 +40,8 @@ class Variant:
             this is how mmrazor makes it.
         default (Variant | None): The same without the options of the
             teacher that this has.
+        live (Variant | None): The same without the cache of the teacher that
+            this has.
         loop (WaitingLoop | None): Makes the steps.
         run (DistillationRun | None): What distils.
         forwards (list[Callable]): Repeat what teachers did in the last step.
@@ -48,6 +50,8 @@ class Variant:
         taught (int): Parameters of teachers, not trained.
         times, teaching (list[float]): Milliseconds of the step and of the
             teachers' forwards, by round.
+        reading (list[float]): Milliseconds in which answers are read ahead,
+            by round.
         taught_levels (list[Tensor]): What the teachers gave in the last of
             them.
         began (int): Iteration of the first of them.
@@ -64,6 +68,7 @@ class Variant:
     plain: Optional['Variant'] = None
     ours: Optional['Variant'] = None
     default: Optional['Variant'] = None
+    live: Optional['Variant'] = None
     loop: Any = None
     run: Any = None
     forwards: list[Callable] = field(default_factory=list)
@@ -72,6 +77,7 @@ class Variant:
     taught: int = 0
     times: list[float] = field(default_factory=list)
     teaching: list[float] = field(default_factory=list)
+    reading: list[float] = field(default_factory=list)
     taught_levels: list[torch.Tensor] = field(default_factory=list)
     began: int = 0
     active: list[int] = field(default_factory=list)
@@ -186,6 +192,37 @@ def with_options(variants):
             result.append(Variant(
                 f'{variant.name}, {name}', cfg, variant.leader, variant.plain,
                 default=variant))
+    if len(result) == len(variants):
+        raise ValueError('no config has a pretrained teacher')
+    return result
+
+
+def with_cache(variants, folder):
+    """The variants, and each with a pretrained teacher whose cache is full.
+
+    The samples of all come in recorded views.
+
+    Args:
+        variants (list[Variant]): As :func:`line_up` gives them.
+        folder (str): Of the caches.
+
+    Raises:
+        ValueError: None of them has a pretrained teacher.
+    """
+    result = []
+    for variant in variants:
+        loader = variant.cfg.train_dataloader
+        loader.dataset = dict(
+            type='mmselfkd.FixedViews', views=1, dataset=loader.dataset)
+        result.append(variant)
+        cfg = copy.deepcopy(variant.cfg)
+        teachers = pretrained_teachers(cfg)
+        for teacher in teachers:
+            teacher['cache'] = dict(dir=folder, limit=None)
+        if teachers:
+            result.append(Variant(
+                f'{variant.name}, cached', cfg, variant.leader, variant.plain,
+                live=variant))
     if len(result) == len(variants):
         raise ValueError('no config has a pretrained teacher')
     return result

@@ -8,12 +8,14 @@ from importlib.util import find_spec
 from .version import __version__
 
 __all__ = [
-    'AICSDHook', 'AttnFDHook', 'CIRKDHook', 'CWDHook', 'ConfigError',
-    'DISTHook', 'DistillHook', 'EMATeacher', 'FRSKDHook', 'FitNetsHook',
-    'FrozenTeacher', 'ICSDHook', 'IFVDHook', 'KADTDHook', 'MGDHook',
-    'MixSKDHook', 'MixTeacher', 'ModelTeacher', 'NFDHook', 'SKDHook',
-    'SRDHook', 'SelfTeacher', 'SnapshotTeacher', 'StudentAsTeacher', 'TFDHook',
-    '__version__', 'register_head', 'register_host'
+    'AICSDHook', 'AttnFDHook', 'CIRKDHook', 'CWDHook', 'CombinedTeacher',
+    'ConfigError', 'DISTHook', 'DistillHook', 'EMATeacher', 'FGDHook',
+    'FRSKDHook', 'FitNetsHook', 'FrozenTeacher', 'ICSDHook', 'IFVDHook',
+    'KADTDHook', 'LDHook', 'MGDHook', 'MixSKDHook', 'MixTeacher',
+    'ModelTeacher', 'NFDHook', 'PKDHook', 'SKDHook', 'SRDHook', 'SelfTeacher',
+    'SnapshotTeacher', 'StudentAsTeacher', 'TFDHook', 'TimmTeacher',
+    'TransformersTeacher', '__version__', 'register_head',
+    'register_host'
 ]
 
 if find_spec('mmengine') is None:
@@ -38,20 +40,24 @@ else:
         CWDHook,
         DISTHook,
         DistillHook,
+        FGDHook,
         FitNetsHook,
         FRSKDHook,
         ICSDHook,
         IFVDHook,
         KADTDHook,
+        LDHook,
         MGDHook,
         MixSKDHook,
         NFDHook,
+        PKDHook,
         SKDHook,
         SRDHook,
         TFDHook,
     )
     from .hosts import register_head, register_host
     from .teachers import (
+        CombinedTeacher,
         EMATeacher,
         FrozenTeacher,
         MixTeacher,
@@ -59,6 +65,8 @@ else:
         SelfTeacher,
         SnapshotTeacher,
         StudentAsTeacher,
+        TimmTeacher,
+        TransformersTeacher,
     )
 
     # lets `mmselfkd::nfd/<config>.py` resolve as `mmseg::...` does

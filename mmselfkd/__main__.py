@@ -13,6 +13,11 @@ from .errors import nearest
 COMMANDS = {
     'train': ('train.py', 'train; with --method, distil any config'),
     'test': ('test.py', 'evaluate a checkpoint'),
+    'cache-teacher': ('cache_teacher.py',
+                      'ask a cached teacher everything beforehand'),
+    'compare': ('compare.py',
+                'train the plain student and several methods, and compare'),
+    'report': ('report.py', 'one page of comparisons'),
     'methods': ('methods.py', 'list the method hooks'),
     'convert': ('convert_checkpoint.py',
                 'turn a checkpoint of mmrazor, MGD or FGD into a student'),
@@ -29,7 +34,7 @@ def main() -> None:
     if name in ('-h', '--help'):
         print('usage: python -m mmselfkd COMMAND ...\n')
         for command, (_, summary) in COMMANDS.items():
-            print(f'  {command:<12} {summary}')
+            print(f'  {command:<14} {summary}')
         print('\npython -m mmselfkd COMMAND --help says more. On several '
               'GPUs:\n  torchrun --nproc_per_node=8 -m mmselfkd train CONFIG '
               '--launcher pytorch')

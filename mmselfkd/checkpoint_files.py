@@ -13,6 +13,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 from urllib.parse import urlparse
@@ -47,7 +48,7 @@ def load_checkpoint_file(path: str,
             names the file and, in the last case, the first object that is not
             allowed and ``option``.
     """
-    with _local_file(path) as file:
+    with local_file(path) as file:
         try:
             with _safe_globals():
                 loaded = torch.load(file, map_location='cpu',
@@ -90,8 +91,21 @@ def is_whole(path: str) -> bool:
     return True
 
 
+def newest_whole(folder: Path) -> Path | None:
+    """The checkpoint of the latest iteration or epoch from which to resume."""
+
+    def age(file: Path) -> tuple[int, int]:
+        number = re.search(r'(\d+)\.pth$', file.name)
+        return int(number[1]) if number else -1, file.stat().st_mtime_ns
+
+    others = [file for file in folder.glob('*.pth')
+              if not file.name.startswith('best_')]  # without the optimizer
+    return next((file for file in sorted(others, key=age, reverse=True)
+                 if is_whole(str(file))), None)
+
+
 @contextlib.contextmanager
-def _local_file(path: str) -> Iterator[str]:
+def local_file(path: str) -> Iterator[str]:
     """A file on this machine with the content of ``path``."""
     with contextlib.ExitStack() as stack:
         if re.match('https?://', path):

@@ -6,6 +6,8 @@ import torch
 
 from .errors import ConfigError
 from .hosts import Host
+from .hosts.places import Size
+from .hosts.regions import box_regions
 
 ClassMap = Callable[[Any], torch.Tensor | None]
 
@@ -24,15 +26,17 @@ class BatchLayout:
         host (Host): Knows how to read these.
         ignore_index (int | None): The label of the padding of a class map
             made of boxes. None: background.
+        model (nn.Module, optional): The student, which has the anchors.
     """
 
     def __init__(self, inputs: torch.Tensor, samples: Any, host: Host,
-                 ignore_index: int | None = None) -> None:
+                 ignore_index: int | None = None,
+                 model: Any = None) -> None:
         self.device = inputs.device
         height, width = inputs.shape[2:]
         self.size = height, width
         self.samples = samples if isinstance(samples, (list, tuple)) else []
-        self.host = host
+        self.host, self.model = host, model
         self.padding_label = (
             BACKGROUND if ignore_index is None else ignore_index)
         self.shapes = [host.image_size(sample, self.size)
@@ -82,6 +86,61 @@ class BatchLayout:
                  for i in range(len(self.samples))])[:, None]
         return self._weights[key]
 
+    def objects(self, size: Sequence[int]) -> torch.Tensor:
+        """The largest 1 / |o| of the objects that cover each position.
+
+        |o| are the positions of an object as :meth:`weight` counts them.
+
+        Args:
+            size (Sequence[int]): H and W of the maps.
+
+        Returns:
+            Tensor: (N, 1, H, W), 0 in no object.
+
+        Raises:
+            ConfigError: The data have no boxes.
+        """
+        if not self.samples:
+            raise ConfigError(NO_BOXES)
+        valid = self._valid(size)
+        none = valid.new_zeros((1, *size))
+        return torch.stack([
+            torch.cat([none, _shares(self._inside(i, valid[i, 0]))]).amax(
+                0, keepdim=True) for i in range(len(self.samples))])
+
+    def regions(self, sizes: Sequence[Size]) -> list[torch.Tensor]:
+        """Where the boxes of each level are learnt, and around that.
+
+        Main and valuable region of :func:`~mmselfkd.hosts.regions
+        .box_regions`, 1 through the positions that a region has in an image
+        over all levels, 0 elsewhere. The padding is in neither.
+
+        Args:
+            sizes (Sequence): H and W of the student's levels, all of them.
+
+        Returns:
+            list[Tensor]: Of each level (N, 2, H, W).
+
+        Raises:
+            ConfigError: The data have no boxes, or the student's head has
+                not one anchor at each position of these levels.
+        """
+        if not self.samples:
+            raise ConfigError(NO_BOXES)
+        anchors = self.host.anchors(self.model, sizes, self.device)
+        if anchors is None:
+            raise ConfigError(
+                f'the {len(sizes)} levels {[tuple(s) for s in sizes]} are '
+                'not those of a head with one anchor at each position, such '
+                "as GFLHead; use source='boxes', all of its levels")
+        valid = torch.cat([self._valid(s).flatten(1) for s in sizes], 1) > 0
+        found = torch.stack([
+            torch.stack(box_regions(anchors, self._boxes(i)[0], valid[i]))
+            for i in range(len(self.samples))]).float()
+        found = found / found.sum(2, keepdim=True).clamp(min=1)
+        return [part.unflatten(2, tuple(size)) for part, size in zip(
+            found.split([h * w for h, w in sizes], 2), sizes)]
+
     def cut(self, level: torch.Tensor) -> torch.Tensor:
         """A level that is 0 in the padding."""
         weight = self.weight(level.shape[2:])
@@ -125,6 +184,13 @@ class BatchLayout:
 
     def _of_image(self, index: int, valid: torch.Tensor,
                   foreground: float) -> torch.Tensor:
+        inside = self._inside(index, valid)
+        outside = valid * ~inside.any(0)
+        return (foreground * _shares(inside).sum(0) / max(len(inside), 1)
+                + (1 - foreground) * outside / outside.sum().clamp(min=1))
+
+    def _inside(self, index: int, valid: torch.Tensor) -> torch.Tensor:
+        """Which positions each object of an image covers (n, H, W)."""
         size, (boxes, _) = valid.shape, self._boxes(index)
         # one more position where the smallest boxes hold none
         y, x = (torch.arange(cells, device=self.device) for cells in size)
@@ -138,11 +204,7 @@ class BatchLayout:
             & (x == ((left + right) / 2).long().clamp(0, size[1] - 1)
                )[:, None])
         is_empty = ~inside.flatten(1).any(1)[:, None, None]
-        inside = (inside | middle & is_empty) & (valid > 0)
-        objects = inside / inside.sum((1, 2), keepdim=True).clamp(min=1)
-        outside = valid * ~inside.any(0)
-        return (foreground * objects.sum(0) / max(len(boxes), 1)
-                + (1 - foreground) * outside / outside.sum().clamp(min=1))
+        return (inside | middle & is_empty) & (valid > 0)
 
     def _boxes(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         found = self.host.boxes(self.samples[index])
@@ -165,3 +227,8 @@ class BatchLayout:
             left, top, right, bottom = corners[i]
             label[top:min(bottom, height), left:min(right, width)] = labels[i]
         return label
+
+
+def _shares(inside: torch.Tensor) -> torch.Tensor:
+    """1 / |o| in each object, 0 elsewhere (n, H, W)."""
+    return inside / inside.sum((1, 2), keepdim=True).clamp(min=1)

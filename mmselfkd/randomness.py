@@ -33,17 +33,26 @@ def derived(*parts: int | str) -> Iterator[None]:
     Args:
         parts (int | str): Such as seed, rank, iteration and name.
     """
+    with preserved():
+        set_generators(*parts)
+        yield
+
+
+def set_generators(*parts: int | str) -> None:
+    """Let Python's, NumPy's and torch's generators follow from ``parts``.
+
+    Args:
+        parts (int | str): Such as seed, rank, iteration and name.
+    """
     words = [zlib.crc32(part.encode()) if isinstance(part, str) else part
              for part in parts]
     seed = int(np.random.SeedSequence(words).generate_state(1)[0])
-    with preserved():
-        random.seed(seed)
-        np.random.seed(seed)
-        # not torch.manual_seed, which takes half a millisecond without a GPU
-        torch.default_generator.manual_seed(seed)
-        if torch.cuda.is_initialized():
-            torch.cuda.manual_seed(seed)
-        yield
+    random.seed(seed)
+    np.random.seed(seed)
+    # not torch.manual_seed, which takes half a millisecond without a GPU
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(seed)
 
 
 @torch.no_grad()

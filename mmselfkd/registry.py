@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
@@ -34,13 +35,17 @@ class _HookRegistry(Registry):
 
 
 HOOKS = _HookRegistry(
-    'hook', parent=MMENGINE_HOOKS, scope=SCOPE, locations=['mmselfkd.hooks'])
+    'hook', parent=MMENGINE_HOOKS, scope=SCOPE,
+    locations=['mmselfkd.hooks', 'mmselfkd.comparison.recording'])
 MODELS = Registry(
     'model', parent=MMENGINE_MODELS, scope=SCOPE,
     locations=['mmselfkd.losses', 'mmselfkd.models.bifpn',
                'mmselfkd.models.depth_head'])
 DATASETS = Registry(
     'dataset', parent=MMENGINE_DATASETS, scope=SCOPE,
+    locations=['mmselfkd.datasets'])
+DATA_SAMPLERS = Registry(
+    'data sampler', parent=MMENGINE_DATA_SAMPLERS, scope=SCOPE,
     locations=['mmselfkd.datasets'])
 TRANSFORMS = Registry(
     'transform', parent=MMENGINE_TRANSFORMS, scope=SCOPE,
@@ -93,7 +98,7 @@ def build_part(cfg: Any, registry: Registry, key: str,
     kwargs = dict(cfg)
     kwargs.pop('_scope_', None)  # left by inheritance from a package's config
     kind = kwargs.pop('type')
-    cls = _find(kind, registry) if isinstance(kind, str) else kind
+    cls = find_part(kind, registry) if isinstance(kind, str) else kind
     if not callable(cls):
         raise ConfigError(f'{key}.type = {kind!r} is not registered' +
                           nearest(kind, registry.module_dict) +
@@ -127,7 +132,8 @@ def build_part(cfg: Any, registry: Registry, key: str,
                           f'{key} = {dict(cfg)!r}: {says}') from error
 
 
-def _find(name: str, registry: Registry) -> Any:
+def find_part(name: str, registry: Registry) -> Any:
+    """What is registered under a name; None if nothing."""
     try:
         found = registry.get(name)
     except RuntimeError:  # mmengine's word for a name it cannot import

@@ -30,15 +30,23 @@ What a tap gives is a list of tensors, the levels:
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from .errors import ConfigError
 from .hosts import Place, host_of
 
 _SOURCE = re.compile(r'^(?P<path>[^\[\]]+)(?P<index>(\[-?\d+\])*)$')
+
+
+@dataclass(frozen=True)
+class _Edge:
+    """Where a tensor lies in the graph; None: no gradient comes there."""
+    found: GradientEdge | None
 
 
 class Tap:
@@ -60,7 +68,9 @@ class Tap:
         self.clone = False  # keep a copy: the tensor is changed afterwards
         self.changed = False  # whether what was taken had been changed
         self.expected_runs: int | None = None  # known after a rehearsal
-        self.runs: list[tuple[Any, Any]] = []
+        self.keeps_edges = False  # also where the levels lie in the graph
+        self.runs: list[tuple[Any, Any, Any]] = []
+        self._edges: list[GradientEdge] = []
         self.is_open = False
         self.on_run: Callable[[], None] = _nothing
         self.place, self._indices = _resolve(model, source, key)
@@ -95,9 +105,12 @@ class Tap:
     def _see(self, value: Any) -> None:
         if not self.is_open:
             return
+        # of the tensor itself, as it is now: a clone is beside the student's
+        # own path, and what is changed in place moves on
+        edges = _map_tensors(_edge, value) if self.keeps_edges else None
         if self.clone:
             value = _map_tensors(torch.clone, value)
-        self.runs.append((value, _versions(value)))
+        self.runs.append((value, _versions(value), edges))
         self.on_run()
 
     def open(self) -> None:
@@ -113,7 +126,7 @@ class Tap:
     def forget(self) -> None:
         """Close, and drop what was recorded."""
         self.close()
-        self.runs = []
+        self.runs, self._edges = [], []
 
     @property
     def is_satisfied(self) -> bool:
@@ -148,22 +161,17 @@ class Tap:
                 'head itself cannot be tapped: tap a module inside it'
                 f'{self._inside()}, or use one of {list(self._aliases)}')
         self.changed = any(
-            _versions(run) != versions for run, versions in runs)
-        values = [run for run, _ in runs]
-        value = values[0] if len(values) == 1 else values
-        if self.place.select is not None:
-            value = self.place.select(values)
-        for index in self._indices:
-            if isinstance(value, dict):
-                value = list(value.values())
-            if not isinstance(value, (list, tuple)):
-                raise ConfigError(f'{where}: [{index}] has nothing to pick '
-                                  f'from, the module gives one '
-                                  f'{type(value).__name__}')
-            if not -len(value) <= index < len(value):
-                raise ConfigError(f'{where}: index {index} is out of range, '
-                                  f'allowed: 0 to {len(value) - 1}')
-            value = value[index]
+            _versions(run) != versions for run, versions, _ in runs)
+        values, edges = ([run[i] for run in runs] for i in (0, 2))
+        if self.place.select is None:
+            value = self._picked(_one_or_all(values))
+        else:  # a function of tensors, which may make others of them
+            value = self._picked(self.place.select(values))
+        if self.keeps_edges:
+            picked = self._picked(_one_or_all(edges)) if (
+                self.place.select is None) else edges
+            self._edges = [edge.found for edge in _flatten(picked)
+                           if isinstance(edge, _Edge) and edge.found]
         levels = list(_flatten(value))
         for level in levels:
             if not isinstance(level, torch.Tensor):
@@ -175,6 +183,35 @@ class Tap:
         if self.place.is_raw:
             return levels
         return [self._as_map(level, tuple(shape)) for level in levels]
+
+    def take_edges(self) -> list[GradientEdge]:
+        """Where the levels taken last lie in the graph; forgets them.
+
+        Those that carry gradient, if :attr:`keeps_edges` was set. Where the
+        host makes the levels of several outputs, it is these outputs.
+        """
+        edges, self._edges = self._edges, []
+        return edges
+
+    def _picked(self, value: Any) -> Any:
+        """What the indices pick.
+
+        Raises:
+            ConfigError: One of them has nothing to pick from.
+        """
+        where = f'{self.key} = {self.source!r}'
+        for index in self._indices:
+            if isinstance(value, dict):
+                value = list(value.values())
+            if not isinstance(value, (list, tuple)):
+                raise ConfigError(f'{where}: [{index}] has nothing to pick '
+                                  f'from, the module gives one '
+                                  f'{type(value).__name__}')
+            if not -len(value) <= index < len(value):
+                raise ConfigError(f'{where}: index {index} is out of range, '
+                                  f'allowed: 0 to {len(value) - 1}')
+            value = value[index]
+        return value
 
     def _inside(self) -> str:
         """What lies inside the module, for the error."""
@@ -259,6 +296,14 @@ def _record(taps: Collection[Tap],
 
 def _nothing() -> None:
     pass
+
+
+def _one_or_all(values: list) -> Any:
+    return values[0] if len(values) == 1 else values
+
+
+def _edge(tensor: torch.Tensor) -> _Edge:
+    return _Edge(get_gradient_edge(tensor) if tensor.requires_grad else None)
 
 
 def _resolve(model: nn.Module, source: str,

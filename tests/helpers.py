@@ -80,6 +80,15 @@ def keep_order(cfg):
     cfg.train_dataloader.sampler.shuffle = False
 
 
+def record(cfg, views=2):
+    """Let the samples of a run come in recorded views."""
+    loader = cfg.train_dataloader
+    loader.dataset = dict(
+        type='mmselfkd.FixedViews', views=views, dataset=loader.dataset)
+    loader.sampler = dict(type='mmselfkd.ViewSampler', sampler=loader.sampler)
+    return cfg
+
+
 def interrupt(runner, iteration):
     """Train until so many iterations are done."""
     loop = runner.train_loop

@@ -26,8 +26,10 @@ import mmselfkd  # noqa: E402
 
 FILE = Path(__file__).with_suffix('.json')
 ITERATIONS = 10
+DETECTORS = dict(FGDHook='fcos', LDHook='gfl')  # methods that need boxes
 METHODS = [name for name in mmselfkd.__all__
-           if name.endswith('Hook') and name != 'DistillHook']
+           if name.endswith('Hook') and name not in (
+               'DistillHook', *DETECTORS)]
 KD = dict(type='KDLoss', source='logits')
 
 
@@ -36,9 +38,9 @@ def _segmentor(*hooks, **changes):
         folder, *hooks, iters=ITERATIONS, **changes)
 
 
-def _detector(name, hook):
+def _detector(name, hook, **changes):
     return lambda folder: tiny_detectors.config(
-        folder, name, hook, **{'train_cfg.max_iters': ITERATIONS})
+        folder, name, hook, **{'train_cfg.max_iters': ITERATIONS, **changes})
 
 
 def _distil(name, width, **losses):
@@ -61,6 +63,10 @@ CASES = {
     # every preset, as it is
     **{name.removesuffix('Hook').lower(): _segmentor(
         _method(name), **SLOW.get(name, {})) for name in METHODS},
+    **{name.removesuffix('Hook').lower(): _detector(detector, _method(
+        name, teacher=tiny_detectors.teacher(detector, 16)),
+        **{'optim_wrapper.clip_grad': dict(max_norm=1.)})
+       for name, detector in DETECTORS.items()},
     # teachers
     'ka_dtd_frozen': _segmentor(_method(
         'KADTDHook', teacher=tiny_runs.teacher())),

@@ -3,6 +3,8 @@ import importlib
 import inspect
 import re
 
+from methods import catalogue
+
 from mmselfkd import hooks, losses
 
 
@@ -41,7 +43,8 @@ def test_public_methods_are_documented():
 
 
 def test_tables_hold_every_method_and_loss(root):
-    """Of the README and of the guide on losses."""
+    """Of the README (by tools/methods.py) and of the guide on losses."""
+    assert f'\n\n{catalogue()}\n\n' in (root / 'README.md').read_text()
     methods = set(re.findall(
         r'^\| \[?`(\w+Hook)`', (root / 'README.md').read_text(), re.M))
     assert methods == set(hooks.__all__)

@@ -38,8 +38,10 @@ def by_loops(size, shape, boxes, share, total=(32, 48)):
                   if x1 <= (x + .5) * cell[1] <= x2
                   and y1 <= (y + .5) * cell[0] <= y2]
         if not inside:
-            inside = [(min(int((y1 + y2) / 2 / cell[0]), height - 1),
-                       min(int((x1 + x2) / 2 / cell[1]), width - 1))]
+            inside = [tuple(min(max(int(middle / side), 0), count - 1)
+                            for middle, side, count in (
+                                ((y1 + y2) / 2, cell[0], height),
+                                ((x1 + x2) / 2, cell[1], width)))]
         objects.append([p for p in inside if p in valid])
     outside = [p for p in valid if not any(p in o for o in objects)]
     weight = torch.zeros(size)
@@ -67,6 +69,15 @@ def test_padding_weighs_nothing():
     assert torch.equal(got[1, 0], expected)
 
 
+def test_cut_is_zero_in_the_padding():
+    level = torch.randn(2, 5, 4, 6)
+    got = layout(sample((32, 48)), sample((17, 24))).cut(level)
+    assert torch.equal(got[0], level[0])
+    assert torch.equal(got[1, :, :3, :3], level[1, :, :3, :3])
+    assert not got[1, :, 3:].any() and not got[1, :, :, 3:].any()
+    assert layout(sample((32, 48)), sample((32, 48))).cut(level) is level
+
+
 def test_even_the_coarsest_level_keeps_a_position():
     got = layout(sample((32, 48)), sample((3, 3))).weight((1, 1))
     assert got.flatten().tolist() == [1, 1]
@@ -77,8 +88,9 @@ def test_even_the_coarsest_level_keeps_a_position():
 @pytest.mark.parametrize('boxes', [
     [[2, 3, 20, 17]],
     [[0, 0, 32, 24], [5, 5, 9, 30], [6, 6, 8, 8]],  # one inside another
-    [[10.2, 10.2, 10.9, 10.9], [47, 31, 48, 32]],  # less than a position
-])
+    [[10.2, 10.2, 10.9, 10.9], [47, 31, 48, 32]],  # less than a position,
+    # edges on the centres of cells of 8 x 8; beside the image
+    [[12, 12, 20, 20]], [[-9, -9, -1, -1]], [[50, 34, 60, 40]]])
 def test_foreground_by_the_equation(size, share, boxes):
     got = layout(sample((32, 48), boxes)).weight(size, share)[0, 0]
     expected = by_loops(size, (32, 48), boxes, share)
@@ -147,3 +159,20 @@ def test_where_the_image_is():
     assert got.shape == (2, 1, 32, 48) and got.dtype == torch.bool
     assert got[0].all() and got[1, 0, :17, :24].all()
     assert got[1].sum() == 17 * 24
+
+
+def test_objects_by_loops():
+    """Two that overlap, a small one, and an image without any."""
+    boxes = [(0, 0, 24, 16), (16, 8, 40, 28), (41, 1, 42, 2)]
+    size, shape = (4, 6), (20, 48)
+    expected = torch.zeros(2, 1, *size)
+    for box in boxes:  # by its share alone, where the whole weight is 1
+        alone = by_loops(size, shape, [box], 1.0)
+        expected[0, 0] = torch.maximum(expected[0, 0], alone)
+    found = layout(sample(shape, boxes), sample((32, 48), [])).objects(size)
+    torch.testing.assert_close(found, expected)
+
+
+def test_objects_need_boxes():
+    with pytest.raises(ConfigError, match='no boxes'):
+        layout(sample((32, 48)), host=MMSegHost).objects((4, 6))

@@ -35,20 +35,25 @@ def wheel(root, tmp_path_factory):
         yield archive
 
 
-def test_metadata_requires_torch_alone(wheel):
+def test_metadata_requires_nothing_that_pins_torch(wheel):
     name, = (n for n in wheel.namelist() if n.endswith('/METADATA'))
     metadata = Parser().parsestr(wheel.read(name).decode())
     required = [
         line for line in metadata.get_all('Requires-Dist')
         if 'extra ==' not in line
     ]
-    assert required == ['torch']
+    assert required == ['torch', 'safetensors']
     assert metadata['Requires-Python'] == '>=3.10'
-    assert {'onedl', 'upstream'} == set(metadata.get_all('Provides-Extra'))
+    assert {'compare', 'onedl', 'timm', 'transformers', 'upstream'} == set(
+        metadata.get_all('Provides-Extra'))
 
 
 def test_types_are_published(wheel):
     assert 'mmselfkd/py.typed' in wheel.namelist()
+
+
+def test_the_template_of_the_page_is_in_it(wheel):
+    assert 'mmselfkd/comparison/page.html.jinja' in wheel.namelist()
 
 
 def test_wheel_holds_configs_and_tools(wheel, root):

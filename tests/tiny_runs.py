@@ -149,6 +149,14 @@ class BinaryLabels(BaseTransform):
         return results
 
 
+@TRANSFORMS.register_module()
+class SomeIgnored(BaseTransform):
+
+    def transform(self, results):
+        results['gt_seg_map'][1::4, 1::4] = 255
+        return results
+
+
 _count = 0
 
 

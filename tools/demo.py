@@ -12,19 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import matplotlib
 import numpy as np
-import torch
 from matplotlib import pyplot as plt
 from matplotlib.patches import Patch
 from mmengine.config import ConfigDict
-from mmengine.dataset import pseudo_collate
-from mmengine.device import get_device
-from mmengine.registry import DATASETS, MODELS, init_default_scope
-from mmengine.runner import load_checkpoint
+from mmengine.registry import DATASETS
 from summarize import read_log
 from train import load_config, make_parser
+
+from mmselfkd.comparison import pictures
 
 TOOLS = Path(__file__).resolve().parent
 CONFIGS = TOOLS.parent / 'configs' / 'toy'
@@ -53,10 +50,9 @@ class Task(NamedTuple):
 
 def class_maps(dataset, sample, results):
     """Every pixel in the colour of its class."""
-    palette = np.array(dataset.metainfo['palette'], np.uint8)
     maps = [sample['data_samples'].gt_sem_seg]
     maps += [result.pred_sem_seg for result in results]
-    return [palette[labels.data[0].cpu().numpy()] for labels in maps]
+    return [pictures.class_map(labels, dataset) for labels in maps]
 
 
 def boxes(dataset, sample, results):
@@ -64,26 +60,14 @@ def boxes(dataset, sample, results):
 
     Of the predicted ones the surest, as many as there are objects.
     """
-    from mmdet.visualization import DetLocalVisualizer
     image = image_of(sample)
     zoom = CELL * DPI // len(image)
-    image = cv2.resize(image, None, fx=zoom, fy=zoom)
-    painter = DetLocalVisualizer()
-    painter.dataset_meta = dataset.metainfo
 
-    def paint_boxes(result, **which):
-        painter.add_datasample('', image, result, pred_score_thr=0, **which)
-        return painter.get_image()
+    def paint_boxes(result, which):
+        return pictures.boxes(dataset, image, result, which, zoom)
 
-    for result in results:
-        truth, found = result.gt_instances, result.pred_instances
-        result.pred_instances = found = found[:len(truth)]
-        for instances in (truth, found):
-            instances.bboxes = zoom * instances.bboxes
-    return [
-        paint_boxes(results[0], draw_pred=False),
-        *(paint_boxes(result, draw_gt=False) for result in results)
-    ]
+    return [paint_boxes(results[0], 'gt'),
+            *(paint_boxes(result, 'pred') for result in results)]
 
 
 TASKS = dict(
@@ -127,14 +111,6 @@ def train(config, folder, options):
         seconds=last * np.mean(list(times.values())))
 
 
-def load_model(cfg, checkpoint):
-    """A trained model, ready for prediction."""
-    init_default_scope(cfg.default_scope)
-    model = MODELS.build(cfg.model)
-    load_checkpoint(model, str(checkpoint), map_location='cpu', strict=True)
-    return model.to(get_device()).eval()
-
-
 def print_table(runs, models):
     """One line a model."""
     titles = list(runs['teacher']['scores'])
@@ -158,9 +134,10 @@ def paint(models, dataset, draw, path):
         layout='constrained',
         squeeze=False)
     for row, sample in zip(axes, dataset):
-        results = [predict(model, sample) for model in models.values()]
-        pictures = [image_of(sample), *draw(dataset, sample, results)]
-        for axis, picture in zip(row, pictures):
+        results = [pictures.predict(model, sample)
+                   for model in models.values()]
+        shown = [image_of(sample), *draw(dataset, sample, results)]
+        for axis, picture in zip(row, shown):
             axis.imshow(picture)
             axis.set_axis_off()
     for axis, title in zip(axes[0], titles):
@@ -180,13 +157,6 @@ def paint(models, dataset, draw, path):
 def image_of(sample):
     """The image of a sample: (H, W, 3), RGB."""
     return sample['inputs'].numpy()[::-1].transpose(1, 2, 0)
-
-
-@torch.no_grad()
-def predict(model, sample):
-    """What a model makes of one sample."""
-    result, = model.test_step(pseudo_collate([sample]))
-    return result
 
 
 def main():
@@ -220,7 +190,7 @@ def main():
         runs[name] = train(config, work_dir / name, options)
 
     models = {
-        name: load_model(run['cfg'], run['checkpoint'])
+        name: pictures.load_model(run['cfg'], run['checkpoint'])
         for name, run in runs.items()
     }
     dataset = DATASETS.build(

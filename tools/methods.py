@@ -1,8 +1,11 @@
 """The method hooks: for ``train.py --method``, and for ``custom_hooks``."""
+import argparse
 import inspect
 import sys
 from difflib import SequenceMatcher
+from pathlib import Path
 
+import yaml
 from mmengine.config import Config
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 
@@ -100,7 +103,36 @@ def make_entry(name, scope, teacher, checkpoint, options, trust):
     return entry
 
 
+def catalogue():
+    """The Markdown table of the README, from the metafile of each method.
+
+    In the order of model-index.yml.
+    """
+    root = Path(__file__).resolve().parent.parent
+    hooks = {
+        hook.__module__.rpartition('.')[2].removesuffix('_hook'): name
+        for name, hook in methods().items()}
+    lines = ['| hook | teacher | use it when |', '|---|---|---|']
+    for path in yaml.safe_load((root / 'model-index.yml').read_text())[
+            'Import']:
+        name = Path(path).parent.name
+        if name in hooks:
+            collection, = yaml.safe_load((root / path).read_text())[
+                'Collections']
+            about = collection['Metadata']
+            lines.append(f'| [`{hooks[name]}`](configs/{name}) | '
+                         f'{about["Teacher"]} | {about["Use When"]} |')
+    lines.append('| `DistillHook` | any | you compose losses yourself |')
+    return '\n'.join(lines)
+
+
 def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        '--markdown', action='store_true', help='the table of the README')
+    if parser.parse_args().markdown:
+        print(catalogue())
+        return
     width = max(map(len, methods()))
     print('A teacher in brackets is the one that the method has by itself.\n')
     for name, hook in methods().items():

@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # Trains under Slurm: slurm_train.sh PARTITION JOB_NAME CONFIG [flags]
+# TOOL=test.py tests, TOOL=cache_teacher.py asks the teacher of CONFIG, in place
+# of training.
 # GPUS in all, GPUS_PER_NODE, CPUS_PER_TASK, SRUN_ARGS: from the environment.
 set -euo pipefail
 PARTITION=$1
@@ -16,4 +18,4 @@ srun --partition="$PARTITION" \
     --cpus-per-task="${CPUS_PER_TASK:-5}" \
     --kill-on-bad-exit=1 \
     ${SRUN_ARGS:-} \
-    python -u "$(dirname "$0")/train.py" "$CONFIG" --launcher slurm "${@:4}"
+    python -u "$(dirname "$0")/${TOOL:-train.py}" "$CONFIG" --launcher slurm "${@:4}"

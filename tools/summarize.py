@@ -1,19 +1,10 @@
 """One table of finished runs, from the logs in their work directories."""
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 
-# what the hosts log: its title in a table, a factor and the digits
-METRICS = {
-    'mIoU': ('mIoU', 1, 2),
-    'coco/bbox_mAP': ('mAP', 100, 1),
-    'coco/segm_mAP': ('mask mAP', 100, 1),
-    'rmse': ('RMSE', 1, 3),
-    'abs_rel': ('AbsRel', 1, 3),
-    'd1': ('d1', 1, 3)
-}
+from mmselfkd.comparison import logs
 
 
 def read_log(folder):
@@ -26,21 +17,17 @@ def read_log(folder):
         tuple[dict, dict]: The scores, written by title, and the seconds per
         iteration, each by iteration.
     """
-    scores, times = {}, {}
-    for file in sorted(Path(folder).glob('*/vis_data/scalars.json')):
-        iteration = 0
-        for record in map(json.loads, file.read_text().splitlines()):
-            found = {
-                title: f'{factor * record[key]:.{digits}f}'
-                for key, (title, factor, digits) in METRICS.items()
-                if key in record
-            }
-            if found:  # mmdet counts validations by epochs
-                scores[max(iteration, record['step'])] = found
-            if 'loss' in record:
-                iteration = record['step']
-                times[iteration] = record['time']
-    return scores, times
+    log = logs.read_log(folder)
+    scores = {
+        iteration: {
+            metric.title: metric.write(record[key])
+            for key, metric in logs.METRICS.items() if key in record
+        }
+        for iteration, record in log.evaluations.items()
+    }
+    return ({iteration: found for iteration, found in scores.items() if found},
+            {iteration: record['time']
+             for iteration, record in log.train.items()})
 
 
 def main():
@@ -57,8 +44,8 @@ def main():
             row.update(scores[last], **{'s / iteration': f'{median:.2f}'})
         rows.append(row)
     found = [
-        title for title, *_ in METRICS.values()
-        if any(title in row for row in rows)
+        metric.title for metric in logs.METRICS.values()
+        if any(metric.title in row for row in rows)
     ]
     titles = ['run', 'iterations', *found, 's / iteration']
     print_row(titles)

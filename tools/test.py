@@ -1,6 +1,7 @@
 """Evaluates a checkpoint with the test set and metrics of its config."""
 import os.path as osp
 import sys
+from pathlib import Path
 
 from mmengine.registry import RUNNERS
 from train import (
@@ -10,6 +11,8 @@ from train import (
     load_config,
     make_parser,
 )
+
+from mmselfkd.comparison.recording import evaluate, write_json
 
 
 def parse_args():
@@ -27,6 +30,12 @@ def parse_args():
         type=float,
         default=2,
         help='seconds that --show shows each')
+    parser.add_argument(
+        '--metrics',
+        type=Path,
+        metavar='FILE',
+        help='write the metrics, those of each class and how each image was '
+        'predicted into this JSON file')
     parser.add_argument(
         '--tta', action='store_true', help='augment while testing')
     return parser.parse_args()
@@ -85,7 +94,11 @@ def main():
         keep_predictions(cfg, args.out)
     if args.tta:
         augment(cfg)
-    RUNNERS.build(cfg).test()
+    runner = RUNNERS.build(cfg)
+    if args.metrics:
+        write_json(args.metrics, evaluate(runner))
+    else:
+        runner.test()
 
 
 if __name__ == '__main__':

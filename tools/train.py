@@ -8,7 +8,6 @@ the same folder.
 import argparse
 import os
 import os.path as osp
-import re
 import sys
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,7 +21,11 @@ from mmengine.registry import RUNNERS
 from mmengine.utils import get_installed_path, is_installed
 
 import mmselfkd  # noqa: F401  registers the hooks
-from mmselfkd.checkpoint_files import is_whole, load_checkpoint_file
+from mmselfkd.checkpoint_files import (
+    is_whole,
+    load_checkpoint_file,
+    newest_whole,
+)
 
 
 def make_parser(description):
@@ -177,16 +180,9 @@ def check_start(cfg, trust):
 
 def _newest_whole(path):
     """What to resume from instead, for the error."""
-    def age(file):
-        number = re.search(r'(\d+)\.pth$', file.name)
-        return int(number[1]) if number else -1, file.stat().st_mtime_ns
-
-    others = [file for file in Path(path).parent.glob('*.pth')
-              if not file.name.startswith('best_')]  # without the optimizer
-    for file in sorted(others, key=age, reverse=True):
-        if is_whole(file):
-            return f'; the newest whole one: --resume {file}'
-    return ', and there is no whole one beside it'
+    file = newest_whole(Path(path).parent)
+    return (', and there is no whole one beside it' if file is None else
+            f'; the newest whole one: --resume {file}')
 
 
 def use_amp(cfg):
@@ -203,19 +199,8 @@ def use_amp(cfg):
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
 
-def parse_args():
-    parser = make_parser(__doc__)
-    parser.add_argument(
-        '--resume',
-        nargs='?',
-        const='auto',
-        metavar='CHECKPOINT',
-        help='go on from a checkpoint, by default from the latest in the '
-        'work directory')
-    parser.add_argument(
-        '--amp',
-        action='store_true',
-        help='train in mixed precision; needs a GPU')
+def add_method_options(parser):
+    """The arguments that distil a config which has no distillation."""
     method = parser.add_argument_group(
         'distillation of a config that has none',
         'A config that distils already keeps its hook: the run has the losses '
@@ -242,11 +227,32 @@ def parse_args():
         metavar='KEY=VALUE',
         help='further arguments of the hook, such as losses.loss_ho=None '
         'losses.loss_pi.loss_weight=5 teacher.precision=bf16')
+
+
+def parse(parser):
+    """The arguments; those of a method need one."""
     args = parser.parse_args()
     for name in ('teacher', 'teacher_checkpoint', 'method_options'):
         if getattr(args, name) is not None and args.method is None:
             parser.error(f'--{name.replace("_", "-")} needs --method')
     return args
+
+
+def parse_args():
+    parser = make_parser(__doc__)
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from a checkpoint, by default from the latest in the '
+        'work directory')
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='train in mixed precision; needs a GPU')
+    add_method_options(parser)
+    return parse(parser)
 
 
 def main():

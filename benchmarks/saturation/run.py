@@ -12,7 +12,6 @@ of train takes the place of val), ``options`` (changes to the config, as
 Several of these may run at once: each leaves alone what another one trains.
 """
 import argparse
-import fcntl
 import fnmatch
 import json
 import os
@@ -20,8 +19,10 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+
+from mmselfkd.comparison.job_queue import Job, JobQueue, Step
+from mmselfkd.comparison.logs import read_log
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -63,17 +64,11 @@ def read_scalars(work_dir):
         work_dir (Path): Its work directory.
 
     Returns:
-        tuple[list[dict], dict, float, int]: The records, by iteration, the
-        last one where an iteration was repeated; the metrics of each
-        evaluation, by iteration; the seconds that the iterations took; how
-        often it was started.
+        tuple[list[dict], dict, float, int]: The records, by iteration; the
+        metrics of each evaluation, by iteration; the seconds that the
+        iterations took; how often it was started.
     """
-    train, evaluations = {}, {}
-    paths = sorted(work_dir.glob('*/vis_data/scalars.json'))
-    for path in paths:
-        for record in map(json.loads, path.read_text().splitlines()):
-            kept = train if 'loss' in record else evaluations
-            kept[record['step']] = record
+    train, evaluations, starts = read_log(work_dir)
     seconds, previous = 0, 0
     for step, record in sorted(train.items()):
         seconds += (step - previous) * record['time']
@@ -86,7 +81,7 @@ def read_scalars(work_dir):
     for step, record in sorted(evaluations.items()):
         metrics[step] = compact(record)
         del metrics[step]['step']
-    return records, metrics, round(seconds, 1), len(paths)
+    return records, metrics, round(seconds, 1), starts
 
 
 def compact(record):
@@ -110,8 +105,8 @@ def read_commit():
     return git('rev-parse', 'HEAD').strip() + '+' * bool(changed)
 
 
-class Queue:
-    """Starts runs and keeps what they leave behind.
+class Bench:
+    """Makes jobs of runs and keeps what they leave behind.
 
     Args:
         train (list[str]): The command that trains a config.
@@ -122,67 +117,27 @@ class Queue:
     def __init__(self, train, work_dirs, out):
         self.train, self.work_dirs, self.out = train, work_dirs, out
         self.results = out / 'results.jsonl'
-        self.active = []
+
+    def job(self, run):
+        folder = self.work_dirs / run['run']
+        command = [
+            *self.train, HERE / 'configs' / f'{run["config"]}.py',
+            '--work-dir', folder, '--resume', '--cfg-options',
+            f'randomness.seed={run["seed"]}', *run['options']
+        ]
+        env = dict(ITERATIONS=str(run['iterations']), SPLIT=run['split'])
+        return Job(run['run'], folder, [
+            Step(lambda: command, lambda: self.kept(run), env)])
+
+    def kept(self, run):
+        """Whether a run is among the results, or can be added to them."""
+        return self.finished(run) or self.keep(run)
 
     def finished(self, run):
         if not self.results.exists():
             return False
         lines = self.results.read_text().splitlines()
         return run['run'] in [json.loads(line)['run'] for line in lines]
-
-    def start(self, run):
-        """Trains a run in a process of its own, unless it is finished or
-        another process trains it."""
-        folder = self.work_dirs / run['run']
-        folder.mkdir(parents=True, exist_ok=True)
-        # inherited, so that it lasts as long as the training does
-        lock = open(folder / 'lock', 'w')
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f'{run["run"]}: another process trains it', flush=True)
-            lock.close()
-            return
-        if self.finished(run):
-            lock.close()
-            return
-        command = [
-            *self.train, HERE / 'configs' / f'{run["config"]}.py',
-            '--work-dir', folder, '--resume', '--cfg-options',
-            f'randomness.seed={run["seed"]}', *run['options']
-        ]
-        env = dict(
-            os.environ,
-            ITERATIONS=str(run['iterations']),
-            SPLIT=run['split'],
-            PYTHONPATH=os.pathsep.join(
-                filter(None, [str(ROOT), os.environ.get('PYTHONPATH')])))
-        env.setdefault('OMP_NUM_THREADS', '1')
-        print(time.strftime('%H:%M:%S'), 'start', run['run'], flush=True)
-        with open(folder / 'console.txt', 'a') as console:
-            process = subprocess.Popen(
-                list(map(str, command)), stdout=console,
-                stderr=subprocess.STDOUT, env=env, pass_fds=[lock.fileno()])
-        self.active.append((run, process, lock))
-
-    def collect(self):
-        """Keeps the results of the processes that have ended.
-
-        Returns:
-            list[str]: The runs that failed.
-        """
-        failed = []
-        for run, process, lock in list(self.active):
-            if process.poll() is None:
-                continue
-            self.active.remove((run, process, lock))
-            kept = process.returncode == 0 and self.keep(run)
-            print(time.strftime('%H:%M:%S'), 'finished' if kept else 'failed',
-                  run['run'], flush=True)
-            if not kept:
-                failed.append(run['run'])
-            lock.close()
-        return failed
 
     def keep(self, run):
         """Adds a run to the results; False if its last evaluation is not
@@ -199,14 +154,6 @@ class Queue:
         with open(self.results, 'a') as file:
             file.write(json.dumps(row) + '\n')
         return True
-
-    def stop(self):
-        """Ends what still trains; it is resumed the next time."""
-        for _, process, _ in self.active:
-            process.terminate()
-        for _, process, lock in self.active:
-            process.wait()
-            lock.close()
 
 
 def main():
@@ -230,18 +177,15 @@ def main():
         help='the command that trains a config')
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit('terminated'))
-    queue = Queue(shlex.split(args.train), args.work_dirs.resolve(), args.out)
-    pending = [run for run in read_runs(args.runs)
-               if fnmatch.fnmatch(run['run'], args.only)]
-    failed = []
-    try:
-        while pending or queue.active:
-            while pending and len(queue.active) < args.jobs:
-                queue.start(pending.pop(0))
-            failed += queue.collect()
-            time.sleep(0.1)
-    finally:
-        queue.stop()
+    bench = Bench(shlex.split(args.train), args.work_dirs.resolve(), args.out)
+    jobs = [bench.job(run) for run in read_runs(args.runs)
+            if fnmatch.fnmatch(run['run'], args.only)]
+    env = dict(
+        os.environ,
+        PYTHONPATH=os.pathsep.join(
+            filter(None, [str(ROOT), os.environ.get('PYTHONPATH')])))
+    env.setdefault('OMP_NUM_THREADS', '1')
+    failed = JobQueue(jobs, [env] * args.jobs).run()
     if failed:
         sys.exit('failed: ' + ', '.join(failed))
 

@@ -11,7 +11,8 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
+
+from mmselfkd.comparison.statistics import paired
 
 HERE = Path(__file__).resolve().parent
 # what the hosts log, and its factor to percent
@@ -37,28 +38,6 @@ def read_scores(rows, data, split):
             key = row['config'], row['label'], row['iterations']
             scores[key][row['seed']] = factor * last[metric]
     return dict(scores)
-
-
-def paired(scores, reference):
-    """Mean difference over the seeds of both, and half its 95 % interval.
-
-    Args:
-        scores (dict): Percent by seed.
-        reference (dict): Percent by seed.
-
-    Returns:
-        tuple[float, float, int]: The mean, half of the interval (NaN for one
-        seed) and the number of seeds; the mean is NaN without a seed.
-    """
-    seeds = sorted(scores.keys() & reference.keys())
-    if not seeds:
-        return np.nan, np.nan, 0
-    differences = [scores[seed] - reference[seed] for seed in seeds]
-    mean = float(np.mean(differences))
-    if len(seeds) == 1:
-        return mean, np.nan, 1
-    half = stats.sem(differences) * stats.t.ppf(0.975, len(seeds) - 1)
-    return mean, float(half), len(seeds)
 
 
 def at_cost(plain, iterations):
@@ -109,20 +88,14 @@ def make_rows(scores, costs, plain):
         cost = costs.get(config)
         if config == plain and not label:
             # what twice the schedule gave
-            cells += [write(*paired(by_seed, lengths.get(n / 2, {}))), '1', '']
+            cells += [paired(by_seed, lengths.get(n / 2, {})).write(), '1', '']
         else:
             cells += [
-                write(*paired(by_seed, lengths.get(n, {}))),
+                paired(by_seed, lengths.get(n, {})).write(),
                 '-' if cost is None else f'{cost:.2f}',
-                '-' if cost is None else write(
-                    *paired(by_seed, at_cost(lengths, n * cost)))]
+                '-' if cost is None else paired(
+                    by_seed, at_cost(lengths, n * cost)).write()]
         yield cells
-
-
-def write(mean, half, count):
-    if count == 0:
-        return '-'
-    return f'{mean:+.2f}' + (f' ± {half:.2f}' if count > 1 else '')
 
 
 def main():

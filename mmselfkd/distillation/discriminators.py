@@ -54,21 +54,34 @@ class DiscriminatorTrainer:
                 raise ConfigError(f'{term.key}.optimizer = {cfg!r}: {name} '
                                   'must be a finite number of 0 or more')
         self.base_lrs = [group['lr'] for group in self.optimizer.param_groups]
-        self._seen: list[tuple[Any, Any, Any]] = []
+        self._seen: list[tuple[float, Any, Any]] = []
 
     def see(self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]],
-            image: torch.Tensor) -> None:
-        """Keep the maps of this iteration for :meth:`step`."""
-        self._seen = [(s.detach(), t.detach(), image) for s, t in pairs]
+            image: torch.Tensor, share: float = 1.) -> None:
+        """Keep the maps of a batch for :meth:`step`.
 
-    def step(self, lr_factor: float) -> None:
-        """One step on the maps seen, if there are any."""
+        Args:
+            pairs (Sequence[tuple]): Of each level, student's and teacher's.
+            image (Tensor): The input.
+            share (float): Its weight beside the other batch of an iteration.
+        """
+        if share:
+            self._seen.append((
+                share, [(s.detach(), t.detach()) for s, t in pairs], image))
+
+    def forget(self) -> None:
+        """The maps of a forward pass that no step followed."""
+        self._seen = []
+
+    def step(self, lr_factor: float) -> torch.Tensor | None:
+        """One step on the maps seen, if there are any; gives its loss."""
         if not self._seen:
-            return
+            return None
         seen, self._seen = self._seen, []
         loss: Any = sum(
-            one.discriminator_loss(s, t, image=image)
-            for one, (s, t, image) in zip(self.losses, seen))
+            share * one.discriminator_loss(s, t, image=image)
+            for share, pairs, image in seen
+            for one, (s, t) in zip(self.losses, pairs))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         parameters = list(self.losses.parameters())
@@ -79,6 +92,9 @@ class DiscriminatorTrainer:
             group['lr'] = base_lr * lr_factor
         if torch.isfinite(norm):
             self.optimizer.step()
+        for one in self.losses:
+            one.end_turn()
+        return loss.detach()
 
     def state_dict(self) -> dict[str, Any]:
         return dict(

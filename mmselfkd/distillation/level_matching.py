@@ -1,4 +1,5 @@
 """What makes the levels of a student and a teacher comparable."""
+import dataclasses
 import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 from ..errors import ConfigError
 from ..hosts import Place, Reading
 from ..hosts.host import ON_FEATURES
-from ..layout import BatchLayout
+from ..layout import BACKGROUND, BatchLayout
 from ..sources import Levels
 from .loss_config import LossConfig
 from .plain_loss import PlainLoss
@@ -39,6 +40,8 @@ class LevelMatcher:
         adapters (nn.ModuleList): What is trained along, one a pair; empty
             where nothing is adapted.
         is_map (bool): Whether the levels are maps of the image.
+        partners (tuple[int] | None): The student's classes that a class map
+            of the teacher leaves; None: all.
 
     Raises:
         ConfigError: Levels, dimensions, sizes or classes that do not agree,
@@ -59,6 +62,8 @@ class LevelMatcher:
         self.place = self._one_place(ours)
         self._their_place = self._one_place(theirs)
         self.is_map = all(place.is_map for place in ours)
+        self.partners: tuple[int, ...] | None = None
+        self._choose_classes(student, ours)
         pairs = self.pairs(student, teacher)
         if self.loss.sizes == 'equal' and not self.place.queries:
             self._check_sizes(pairs)
@@ -72,6 +77,8 @@ class LevelMatcher:
 
     def pairs(self, student: Levels, teacher: Levels) -> Pairs:
         """Which level of the teacher each level of the student looks at."""
+        if self.partners is not None:
+            student = [self._chosen(level) for level in student]
         try:
             return self.loss.pair_levels(student, teacher)
         except ValueError as error:
@@ -95,6 +102,22 @@ class LevelMatcher:
         if not self.loss.takes_weight and self.is_map and layout.is_padded:
             pairs = [(layout.cut(s), layout.cut(t)) for s, t in pairs]
         return [self._split(s, t) for s, t in pairs]
+
+    def label(self, label: torch.Tensor | None) -> torch.Tensor | None:
+        """Class maps (N, H, W) by the channels of the pairs.
+
+        A class without a partner becomes none; what is ignored stays so.
+        """
+        if label is None or self.partners is None:
+            return label
+        is_class = (label >= 0) & (label < self._classes)
+        return self._channel_of[label.where(is_class, 0)].where(
+            is_class, label)
+
+    def _chosen(self, scores: torch.Tensor) -> torch.Tensor:
+        """Those of the student's class scores that have a partner."""
+        return scores.unflatten(1, (-1, self._classes)).index_select(
+            2, self._index).flatten(1, 2)
 
     def _split(self, student: torch.Tensor,
                teacher: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -128,9 +151,46 @@ class LevelMatcher:
                 f'{", ".join(map(_kind, readings))}')
         return places[0]
 
+    def _choose_classes(self, student: Levels,
+                        ours: Sequence[Place]) -> None:
+        """Leave those of the student's classes that the teacher maps to."""
+        theirs = self._their_place.reading
+        if theirs is None or theirs.partners is None:
+            return
+        reading = self._reading(self.place)
+        if reading is None and self.loss.channels == 'classes':
+            reading = Reading('classes', self.loss.activation)
+        if reading is None or reading.kind != 'classes' or len(
+                {place.reading for place in ours}) > 1:
+            return
+        self._classes = reading.size or student[0].shape[1]
+        if max(theirs.partners) >= self._classes:
+            raise ConfigError(
+                f'{self.config.key}: the class map of the teacher leads to '
+                f'class {max(theirs.partners)} of the student, whose head has '
+                f'{self._classes} (0 to {self._classes - 1}); its head and '
+                'the classes of train_dataloader.dataset do not agree')
+        self.partners = theirs.partners
+        device = student[0].device
+        self._index = torch.tensor(self.partners, device=device)
+        self._channel_of = torch.full(
+            (self._classes, ), BACKGROUND, device=device)
+        self._channel_of[self._index] = torch.arange(
+            len(self.partners), device=device)
+        self.place = dataclasses.replace(self.place, reading=Reading(
+            'classes', reading.activation, len(self.partners), self.partners))
+        ignored = self.loss.ignore_index
+        if isinstance(ignored, int) and 0 <= ignored < self._classes:
+            raise ConfigError(
+                f'{self.config.key}.ignore_index = {ignored}: is a class of '
+                'the student, and a class map numbers the classes anew; let '
+                'the data set turn it into 255')
+
     def _reading(self, place: Place) -> Reading | None:
         """How to read the channels, as the user says or the head."""
         config, reading = self.config, place.reading
+        if reading is not None and reading.partners is not None:
+            return reading
         if config.classes is not None:
             activation = None if reading is None else reading.activation
             return Reading('classes', activation, config.classes)
@@ -180,6 +240,8 @@ class LevelMatcher:
             self.adapters = build_adapters(pairs)
         elif kind == 'classes':
             self._check_classes(pairs)
+        elif kind == 'distributions':
+            self._check_distributions(pairs)
         elif kind == 'equal':
             for s, t in pairs:
                 if s.shape[1] != t.shape[1]:
@@ -218,6 +280,29 @@ class LevelMatcher:
             self._check_activations(ours, theirs)
             loss.activation = self._activation()
 
+    def _check_distributions(self, pairs: Pairs) -> None:
+        """The box sides of both have the same bins."""
+        places = self.place, self._their_place
+        for place, who in zip(places, ('student', 'teacher')):
+            if (place.reading is None
+                    or place.reading.kind != 'distributions'):
+                raise ConfigError(
+                    f'{self._where}: {self.config.loss_name} compares the '
+                    'distributions of box sides, but the source of the '
+                    f'{who} gives {_kind(place.reading)}; use a {who} whose '
+                    "boxes are distributions (GFL) with source='boxes', or "
+                    "a loss for values, type='ValueLoss' with source='boxes'")
+        ours, theirs = (place.reading for place in places)
+        assert ours is not None and theirs is not None
+        sides = {_parts(theirs, t.shape[1]) for _, t in pairs}
+        if ours.size != theirs.size or {groups for groups, _ in sides} != {4}:
+            raise ConfigError(
+                f'{self._where}: {self.config.loss_name} compares 4 sides '
+                f'of {ours.size} bins, but the teacher has '
+                f'{_count(theirs, pairs[0][1].shape[1])}; use a teacher with '
+                'the same reg_max and one anchor at a position')
+        self.loss.bins = ours.size
+
     def _check_counts(self, ours: Reading | None, theirs: Reading | None,
                       pairs: Pairs) -> None:
         for s, t in pairs:
@@ -227,7 +312,8 @@ class LevelMatcher:
                     'class scores, but the student has '
                     f'{_count(ours, s.shape[1])} and the teacher '
                     f'{_count(theirs, t.shape[1])}; use a teacher of the same '
-                    f'classes and anchors, or {ON_FEATURES}')
+                    'classes and anchors, map its classes, teacher=dict(..., '
+                    f"classes=dict(by='name')), or {ON_FEATURES}")
 
     def _check_activations(self, ours: Reading | None,
                            theirs: Reading | None) -> None:
@@ -271,7 +357,14 @@ class LevelMatcher:
                 f'{self.config.key}: {self.config.loss_name} compares the '
                 f'scores of classes, but {_paths(self.config.student_sources)}'
                 f' gives distributions of box sides; use {self._kd()}')
-        self.loss.groups = reading.groups(pairs[0][0].shape[1])
+        sides = reading.groups(pairs[0][0].shape[1])
+        if self.loss.groups not in (None, sides):
+            raise ConfigError(
+                f'{self.config.key}.groups = {self.loss.groups!r}: '
+                f'{_paths(self.config.student_sources)} gives {sides} '
+                f'distributions of box sides; write groups={sides}, or leave '
+                'it out')
+        self.loss.groups = sides
 
     def _check_regions(self, pairs: Pairs) -> None:
         """RoIs and queries have no place in the image."""

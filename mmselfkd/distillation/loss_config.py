@@ -74,6 +74,10 @@ class LossConfig:
             raise ConfigError(
                 f'{key}.foreground = {self.foreground!r}: '
                 f'{self.loss_name} takes no weight of positions')
+        if self.foreground is not None and self.loss.needs_objects:
+            raise ConfigError(
+                f'{key}.foreground = {self.foreground!r}: {self.loss_name} '
+                'weighs objects and background by itself; leave it out')
         self.student_sources, self.teacher_sources = parse_source(
             source, f'{key}.source', teachers)
 

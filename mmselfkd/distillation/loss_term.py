@@ -83,12 +83,16 @@ class LossTerm:
         """The unweighted loss over the pairs of levels."""
         losses = self.level_losses or [self.loss] * len(pairs)
         total = torch.zeros((), device=image.device)
-        for loss, (s, t) in zip(losses, pairs):
+        extra: list[dict[str, Any]] = [{} for _ in pairs]
+        if self.loss.needs_regions:
+            extra = [dict(regions=each) for each in layout.regions(
+                [s.shape[2:] for s, _ in pairs])]
+        for loss, (s, t), regions in zip(losses, pairs, extra):
             if not s.numel():  # no RoI at all: one that says nothing, since
                 total = total + s.sum()  # the ranks must call a loss alike
                 s = t = s.new_zeros((1, *s.shape[1:]))
             total = total + self._scalar(loss(s, t, **self._options(
-                s, label, image, layout)))
+                s, label, image, layout), **regions))
         if self.loss.level_reduction == 'mean':
             total = total / len(pairs)
         return total
@@ -113,9 +117,11 @@ class LossTerm:
         anchors = len(level) // len(image) if self.matcher.is_map else 1
         options: dict[str, Any] = {}
         if self.loss.needs_label:
-            options['label'] = _repeated(label, anchors)
+            options['label'] = _repeated(self.matcher.label(label), anchors)
         if self.loss.needs_image:
             options['image'] = image
+        if self.loss.needs_objects:
+            options['objects'] = layout.objects(level.shape[2:])
         if self.loss.needs_classifier:
             options['classifier'] = self._classifier
         if self.loss.takes_weight and self.matcher.is_map:

@@ -6,9 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import ConfigError, nearest
+from ..checks import check_not_negative
+from ..errors import ConfigError, config_errors, nearest
 from ..registry import SCHEDULES, build_part
 from ..sources import STUDENT, owned_sources
+from .diagnosis import parse_diagnose
 from .loss_config import LossConfig
 
 TeacherConfigs = dict[str, tuple[str, dict]]
@@ -25,6 +27,10 @@ class Plan:
         inherit (list[tuple]): Config key, teacher and module of each module
             that the student starts with.
         task_schedule (Callable | None): Scales the student's own losses.
+        diagnose (int | None): Iterations between two measurements of the
+            gradients; None: none.
+        unlabelled (tuple | None): Config key, config of the loader and share
+            of the images without labels.
         length (tuple): Iterations and epochs of the run, once resolved.
     """
     key: str
@@ -32,6 +38,8 @@ class Plan:
     losses: list[LossConfig]
     inherit: list[tuple[str, str, str]]
     task_schedule: Any
+    diagnose: int | None = None
+    unlabelled: tuple[str, Any, float | None] | None = None
     length: tuple[int | None, int | None] = (None, None)
 
     def resolve(self, iterations: int, epochs: int) -> None:
@@ -61,7 +69,8 @@ class Plan:
 
 
 def make_plan(key: str, teacher: Any, preset: dict[str, dict], losses: Any,
-              task_schedule: Any, inherit: Any) -> Plan:
+              task_schedule: Any, inherit: Any, diagnose: Any = None,
+              unlabelled: Any = None) -> Plan:
     """From the arguments of :class:`DistillHook`.
 
     Raises:
@@ -84,7 +93,9 @@ def make_plan(key: str, teacher: Any, preset: dict[str, dict], losses: Any,
                 f"in a source ('{owner}:...') or leave it out")
     return Plan(key, teachers, entries, inherit, None if task_schedule is None
                 else build_part(task_schedule, SCHEDULES,
-                                f'{key}.task_schedule'))
+                                f'{key}.task_schedule'),
+                parse_diagnose(diagnose, f'{key}.diagnose'),
+                _unlabelled(unlabelled, f'{key}.unlabelled'))
 
 
 def joined(plans: Sequence[Plan]) -> Plan:
@@ -95,7 +106,9 @@ def joined(plans: Sequence[Plan]) -> Plan:
     """
     first, *others = plans
     whole = Plan(first.key, dict(first.teachers), list(first.losses),
-                 list(first.inherit), first.task_schedule, first.length)
+                 list(first.inherit), first.task_schedule, first.diagnose,
+                 first.unlabelled,
+                 first.length)
     for plan in others:
         names = {}  # of its teachers, in the whole
         for name, (where, cfg) in plan.teachers.items():
@@ -114,13 +127,43 @@ def joined(plans: Sequence[Plan]) -> Plan:
             whole.losses.append(loss.with_teachers(names))
         whole.inherit += [(where, names[owner], module)
                           for where, owner, module in plan.inherit]
+        if whole.unlabelled is None:
+            whole.unlabelled = plan.unlabelled
+        elif plan.unlabelled is not None:
+            raise ConfigError(
+                f'{plan.unlabelled[0]}: another hook of this run has '
+                f'{whole.unlabelled[0]}; the images without labels are for '
+                'the losses of all hooks, so give them once')
         if whole.task_schedule is None:
             whole.task_schedule = plan.task_schedule
         elif plan.task_schedule is not None:
             raise ConfigError(
                 f'{plan.key}.task_schedule: another hook of this run scales '
                 "the student's own losses too")
+        whole.diagnose = min(filter(None, (whole.diagnose, plan.diagnose)),
+                             default=None)
     return whole
+
+
+def _unlabelled(cfg: Any, key: str) -> tuple[str, Any, float | None] | None:
+    """Config key, config of the loader and share."""
+    if cfg is None:
+        return None
+    if not isinstance(cfg, dict):
+        raise ConfigError(f'{key} = {cfg!r}: dict(dataloader=..., share=...) '
+                          'is needed')
+    for name in cfg:
+        if name not in ('dataloader', 'share'):
+            raise ConfigError(f'{key}.{name} = {cfg[name]!r}: no such key' +
+                              nearest(name, ('dataloader', 'share')))
+    if 'dataloader' not in cfg:
+        raise ConfigError(f'{key}.dataloader is missing: a config as that of '
+                          'train_dataloader')
+    share = cfg.get('share')
+    if share is not None:
+        with config_errors():
+            check_not_negative(f'{key}.share', share, most=1)
+    return key, cfg['dataloader'], share
 
 
 def _plain(cfg: dict) -> dict:
@@ -158,7 +201,7 @@ def _named_teachers(teacher: Any, key: str) -> TeacherConfigs:
                           "teacher without one such as dict(type='EMATeacher')"
                           ', or a dict of several such')
     named = {name: cfg for name, cfg in teacher.items() if name != '_scope_'}
-    if {'config', 'checkpoint', 'type'} & set(named) or not all(
+    if {'config', 'checkpoint', 'type', 'cache'} & set(named) or not all(
             isinstance(cfg, dict) for cfg in named.values()):
         return {'teacher': (key, named)}
     for name in named:

@@ -24,6 +24,7 @@ from .level_matching import FEATURES, LevelMatcher
 from .loss_config import LossConfig
 from .loss_term import LossTerm
 from .recording import all_levels, label_for, record, run_tapped, tap_student
+from .unlabelled import run_unlabelled, unlabelled_value, why_labelled_only
 
 
 @dataclass
@@ -51,6 +52,7 @@ class Rehearsal:
 def rehearse(student: nn.Module, twin: nn.Module,
              configs: Sequence[LossConfig], teachers: dict[str, Teacher],
              inputs: torch.Tensor, samples: Any, resources: ExitStack,
+             unlabelled: tuple[str, torch.Tensor, Any] | None = None,
              **of_the_run: Any) -> Rehearsal:
     """Fit teachers and losses to the levels that they will see.
 
@@ -64,7 +66,10 @@ def rehearse(student: nn.Module, twin: nn.Module,
         inputs (Tensor): A preprocessed batch (N, C, H, W).
         samples (list): Its data samples.
         resources (ExitStack): Takes what is attached to the teachers off.
-        of_the_run: ``seed`` and ``batch_size`` of the context.
+        unlabelled (tuple, optional): Config key, inputs and samples of two
+            images without labels.
+        of_the_run: ``seed``, ``batch_size``, ``recorded`` and ``classes`` of
+            the context.
 
     Raises:
         ConfigError: A tap, a level, a shape or a class that does not fit.
@@ -99,6 +104,15 @@ def rehearse(student: nn.Module, twin: nn.Module,
                     f'{config.key} compares images of a batch with each '
                     f'other; use a batch of at least 2, or {config.key} = '
                     'None')
+            loss = config.loss
+            if ((loss.needs_objects or loss.needs_regions)
+                    and not context.layout.has_boxes):
+                raise ConfigError(
+                    f'{config.key}: {config.loss_name} looks at the boxes of '
+                    f'objects (gt_instances.bboxes), and the data of this '
+                    f'{type(student).__name__} have none; distil a detector, '
+                    "or use a loss on features, type='MGDLoss' with "
+                    "source='features'")
             places = _places(config.student_sources, taps, teachers)
             _fill_in(config, student, places[0])
             ours = gather(config.student_sources, found)
@@ -118,7 +132,36 @@ def rehearse(student: nn.Module, twin: nn.Module,
             result.values[term.name] = config.loss_weight * float(value)
             result.terms.append(term)
             result.rows.append(_row(term, ours, theirs))
+        if unlabelled is not None:
+            key, inputs, samples = unlabelled
+            _rehearse_unlabelled(key, result.terms, teachers, taps, twin,
+                                 BatchContext(student, inputs, samples,
+                                              is_labelled=False,
+                                              **of_the_run))
     return result
+
+
+def _rehearse_unlabelled(key: str, terms: Sequence[LossTerm],
+                         teachers: dict[str, Teacher], taps: dict[str, Tap],
+                         twin: nn.Module, context: BatchContext) -> None:
+    """Every loss that can, once on two images without labels.
+
+    Raises:
+        ConfigError: None can, or one fails.
+    """
+    reasons = {term: why_labelled_only(term, teachers) for term in terms}
+    able = [term for term in terms if reasons[term] is None]
+    if not able:
+        raise ConfigError(
+            f'{key}: no loss can use images without labels: ' + '; '.join(
+                f'{term.key} {reason}' for term, reason in reasons.items()))
+    with blamed_on(f'{key}.dataloader'):
+        found = run_unlabelled(able, teachers, taps, twin, context)
+        for term in able:
+            value, _ = unlabelled_value(term, context, found)
+            if not bool(torch.isfinite(value)):
+                raise ValueError(f'{term.key} is {float(value)} on two images '
+                                 'without labels')
 
 
 def _run_twin(twin: nn.Module, taps: dict[str, Tap], inputs: torch.Tensor,

@@ -1,6 +1,6 @@
 """Everything that is there for one distillation run, and no longer."""
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
@@ -8,15 +8,23 @@ import torch
 from mmengine.dist import get_rank
 from mmengine.logging import MMLogger
 from torch import nn
+from torch.autograd.graph import GradientEdge
 
 from .. import randomness
 from ..errors import ConfigError, nearest
 from ..hosts import host_of
 from ..layout import BatchLayout
-from ..registry import TEACHERS, build_part
 from ..schedules import factor_at
 from ..sources import STUDENT, gather
-from ..teachers import BatchContext, ModelTeacher, Teacher, TeacherOutput
+from ..teachers import (
+    BatchContext,
+    ModelTeacher,
+    RecordedViews,
+    Teacher,
+    TeacherOutput,
+    build_teacher,
+)
+from .diagnosis import Diagnosis
 from .discriminators import DiscriminatorTrainer
 from .level_matching import resize_like
 from .loss_term import LossTerm
@@ -24,6 +32,7 @@ from .monitor import Monitor, accuracy, class_agreement, linear_cka, render
 from .plan import Plan
 from .recording import all_levels, label_for, run_tapped, tap_student
 from .rehearsal import rehearse
+from .unlabelled import run_unlabelled, unlabelled_value, why_labelled_only
 
 ENTRY = 'mmselfkd'  # the submodule of the student with what is trained along
 AGREEMENT_INTERVAL = 10  # iterations between two agreement measurements
@@ -50,7 +59,14 @@ class DistillationRun:
             the run will start from. None: one is made.
         seed (int): Of the run.
         batch_size (int, optional): Images of a full batch.
+        classes (Sequence[str], optional): Names of the student's classes.
         distributed (bool): Whether several ranks train together.
+        recorded (RecordedViews, optional): What the batches are made of,
+            where samples come again.
+        loss_scale (Callable, optional): Gives the factor of the loss in the
+            backward pass of an iteration.
+        unlabelled (tuple, optional): Preprocessed inputs and samples of two
+            images without labels, where the plan has such.
 
     Raises:
         ConfigError: Whatever in the plan cannot work for this student.
@@ -59,33 +75,29 @@ class DistillationRun:
     def __init__(self, student: nn.Module, plan: Plan, inputs: torch.Tensor,
                  samples: Any, twin: nn.Module | None = None, seed: int = 0,
                  batch_size: int | None = None,
-                 distributed: bool = False) -> None:
+                 classes: Sequence[str] | None = None,
+                 distributed: bool = False,
+                 recorded: RecordedViews | None = None,
+                 loss_scale: Callable[[], float] = lambda: 1.,
+                 unlabelled: tuple[torch.Tensor, Any] | None = None) -> None:
         self.student, self.plan, self.seed = student, plan, seed
         self.resources = ExitStack()
         self.terms: list[LossTerm] = []
         self.weights: dict[str, float] = {}
-        self._task_factor, self._iteration = 1.0, 0
-        self._measure_agreement = False
+        self._task_factor, self._iteration, self._share = 1.0, 0, 0.
+        self._measure_agreement = self._measure_gradients = False
+        self._loss_scale = loss_scale
+        self.diagnosis = None if plan.diagnose is None else Diagnosis(
+            f'{plan.key}.diagnose', plan.diagnose)
         self._context: BatchContext | None = None
+        self._unlabelled: tuple[torch.Tensor, Any] | None = None
         self._outputs: dict[str, TeacherOutput] = {}
         try:
             self.teachers: dict[str, Teacher] = {
-                name: build_part(dict(type='FrozenTeacher') | dict(cfg),
-                                 TEACHERS, where, offered=dict(key=where))
+                name: build_teacher(cfg, where)
                 for name, (where, cfg) in plan.used_teachers.items()
             }
-            for name, teacher in self.teachers.items():
-                if not isinstance(teacher, Teacher):
-                    raise ConfigError(
-                        f'{plan.used_teachers[name][0]}: a '
-                        f'{type(teacher).__name__} is no teacher; derive it '
-                        'from mmselfkd.teachers.ModelTeacher')
-                if not hasattr(teacher, 'student_sources'):
-                    raise ConfigError(
-                        f'{plan.used_teachers[name][0]}: '
-                        f'{type(teacher).__name__}.__init__ does not call '
-                        'super().__init__()')
-                teacher.key, _ = plan.used_teachers[name]
+            for teacher in self.teachers.values():
                 teacher.check_length(*plan.length)
             for config in plan.used:
                 config.loss.sync_ranks = distributed
@@ -94,7 +106,10 @@ class DistillationRun:
                 twin.train()
             self.rehearsal = rehearse(
                 student, twin, plan.used, self.teachers, inputs, samples,
-                self.resources, seed=seed, batch_size=batch_size)
+                self.resources, seed=seed, batch_size=batch_size,
+                recorded=recorded, classes=classes,
+                unlabelled=None if unlabelled is None else (
+                    (plan.unlabelled or ('unlabelled', ))[0], *unlabelled))
             self.terms = self.rehearsal.terms
             self.discriminators = {
                 term.name: DiscriminatorTrainer(term)
@@ -109,6 +124,10 @@ class DistillationRun:
             raise
         self.logged = [
             term.name for term in self.terms] + self.rehearsal.own_losses
+        self._with_unlabelled = {} if unlabelled is None else {
+            term: f'{term.name}_unlabelled' for term in self.terms
+            if why_labelled_only(term, self.teachers) is None}
+        self.logged += self._with_unlabelled.values()
         self.monitor = Monitor(self.logged)
         for name, value in self.rehearsal.values.items():
             self.monitor.check_size(name, value, self.rehearsal.task)
@@ -142,6 +161,8 @@ class DistillationRun:
             self.student, self.plan.used, self.teachers, self.resources)
         for path in self.rehearsal.changed:
             self._taps[path].clone = True
+        for tap in self._taps.values():
+            tap.keeps_edges = self.diagnosis is not None
         for handle in (
                 self.student.register_forward_pre_hook(
                     self._before_forward, with_kwargs=True),
@@ -152,12 +173,24 @@ class DistillationRun:
     def close(self) -> None:
         """Leave the student without a trace."""
         self.resources.close()
-        self._context, self._outputs = None, {}
+        self._context, self._outputs, self._unlabelled = None, {}, None
 
     # -- in each iteration ----------------------------------------------------
 
-    def begin_iteration(self, iteration: int, epoch: int = 0) -> None:
-        """Weights and schedules of this iteration."""
+    def begin_iteration(
+            self, iteration: int, epoch: int = 0,
+            unlabelled: tuple[torch.Tensor, Any] | None = None) -> None:
+        """Weights and schedules of this iteration.
+
+        Args:
+            iteration (int): Iterations done so far.
+            epoch (int): Epochs done so far.
+            unlabelled (tuple, optional): Preprocessed inputs and samples of
+                the images without labels of this iteration.
+        """
+        self._unlabelled = unlabelled
+        for discriminator in self.discriminators.values():
+            discriminator.forget()
         self._iteration = iteration
         self.weights = {
             term.name: term.config.weight_at(iteration, epoch) if all(
@@ -168,10 +201,12 @@ class DistillationRun:
         self._task_factor = factor_at(
             self.plan.task_schedule, iteration, epoch)
         self._measure_agreement = iteration % AGREEMENT_INTERVAL == 0
+        self._measure_gradients = (
+            self.diagnosis is not None and self.diagnosis.begin(iteration))
 
     def end_iteration(self, outputs: dict[str, Any] | None = None,
                       lr_factor: float = 1.0,
-                      epoch_length: int = 1) -> None:
+                      epoch_length: int = 1) -> dict[str, torch.Tensor]:
         """The turn of what follows the student's step.
 
         Args:
@@ -179,15 +214,25 @@ class DistillationRun:
             lr_factor (float): The student's learning rate as a share of its
                 initial one.
             epoch_length (int): Iterations of an epoch.
+
+        Returns:
+            dict[str, Tensor]: What is to be logged as well: the loss of each
+            discriminator that had its turn.
         """
+        logged = {}
         for name, discriminator in self.discriminators.items():
             with self._derived(f'discriminator of {name}'):
-                discriminator.step(lr_factor)
+                loss = discriminator.step(lr_factor)
+            if loss is not None:
+                logged[critic_key(name)] = loss
         for teacher in self.teachers.values():
             teacher.follow(self.student, self._iteration + 1, epoch_length)
         own = dict.fromkeys(self.rehearsal.own_losses, 1.)
+        own |= {name: self.weights[term.name] * self._share
+                for term, name in self._with_unlabelled.items()}
         self.monitor.update(
             outputs or {}, self.weights | own, self._iteration)
+        return logged
 
     def _before_forward(self, student: nn.Module, args: tuple,
                         kwargs: dict) -> None:
@@ -212,10 +257,12 @@ class DistillationRun:
         context, outputs = self._context, self._outputs
         self._context, self._outputs = None, {}
         assert context is not None
+        edges = {}
         for path in self._wanted_of(STUDENT):
             self._taps[path].close()
             context.levels[path] = self._taps[path].take(
                 context.inputs.shape)
+            edges[path] = self._taps[path].take_edges()
         losses = dict(losses)
         if self._task_factor != 1:
             for name in losses:
@@ -224,8 +271,30 @@ class DistillationRun:
         outputs |= self._ask(context, early=False)
         for output in outputs.values():
             output.join()
-        losses.update(self._losses(context, outputs))
+        own = losses
+        losses = own | self._losses(context, outputs)
+        if self._measure_gradients:
+            self._diagnose(own, losses, edges)
         return losses
+
+    def _diagnose(self, own: dict[str, Any], losses: dict[str, Any],
+                  edges: dict[str, list[GradientEdge]]) -> None:
+        """Measure the gradients of all losses at what each looks at."""
+        assert self.diagnosis is not None
+        sources = {
+            term.name: [
+                path for owner, name in term.config.student_sources
+                for path in ([name] if owner == STUDENT else
+                             self.teachers[owner].student_sources)]
+            for term in self.terms if self.weights[term.name]}
+        sources.update({
+            name: self.teachers[name.partition('.')[0]].student_sources
+            for name in self.rehearsal.own_losses})
+        self.diagnosis.measure(
+            _total(own),
+            {name: losses[f'distill.{name}'] for name in sources},
+            {name: [edge for path in paths for edge in edges[path]]
+             for name, paths in sources.items()}, self._loss_scale())
 
     def _ask(self, context: BatchContext,
              early: bool) -> dict[str, TeacherOutput]:
@@ -252,7 +321,7 @@ class DistillationRun:
                 outputs: dict[str, TeacherOutput]) -> dict[str, torch.Tensor]:
         """The entries for the loss dict of this forward pass."""
         levels = all_levels(context, outputs)
-        losses: dict[str, torch.Tensor] = {}
+        losses = self._unlabelled_losses(context)
         compared: dict[LossTerm, tuple[torch.Tensor, torch.Tensor]] = {}
         for term in self.terms:
             weight = self.weights[term.name]
@@ -268,18 +337,62 @@ class DistillationRun:
                 context.layout)
             label = label_for(term, context, outputs)
             with self._derived(term.name):
-                losses[f'distill.{term.name}'] = weight * term.value(
+                value = term.value(
                     pairs, label, context.inputs, context.layout)
+            share = self._labelled_share(term)
+            losses[f'distill.{term.name}'] = weight * share * value
             if pairs[0][0].numel():  # there may be no RoI
                 compared[term] = pairs[0]
             if term.loss.is_adversarial:
-                self.discriminators[term.name].see(pairs, context.inputs)
+                self.discriminators[term.name].see(
+                    pairs, context.inputs, share)
         for name, output in outputs.items():
             for key, value in output.losses.items():
                 losses[f'distill.{name}.{key}'] = value
         if compared and self._measure_agreement:
-            losses.update(_agreement(compared, context.layout))
+            losses.update(_agreement(compared, outputs, context.layout))
+        if self.diagnosis is not None and self._measure_gradients:
+            scores = _scores_and_label(compared, outputs, context.layout)
+            if scores is not None:
+                self.diagnosis.compare(*scores)
         return losses
+
+    def _unlabelled_losses(self, labelled: BatchContext
+                           ) -> dict[str, torch.Tensor]:
+        """The entries of the images without labels."""
+        self._share = 0.
+        if self._unlabelled is None:
+            return {}
+        (inputs, samples), self._unlabelled = self._unlabelled, None
+        assert self.plan.unlabelled is not None
+        _, _, share = self.plan.unlabelled
+        if share is None:
+            share = len(inputs) / (len(inputs) + len(labelled.inputs))
+        self._share = share
+        losses = {f'distill.{name}': term.zero(inputs.device)
+                  for term, name in self._with_unlabelled.items()}
+        on = [term for term in self._with_unlabelled
+              if self.weights[term.name] * share > 0]
+        if not on:
+            return losses
+        context = BatchContext(
+            self.student, inputs, samples, iteration=self._iteration,
+            seed=self.seed, is_labelled=False)
+        with self._derived('unlabelled'):
+            found = run_unlabelled(
+                on, self.teachers, self._taps, self.student, context)
+        for term in on:
+            name = self._with_unlabelled[term]
+            with self._derived(name):
+                value, pairs = unlabelled_value(term, context, found)
+            losses[f'distill.{name}'] = (
+                self.weights[term.name] * share * value)
+            if term.loss.is_adversarial:
+                self.discriminators[term.name].see(pairs, inputs, share)
+        return losses
+
+    def _labelled_share(self, term: LossTerm) -> float:
+        return 1 - self._share if term in self._with_unlabelled else 1.
 
     def _wanted_of(self, owner: str) -> set[str]:
         """The sources of a teacher, or of the student, in this iteration."""
@@ -295,6 +408,18 @@ class DistillationRun:
 
     # -- for the log ----------------------------------------------------------
 
+    @property
+    def measured(self) -> dict[str, float]:
+        """What the diagnosis of this iteration found, by its log name."""
+        return {} if self.diagnosis is None else self.diagnosis.values
+
+    def conclude(self, classes: Sequence[str] | None = None) -> Iterator[str]:
+        """What the log says at the end."""
+        yield self.monitor.summary()
+        if self.diagnosis is not None:
+            yield self.diagnosis.summary()
+            yield from self.diagnosis.advice(classes)
+
     def describe(self) -> Iterator[str]:
         """What the log says at the start."""
         yield render('Distillation', (
@@ -302,12 +427,20 @@ class DistillationRun:
             'loss_weight'), self.rehearsal.rows)
         for name, teacher in self.teachers.items():
             yield f'{name}: {teacher.describe()}'
+        for term in self.terms if self._with_unlabelled else ():
+            reason = why_labelled_only(term, self.teachers)
+            if reason is not None:
+                yield (f'distill.{term.name} takes the labelled images alone: '
+                       f'it {reason}')
         adapters = _count(term.trained for term in self.terms)
         own = _count(t.module for t in self.teachers.values() if t.module)
         others = _count(d.losses for d in self.discriminators.values())
+        student = _count([self.student]) - adapters - own
+        larger = (f' (more than the student, {student:,}; see width of '
+                  'HolisticLoss)' if others > student else '')
         yield (f'extra trained parameters: {adapters:,} in adapters and '
-               f'losses, {own:,} in teachers, {others:,} in discriminators; '
-               'none of them in the saved student')
+               f'losses, {own:,} in teachers, {others:,} in discriminators'
+               f'{larger}; none of them in the saved student')
 
     def _inherit(self) -> None:
         """What ``inherit`` names, from the teachers into the student."""
@@ -354,6 +487,15 @@ def inherited(student: nn.Module, teacher: Teacher, module: str,
     return taken, [name for name in names if name not in taken]
 
 
+def critic_key(name: str) -> str:
+    """Under which the loss of a discriminator is logged.
+
+    Without the word loss, so that no tool adds it to the student's losses.
+    """
+    part = name.replace('loss', '').strip('_.')
+    return f'distill.critic.{part}' if part else 'distill.critic'
+
+
 def _count(modules: Iterable[nn.Module]) -> int:
     return sum(p.numel() for module in modules for p in module.parameters())
 
@@ -365,30 +507,60 @@ def _call(args: tuple, kwargs: dict) -> tuple[torch.Tensor, Any, str]:
             values.get('mode', 'tensor'))
 
 
+def _total(losses: dict[str, Any]) -> torch.Tensor:
+    """The sum of a model's losses, as mmengine makes it."""
+    parts = [
+        part.mean() for name, value in losses.items() if 'loss' in name
+        for part in (value if isinstance(value, (list, tuple)) else [value])]
+    return torch.stack(parts).sum()
+
+
 def _scaled(loss: Any, factor: float) -> Any:
     if isinstance(loss, (list, tuple)):
         return [item * factor for item in loss]
     return loss * factor
 
 
+Compared = dict[LossTerm, tuple[torch.Tensor, torch.Tensor]]
 
-@torch.no_grad()
-def _agreement(
-        compared: dict[LossTerm, tuple[torch.Tensor, torch.Tensor]],
-        layout: BatchLayout) -> dict[str, torch.Tensor]:
-    """Of class scores where there are any, else of the first features."""
+
+def _scores_and_label(
+        compared: Compared, outputs: dict[str, TeacherOutput],
+        layout: BatchLayout
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, int] | None:
+    """The first class scores of both sides, if there are any.
+
+    With their label maps (N, H, W), None for the scores of anchors and mixed
+    images and where labels are boxes, and the label that is ignored.
+    """
     for term, (student, teacher) in compared.items():
         if term.loss.channels != 'classes' or student.shape[1] < 2:
             continue
-        found = {'distill.agreement': class_agreement(student, teacher)}
         place = term.matcher.place
-        label = layout.label(place.class_map) if (
-            len(teacher) == len(layout.samples)) else None
-        if label is not None and (place.class_map or not layout.has_boxes):
-            found['distill.teacher_accuracy'] = accuracy(
-                teacher, label, layout.padding_label
-                if place.ignore_index is None else place.ignore_index)
-        return found
-    student, teacher = next(iter(compared.values()))
-    return {'distill.cka': linear_cka(
-        student, resize_like(teacher, student))}
+        is_of_image = (
+            len(teacher) == len(layout.samples)
+            and (place.class_map is not None or not layout.has_boxes)
+            and all(outputs[name].label is None
+                    for name in term.config.teachers))
+        return (student, teacher,
+                term.matcher.label(layout.label(place.class_map)
+                                   if is_of_image else None),
+                layout.padding_label if place.ignore_index is None
+                else place.ignore_index)
+    return None
+
+
+@torch.no_grad()
+def _agreement(compared: Compared, outputs: dict[str, TeacherOutput],
+               layout: BatchLayout) -> dict[str, torch.Tensor]:
+    """Of class scores where there are any, else of the first features."""
+    scores = _scores_and_label(compared, outputs, layout)
+    if scores is None:
+        student, teacher = next(iter(compared.values()))
+        return {'distill.cka': linear_cka(
+            student, resize_like(teacher, student))}
+    student, teacher, label, ignored = scores
+    found = {'distill.agreement': class_agreement(student, teacher)}
+    if label is not None:
+        found['distill.teacher_accuracy'] = accuracy(teacher, label, ignored)
+    return found

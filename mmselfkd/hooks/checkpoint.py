@@ -17,6 +17,7 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.utils import apply_to
 
 from ..distillation import ENTRY, DistillationRun
+from ..distillation.diagnosis import log_names
 from ..distillation.monitor import AGREEMENTS
 from .setup import unwrapped
 
@@ -75,6 +76,7 @@ class StateHook(Hook):
         if 'optimizer' in checkpoint:
             _each(runner, checkpoint, functools.partial(
                 _join_optimizer, kept=kept), entry.get('optimizer', {}))
+            _fit_schedulers(checkpoint)
         now = {n.removeprefix(PREFIX) for n in own}
         before = set(saved)
         for kind, ours in (('discriminators', self.discriminators),
@@ -110,7 +112,8 @@ class StateHook(Hook):
     def _forget_dropped(self, checkpoint: dict) -> None:
         """Keep values of losses that are gone out of the log."""
         ours = {f'train/distill.{name}' for name in self._logged}
-        ours |= {f'train/{name}' for name in AGREEMENTS}
+        ours |= {f'train/{name}' for name in [
+            *AGREEMENTS, *log_names(self._logged)]}
         hub = checkpoint.get('message_hub')
         if not isinstance(hub, dict):  # of an old mmengine
             return
@@ -236,3 +239,19 @@ def _join_optimizer(state: dict, order: list[list[str]], extra: dict,
             index += 1
         groups.append({**settings, 'params': numbers})
     state['state'], state['param_groups'] = result, groups
+
+
+def _fit_schedulers(checkpoint: dict) -> None:
+    """Give each scheduler the start values of the groups as they are now.
+
+    It has one a group, and leaves a group beyond them at its rate for good.
+    """
+    states, saved = checkpoint['optimizer'], checkpoint.get('param_schedulers')
+    if not isinstance(saved, dict):  # of the one optimizer
+        states, saved = {'': states}, {'': saved or []}
+    for name, schedulers in saved.items():
+        for scheduler in schedulers:
+            start = f'initial_{scheduler["param_name"]}'
+            groups = states[name]['param_groups']
+            if all(start in group for group in groups):
+                scheduler['base_values'] = [group[start] for group in groups]

@@ -13,7 +13,9 @@ class CWDHook(DistillHook):
 
     On features, with a 1x1 adapter on the student where the channels differ,
     the paper's weight is 50: ``losses=dict(loss_cwd=dict(source='features',
-    loss_weight=50.0))``.
+    loss_weight=50.0))``. On detectors the ports have the temperature 1: on the
+    levels of the neck ``source='features'`` and the weight 10, on class heads
+    the weight 5, times the number of levels, of which the loss is the mean.
 
     Args:
         teacher, losses, task_schedule: See

@@ -9,7 +9,8 @@ from ..errors import ConfigError, nearest
 from ..registry import register_hook
 from .checkpoint import StateHook
 from .cleanup import close_after_training
-from .setup import length, optim_wrappers, set_up_run
+from .setup import class_names, length, optim_wrappers, set_up_run
+from .unlabelled import UnlabelledImages
 
 
 @register_hook
@@ -44,6 +45,19 @@ class DistillHook(Hook):
             'decode_head']``, that the student takes from its pretrained
             teacher at the start, weight by weight where names and shapes
             agree. Not on resume. With several teachers ``'name:neck'``.
+        diagnose (dict, optional): ``dict(interval=N)`` measures, in every
+            N-th iteration, the share of each loss in the gradient at what it
+            looks at, ``distill.share.<key>``, its cosine with the gradient
+            of the student's own losses, ``distill.cosine.<key>``, and the
+            agreement where the teacher is right and wrong. The student is
+            the same. Defaults to None: not measured.
+        unlabelled (dict, optional): Images without labels, on which only the
+            distillation losses run: ``dataloader``, a config as that of
+            ``train_dataloader``, and ``share``, the weight a in [0, 1] of
+            these images in each loss, (1 - a) * labelled + a * unlabelled;
+            by default their share of the images. The second summand is
+            logged as ``distill.<key>_unlabelled``. Losses that need labels or
+            regions take the labelled batch alone, at their whole weight.
 
     Raises:
         ConfigError: Before the first iteration, for whatever in the config
@@ -60,18 +74,22 @@ class DistillHook(Hook):
                  losses: dict[str, dict | None] | None = None,
                  task_schedule: dict | None = None,
                  inherit: str | list[str] | None = None,
+                 diagnose: dict | None = None,
+                 unlabelled: dict | None = None,
                  **unknown: Any) -> None:
         name = type(self).__name__
         for argument, value in unknown.items():
             raise ConfigError(
                 f'{name}.{argument} = {value!r}: no such argument' +
                 nearest(argument, ('teacher', 'losses', 'task_schedule',
-                                   'inherit')))
+                                   'inherit', 'diagnose', 'unlabelled')))
         self.plan = make_plan(
             name, self.preset_teacher if teacher is None else teacher,
             self.preset, losses, self.preset_task_schedule
-            if task_schedule is None else task_schedule, inherit)
+            if task_schedule is None else task_schedule, inherit, diagnose,
+            unlabelled)
         self.run: DistillationRun | None = None
+        self._images: UnlabelledImages | None = None
         self._is_resumed = False
 
     def before_run(self, runner: Any) -> None:
@@ -88,9 +106,15 @@ class DistillHook(Hook):
         hooks = [h for h in runner.hooks if isinstance(h, DistillHook)]
         for hook in hooks:
             hook.plan.resolve(*length(runner))
-        self.run = set_up_run(
-            runner, self, joined([hook.plan for hook in hooks]))
+        plan = joined([hook.plan for hook in hooks])
+        self._images = None
+        if plan.unlabelled is not None:
+            key, loader, _ = plan.unlabelled
+            self._images = UnlabelledImages(runner, loader, key)
+        self.run = set_up_run(runner, self, plan, self._images)
         resources = self.run.resources
+        if self._images is not None:
+            resources.callback(self._images.stop)
         resources.callback(setattr, self, 'run', None)
         for hook in hooks[1:]:  # this one does their work
             runner.hooks.remove(hook)
@@ -113,12 +137,16 @@ class DistillHook(Hook):
         """Tap the student, now that EMAHook has its copy."""
         if self.run is not None:
             self.run.start(self._is_resumed)
+            if self._images is not None:
+                self._images.start(runner.iter)
 
     def before_train_iter(self, runner: Any, batch_idx: int,
                           data_batch: Any = None) -> None:
         if self.run is not None:
             self.run.begin_iteration(
-                runner.iter, runner.iter // len(runner.train_dataloader))
+                runner.iter, runner.iter // len(runner.train_dataloader),
+                None if self._images is None else self._images.batch(
+                    self.run.student, runner.iter))
 
     def after_train_iter(self, runner: Any, batch_idx: int,
                          data_batch: Any = None,
@@ -127,12 +155,16 @@ class DistillHook(Hook):
             return
         group = optim_wrappers(runner)[0].optimizer.param_groups[0]
         initial = group.get('initial_lr') or group['lr'] or 1.0
-        self.run.end_iteration(outputs, group['lr'] / initial,
-                               len(runner.train_dataloader))
+        logged = self.run.end_iteration(outputs, group['lr'] / initial,
+                                        len(runner.train_dataloader))
+        # not by the losses: mmengine adds up whose name has `loss` in it
+        for key, value in {**logged, **self.run.measured}.items():
+            runner.message_hub.update_scalar(f'train/{key}', value)
 
     def after_train(self, runner: Any) -> None:
         if self.run is not None and self.run.terms:
-            runner.logger.info(self.run.monitor.summary())
+            for line in self.run.conclude(class_names(runner)):
+                runner.logger.info(line)
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         if self.run is not None:
@@ -141,8 +173,7 @@ class DistillHook(Hook):
 
     def _compare_classes(self, runner: Any) -> None:
         """Warn where a teacher was trained on other classes."""
-        classes = getattr(runner.train_dataloader.dataset, 'metainfo',
-                          {}).get('classes')
+        classes = class_names(runner)
         assert self.run is not None
         for teacher in self.run.teachers.values():
             if teacher.classes and classes and tuple(

@@ -19,6 +19,12 @@ class MGDHook(DistillHook):
     ``losses=dict(loss_mgd=dict(reduction='sum', loss_weight=2e-5))`` is its
     form, whose size goes with the map.
 
+    On detectors the official code has all levels of the neck, masked by 0.65,
+    and no class maps: ``losses=dict(loss_mgd=dict(source='features',
+    mask_ratio=0.65, reduction='sum', loss_weight=1e-4), loss_cwd=None)``,
+    2e-5 on each of five levels; for two-stage ones that is 5e-7 and the ratio
+    0.45.
+
     Args:
         teacher, losses, task_schedule: See
             :class:`~mmselfkd.hooks.DistillHook`.

@@ -28,8 +28,9 @@ class MixSKDHook(DistillHook):
       mixed features teaches the interpolated logits of the student, and the
       other way round.
 
-    All weights are 1 and the temperature is 3, as published. :math:`L_{own}`
-    trains branches and self-teacher by the labels; see the teacher.
+    All weights are 1 and the temperature is 3, as published; ``loss_f`` is a
+    mean of its two parts, so it has the weight 2. :math:`L_{own}` trains
+    branches and self-teacher by the labels; see the teacher.
 
     Differs from the paper: it classifies images. Here logits are those of
     pixels; every stage is brought to the shape of the last features by one
@@ -64,5 +65,6 @@ class MixSKDHook(DistillHook):
                 student=['teacher:interpolated.logits',
                          'teacher:mixed.logits'],
                 teacher=['mixed.aggregated', 'interpolated.aggregated']),
-            temperature=3.0))
+            temperature=3.0,
+            loss_weight=2.0))
     preset_teacher = dict(type='MixTeacher')

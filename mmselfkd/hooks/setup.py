@@ -2,6 +2,7 @@
 import copy
 import gc
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,15 +16,42 @@ from .. import randomness
 from ..distillation import ENTRY, DistillationRun, Plan
 from ..errors import ConfigError
 from ..hosts import host_of
+from .unlabelled import UnlabelledImages
+from .views import recorded_views
 
 
-def set_up_run(runner: Any, hook: Hook, plan: Plan) -> DistillationRun:
+def set_up_run(runner: Any, hook: Hook, plan: Plan,
+               images: UnlabelledImages | None = None) -> DistillationRun:
     """A run for the Runner's student, with what it trains in the optimizer.
 
     Args:
         runner (Runner): Its ``before_run`` stage is under way.
         hook (Hook): Must stand before every EMAHook.
         plan (Plan): What all distillation hooks ask for.
+        images (UnlabelledImages, optional): Those of ``plan.unlabelled``.
+
+    Raises:
+        ConfigError: Something of it cannot work.
+    """
+    run = make_run(runner, plan, images)
+    try:
+        modules = run.attach()
+        if modules:
+            _rebuild_optimizer(runner, unwrapped(runner.model), modules, hook)
+    except BaseException:
+        run.close()
+        raise
+    return run
+
+
+def make_run(runner: Any, plan: Plan,
+             images: UnlabelledImages | None = None) -> DistillationRun:
+    """A run for the Runner's student, which it leaves as it is.
+
+    Args:
+        runner (Runner): With its train loop and optimizer wrapper.
+        plan (Plan): What all distillation hooks ask for.
+        images (UnlabelledImages, optional): Those that the plan names.
 
     Raises:
         ConfigError: Something of it cannot work.
@@ -31,19 +59,16 @@ def set_up_run(runner: Any, hook: Hook, plan: Plan) -> DistillationRun:
     student = unwrapped(runner.model)
     with randomness.preserved():
         twin = _copy_as_started(student)
+        recorded = recorded_views(runner, lambda: _copy_of(
+            runner.train_dataloader.dataset, runner))
         inputs, samples = _two_samples(runner, twin)
-        run = DistillationRun(
+        return DistillationRun(
             student, plan, inputs, samples, twin, seed=runner.seed,
             batch_size=runner.train_dataloader.batch_size,
-            distributed=get_world_size() > 1)
-    try:
-        modules = run.attach()
-        if modules:
-            _rebuild_optimizer(runner, student, modules, hook)
-    except BaseException:
-        run.close()
-        raise
-    return run
+            classes=class_names(runner),
+            distributed=get_world_size() > 1, recorded=recorded,
+            loss_scale=partial(_loss_scale, runner),
+            unlabelled=None if images is None else images.two_samples(twin))
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -58,11 +83,23 @@ def length(runner: Any) -> tuple[int, int]:
     return runner.max_iters, epochs
 
 
+def class_names(runner: Any) -> Any:
+    """The names of the student's classes, as the data set says them."""
+    return getattr(runner.train_dataloader.dataset, 'metainfo', {}).get(
+        'classes')
+
+
 def optim_wrappers(runner: Any) -> list[Any]:
     """The optimizer wrappers of the run, one or several."""
     wrapper = runner.optim_wrapper
     return list(wrapper.values()) if isinstance(
         wrapper, OptimWrapperDict) else [wrapper]
+
+
+def _loss_scale(runner: Any) -> float:
+    """By which the loss is multiplied in the backward pass."""
+    scaler = getattr(optim_wrappers(runner)[0], 'loss_scaler', None)
+    return 1. if scaler is None else scaler.get_scale()
 
 
 def _copy_as_started(student: nn.Module) -> nn.Module:

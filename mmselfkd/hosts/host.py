@@ -165,6 +165,14 @@ class Host:
         """Boxes (n, 4), x1 y1 x2 y2, and their classes (n); None: no such."""
         return None
 
+    def anchors(self, model: nn.Module, sizes: Sequence[Size],
+                device: Any) -> list[torch.Tensor] | None:
+        """The anchors (H W, 4) of levels of these sizes.
+
+        None: the main head has none, or several at a position.
+        """
+        return None
+
     # -- how a model teaches -------------------------------------------------
 
     def remove_unused(self, model: nn.Module) -> tuple[str, ...]:

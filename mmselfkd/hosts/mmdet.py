@@ -13,7 +13,14 @@ from ..errors import ConfigError
 from .building import build_neck
 from .heads import activation_of, find_head_spec, register_head
 from .host import ON_FEATURES, Host, Refinement
-from .places import Model, Place, Reading, attribute, watched_modules
+from .places import (
+    Model,
+    Place,
+    Reading,
+    Size,
+    attribute,
+    watched_modules,
+)
 
 HEADS = ('bbox_head', 'roi_head.bbox_head', 'roi_head.mask_head',
          'mask_head', 'panoptic_head', 'rpn_head')
@@ -86,6 +93,17 @@ class MMDetHost(Host):
             return None
         boxes = getattr(found.bboxes, 'tensor', found.bboxes)
         return boxes.float().reshape(-1, 4), found.labels
+
+    def anchors(self, model: Model, sizes: Sequence[Size],
+                device: Any) -> list[torch.Tensor] | None:
+        generator: Any = getattr(
+            self.heads(model)[0], 'prior_generator', None)
+        if (generator is None or not hasattr(generator, 'base_anchors')
+                or set(generator.num_base_priors) != {1}
+                or len(sizes) != generator.num_levels):
+            return None
+        return generator.grid_priors(
+            [tuple(size) for size in sizes], device=device)
 
     def class_map(self, sample: Any) -> torch.Tensor | None:
         label = getattr(sample, 'gt_sem_seg', None)

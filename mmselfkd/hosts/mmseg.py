@@ -363,7 +363,7 @@ def _of_masks(head: Model) -> Place:
 
     def select(values: list) -> torch.Tensor:
         classes, masks = (outputs[-1] for outputs in values[-1])
-        return _log_share(classes, masks)
+        return log_share(classes, masks)
 
     return Place([head], select=select, reading=Reading(
         'classes', 'softmax', head.num_classes))
@@ -375,7 +375,7 @@ def _of_texts(model: Model, head: Model) -> Place:
     def select(values: list) -> torch.Tensor:
         texts, (masks, _), *regions = values
         classes = torch.einsum('bqc,nc->bqn', regions[-1], texts)
-        return _log_share(classes, masks[-1])
+        return log_share(classes, masks[-1])
 
     return Place(
         [model.text_encoder, head.side_adapter_network,
@@ -383,7 +383,7 @@ def _of_texts(model: Model, head: Model) -> Place:
         reading=Reading('classes', 'softmax', head.num_classes))
 
 
-def _log_share(classes: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+def log_share(classes: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Logarithm of each class's share of a pixel.
 
     Args:

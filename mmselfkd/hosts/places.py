@@ -22,10 +22,13 @@ class Reading:
             probabilities of scores.
         size (int | None): Channels that belong together: the classes of one
             anchor, the bins of one side. None: all of them.
+        partners (tuple[int] | None): Which classes of the student a teacher
+            gives by a class map, in their order. None: all, as they are.
     """
     kind: Literal['classes', 'distributions', 'values']
     activation: str | None = None
     size: int | None = None
+    partners: tuple[int, ...] | None = None
 
     def groups(self, channels: int) -> int:
         """How many anchors, or sides of anchors, ``channels`` hold."""

@@ -15,6 +15,7 @@ from .cirkd_loss import (
 )
 from .cwd_loss import CWDLoss, cwd_loss
 from .dist_loss import DISTLoss, dist_loss
+from .fgd_loss import FGDLoss, fgd_loss
 from .fitnets_loss import FitNetsLoss, fitnets_loss
 from .holistic_loss import (
     HolisticLoss,
@@ -24,6 +25,7 @@ from .holistic_loss import (
 from .icsd_loss import ICSDLoss, icsd_loss
 from .ifvd_loss import IFVDLoss, ifvd_loss
 from .kd_loss import KDLoss, kd_loss
+from .ld_loss import LDLoss, ld_loss
 from .mgd_loss import MGDLoss, mgd_loss
 from .mixskd_loss import (
     MixSKDAdversarialLoss,
@@ -34,6 +36,7 @@ from .mixskd_loss import (
 )
 from .nfd_loss import NFDLoss, nfd_loss
 from .pairwise_loss import PairwiseLoss, pairwise_loss
+from .pkd_loss import PKDLoss, pkd_loss
 from .srd_loss import SRDLoss, srd_loss
 from .tfd_loss import (
     TFDInterLoss,
@@ -45,13 +48,14 @@ from .value_loss import ValueLoss, value_loss
 
 __all__ = [
     'ATLoss', 'AdversarialLoss', 'AttnFDLoss', 'CIRKDMemoryLoss',
-    'CIRKDMiniBatchLoss', 'CWDLoss', 'DISTLoss', 'DistillationLoss',
-    'FitNetsLoss', 'HolisticLoss', 'ICSDLoss', 'IFVDLoss', 'KDLoss', 'MGDLoss',
-    'MixSKDAdversarialLoss', 'MixSKDFeatureLoss', 'MixSKDLogitLoss', 'NFDLoss',
-    'PairwiseLoss', 'SRDLoss', 'TFDInterLoss', 'TFDIntraLoss', 'ValueLoss',
-    'at_loss', 'attnfd_loss', 'cirkd_memory_loss', 'cirkd_minibatch_loss',
-    'cwd_loss', 'dist_loss', 'fitnets_loss', 'holistic_discriminator_loss',
-    'holistic_loss', 'icsd_loss', 'ifvd_loss', 'kd_loss', 'mgd_loss',
+    'CIRKDMiniBatchLoss', 'CWDLoss', 'DISTLoss', 'DistillationLoss', 'FGDLoss',
+    'FitNetsLoss', 'HolisticLoss', 'ICSDLoss', 'IFVDLoss', 'KDLoss', 'LDLoss',
+    'MGDLoss', 'MixSKDAdversarialLoss', 'MixSKDFeatureLoss', 'MixSKDLogitLoss',
+    'NFDLoss', 'PKDLoss', 'PairwiseLoss', 'SRDLoss', 'TFDInterLoss',
+    'TFDIntraLoss', 'ValueLoss', 'at_loss', 'attnfd_loss', 'cirkd_memory_loss',
+    'cirkd_minibatch_loss', 'cwd_loss', 'dist_loss', 'fgd_loss',
+    'fitnets_loss', 'holistic_discriminator_loss', 'holistic_loss',
+    'icsd_loss', 'ifvd_loss', 'kd_loss', 'ld_loss', 'mgd_loss',
     'mixskd_feature_loss', 'mixskd_logit_loss', 'nfd_loss', 'pairwise_loss',
-    'srd_loss', 'tfd_inter_loss', 'tfd_intra_loss', 'value_loss'
+    'pkd_loss', 'srd_loss', 'tfd_inter_loss', 'tfd_intra_loss', 'value_loss'
 ]

@@ -1,7 +1,12 @@
 """What the losses do with maps: precision, weighted means, label size."""
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+EPS = 1e-8
+LEAST = 1e-12  # square of a norm that counts as 0
 
 
 def check_maps(student: Tensor,
@@ -197,6 +202,52 @@ def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
         return values.mean()
     return (values.masked_fill(weight == 0, 0) * weight).sum(
         (2, 3)).mean()
+
+
+def channel_correlation_loss(student: Tensor, teacher: Tensor,
+                             weight: Tensor | None,
+                             sync_ranks: bool = False) -> Tensor:
+    """1 - the correlation of the positions of all images, over channels.
+
+    Args:
+        student (Tensor): (N, C, H, W).
+        teacher (Tensor): (N, C, H, W).
+        weight (Tensor, optional): (N, 1, H, W), 0 or more.
+        sync_ranks (bool): whether the images are those of all ranks.
+
+    Returns:
+        Tensor: scalar, the mean over the channels; 0 where nothing weighs
+        more than 0.
+    """
+    total = student.new_tensor(student[:, 0].numel()) if weight is None else (
+        weight.sum())
+    if weight is not None:
+        left_out = weight == 0
+        student, teacher = (
+            x.masked_fill(left_out, 0) for x in (student, teacher))
+
+    def pixels(x):
+        x = x if weight is None else x * weight
+        return sum_over_ranks(x.sum((0, 2, 3)), sync_ranks)
+
+    total = sum_over_ranks(total, sync_ranks)
+    count = total.where(total > 0, 1)
+    student, teacher = (
+        x - (pixels(x) / count)[:, None, None] for x in (student, teacher))
+    similar = correlation(student, teacher, pixels)
+    return (1 - similar).mean() * (total > 0)
+
+
+def correlation(a: Tensor, b: Tensor,
+                total: Callable[[Tensor], Tensor]) -> Tensor:
+    """Of centred values; ``total`` sums what belongs together.
+
+    Where one side is all the same it is 0.
+    """
+    ours, theirs = total(a.square()), total(b.square())
+    known = (ours > LEAST) & (theirs > LEAST)
+    norms = (ours * theirs).where(known, 1).sqrt()
+    return (total(a * b) / (norms + EPS)).where(known, 0)
 
 
 def resize_label(label: Tensor, logits: Tensor) -> Tensor:

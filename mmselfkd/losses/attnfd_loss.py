@@ -211,6 +211,7 @@ class AttnFDLoss(DistillationLoss):
         torch.Size([8, 4, 1, 1])
     """
     channels = 'any'
+    level_reduction = 'sum'
     takes_weight = True
     attention: Any  # None until build(), as the others
     connector: Any

@@ -2,7 +2,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 
@@ -31,11 +30,13 @@ class DistillationLoss(nn.Module):
             ``'classes'``: scores of the same classes. ``'equal'``: equally
             many, whatever they mean. ``'adapt'``: equally many; where they
             differ, the run puts a 1x1 convolution behind the student's map.
-            ``'any'``: they may differ.
+            ``'any'``: they may differ. ``'distributions'``: the bins of box
+            sides, with what else the sources give behind them.
         sizes (str): ``'equal'``: the run resizes the teacher's map to the
             student's. ``'any'``: the maps come as they are.
-        level_reduction (str): ``'sum'`` or ``'mean'`` of the values of all
-            pairs of levels.
+        level_reduction (str): ``'mean'`` or ``'sum'`` of the values of all
+            pairs of levels. By the mean one weight serves one level and the
+            five of a detector.
         takes_weight (bool): ``forward`` takes ``weight`` (N, 1, H, W), 0 or
             more: how much each position counts. A loss that does not gets
             maps that are 0 in the padding.
@@ -45,6 +46,14 @@ class DistillationLoss(nn.Module):
         needs_classifier (bool): ``forward`` takes ``classifier``, which
             gives the teacher's class scores of its ``features`` (N, C, H, W)
             and is frozen; the loss looks at these.
+        needs_objects (bool): ``forward`` takes ``objects`` (N, 1, H, W): the
+            largest of 1 / n over the objects that cover a position, n being
+            the positions of an object; 0 in no object. The data must have
+            boxes.
+        needs_regions (bool): ``forward`` takes ``regions`` (N, 2, H, W): in
+            which positions the boxes of a level are learnt, and those
+            around them; see ``mmselfkd.hosts.regions.box_regions``. The data
+            must have boxes, and the student's head anchors.
         needs_positions (bool): The loss compares the positions of a map with
             each other, so vectors of RoIs give it nothing to compare.
         needs_images (bool): The loss compares the images of a batch with
@@ -62,17 +71,23 @@ class DistillationLoss(nn.Module):
         num_classes (int, optional): How many classes the labels have, where
             the loss counts by class. None: the run sets it from the
             student's head, if that knows.
+        bins (int, optional): How many the side of a box has, where
+            ``channels`` is ``'distributions'``. The run sets it from the
+            student's head.
         sync_ranks (bool): Means are over all ranks. The run sets it to True
             where there are several, and each of them must then make the same
             calls. A loss calls no collective otherwise.
     """
-    channels: Literal['classes', 'equal', 'adapt', 'any'] = 'adapt'
+    channels: Literal[
+        'classes', 'equal', 'adapt', 'any', 'distributions'] = 'adapt'
     sizes: Literal['equal', 'any'] = 'equal'
-    level_reduction: Literal['sum', 'mean'] = 'sum'
+    level_reduction: Literal['sum', 'mean'] = 'mean'
     takes_weight: bool = False
     needs_label: bool = False
     needs_image: bool = False
     needs_classifier: bool = False
+    needs_objects: bool = False
+    needs_regions: bool = False
     needs_positions: bool = False
     needs_images: bool = False
     is_adversarial: bool = False
@@ -80,6 +95,7 @@ class DistillationLoss(nn.Module):
     groups: int | None = None
     ignore_index: int | str | None = None
     num_classes: int | None = None
+    bins: int | None = None
     sync_ranks: bool = False
 
     forward: Callable[..., Tensor]
@@ -172,8 +188,7 @@ class AdversarialLoss(DistillationLoss):
             student: Tensor,
             teacher: Tensor,
             *,
-            image: Tensor | None = None,
-            generator: torch.Generator | None = None) -> Tensor:
+            image: Tensor | None = None) -> Tensor:
         """The loss of the discriminator, on detached maps.
 
         Args:
@@ -181,13 +196,14 @@ class AdversarialLoss(DistillationLoss):
             teacher (Tensor): The teacher's map, (N, C, H, W).
             image (Tensor, optional): The student's input, where
                 ``needs_image``.
-            generator (torch.Generator, optional): Gives all random numbers.
-                None: torch's global one.
 
         Returns:
             Tensor: Scalar.
         """
         raise NotImplementedError
+
+    def end_turn(self) -> None:
+        """The discriminator has made a step. Here: nothing."""
 
 
 def shapes(levels: Sequence[Tensor]) -> str:

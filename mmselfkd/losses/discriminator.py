@@ -1,10 +1,14 @@
 """Discriminator of score maps (structured knowledge distillation)."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrize import register_parametrization
 
+from ..checks import check_integer
 from ._maps import sum_over_ranks
 
 __all__ = ['Block', 'Discriminator', 'InputNorm', 'SelfAttention']
@@ -89,18 +93,30 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` with what its positions attend to."""
-        height, width = (min(side, self.max_side) for side in x.shape[2:])
-        context = F.adaptive_avg_pool2d(x, (height, width))
-        query = self.query(x).flatten(2)
-        key = self.key(context).flatten(2)
-        value = self.value(context).flatten(2)
-        attention = (query.transpose(1, 2) @ key).softmax(dim=2)
-        attended = value @ attention.transpose(1, 2)
-        return x + self.gamma * attended.view_as(x)
+        context = x
+        if max(x.shape[2:]) > self.max_side:
+            context = F.adaptive_avg_pool2d(
+                x, (min(x.shape[2], self.max_side),
+                    min(x.shape[3], self.max_side)))
+        query = _linear(x, self.query).flatten(1, 2)
+        key = _linear(context, self.key).flatten(1, 2)
+        value = _linear(context, self.value).flatten(1, 2)
+        attention = (query @ key.transpose(1, 2)).softmax(dim=2)
+        attended = (attention @ value).unflatten(1, x.shape[2:])
+        return x + self.gamma * attended.permute(0, 3, 1, 2)
+
+
+def _linear(x, conv):
+    """The 1 x 1 convolution of (N, C, H, W), as (N, H, W, C)."""
+    return F.linear(x.permute(0, 2, 3, 1), conv.weight.flatten(1), conv.bias)
 
 
 class Block(nn.Module):
     """Spectrally normalised 4 x 4 convolution of stride 2 and LeakyReLU.
+
+    Computed as one matrix product of the patches, which a gradient penalty
+    differentiates by further products: the derivatives of a strided
+    convolution are much slower on small maps.
 
     The map is padded by one zero on each side, and by one more at the end of
     an odd axis: H becomes ceil(H / 2), which is never below 1.
@@ -121,23 +137,42 @@ class Block(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
-        self.conv = spectral_norm(
+        self.conv: Any = spectral_norm(
             nn.Conv2d(in_channels, out_channels, 4, stride=2))
+        register_parametrization(self.conv, 'weight', AsMatrix(), unsafe=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Half the size, ``out_channels`` channels."""
         height, width = x.shape[2:]
-        x = F.pad(x, (1, 1 + width % 2, 1, 1 + height % 2))
-        return F.leaky_relu(self.conv(x), 0.1)
+        x = F.pad(x.permute(0, 2, 3, 1),
+                  (0, 0, 1, 1 + width % 2, 1, 1 + height % 2))
+        x = F.linear(_patches(x), self.conv.weight, self.conv.bias)
+        return F.leaky_relu(x, 0.1).permute(0, 3, 1, 2)
+
+
+class AsMatrix(nn.Module):
+    """The weight of a convolution (O, C, 4, 4) as (O, 16 C), channels last."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight.permute(0, 2, 3, 1).flatten(1)
+
+
+def _patches(x):
+    """All 4 x 4 patches at a stride of 2, (N, H, W, C) to (.., 16 C)."""
+    cells = x.unflatten(1, (-1, 2)).unflatten(3, (-1, 2)).transpose(2, 3)
+    # two cells of 2 x 2 pixels beside each other, then two of these below
+    pairs = torch.stack([cells[:, :, :-1], cells[:, :, 1:]], dim=4)
+    return torch.stack([pairs[:, :-1], pairs[:, 1:]], dim=3).flatten(3)
 
 
 class Discriminator(nn.Module):
     """Score how much the class scores of an image look like the teacher's.
 
     Five blocks behind a normalisation of the input, which balances image and
-    logits: four :class:`Block` of 64, 128, 256 and 512 channels, with
-    :class:`SelfAttention` after the third and the fourth, and one more 4 x 4
-    convolution to a score map. The score is the mean over that map.
+    logits: four :class:`Block` of 64, 128, 256 and 512 channels (1, 2, 4 and
+    8 times ``width``), with :class:`SelfAttention` after the third and the
+    fourth, and one more 4 x 4 convolution to a score map. The score is the
+    mean over that map.
 
     Differs from the paper: its blocks have batch normalisation and ReLU.
     Here they have spectral normalisation and LeakyReLU, as in the code. It
@@ -154,6 +189,7 @@ class Discriminator(nn.Module):
         num_classes (int): channels of the logits.
         image_channels (int): channels of the image that the scores are
             conditioned on. 0: the logits alone. Defaults to 0.
+        width (int): channels of the first block, 2 or more. Defaults to 64.
 
     Shape:
         - logits: (N, num_classes, H, W).
@@ -177,8 +213,12 @@ class Discriminator(nn.Module):
         torch.Size([2])
     """
 
-    def __init__(self, num_classes: int, image_channels: int = 0):
+    def __init__(self,
+                 num_classes: int,
+                 image_channels: int = 0,
+                 width: int = 64):
         super().__init__()
+        check_integer('width', width, minimum=2)
         if num_classes < 1:
             raise ValueError(
                 f'num_classes must be 1 or more, but got {num_classes!r}')
@@ -192,20 +232,32 @@ class Discriminator(nn.Module):
         channels = num_classes + image_channels
         self.norm = InputNorm(channels)
         self.blocks = nn.Sequential(
-            Block(channels, 64), Block(64, 128), Block(128, 256),
-            SelfAttention(256), Block(256, 512), SelfAttention(512))
-        self.score = nn.Conv2d(512, 1, 4)
+            Block(channels, width), Block(width, 2 * width),
+            Block(2 * width, 4 * width), SelfAttention(4 * width),
+            Block(4 * width, 8 * width), SelfAttention(8 * width))
+        self.score = nn.Conv2d(8 * width, 1, 4)
 
     def forward(self,
                 logits: Tensor,
-                image: Tensor | None = None) -> Tensor:
-        """Mean score of every image, shape (N,)."""
+                image: Tensor | None = None,
+                batches: int = 1) -> Tensor:
+        """Mean score of every image, shape (N,).
+
+        Args:
+            logits (Tensor): as above.
+            image (Tensor, optional): as above.
+            batches (int): of how many batches of the same size the maps
+                are, one after the other; each is normalised by its own
+                statistics. Defaults to 1.
+        """
         if logits.ndim != 4 or logits.shape[1] != self.num_classes:
             raise ValueError(f'logits must have shape (N, {self.num_classes}, '
                              f'H, W), but got {tuple(logits.shape)}')
         if self.image_channels:
             logits = torch.cat([self._resized(image, logits), logits], dim=1)
-        x = self.blocks(self.norm(logits, self.sync_ranks))
+        x = self.blocks(torch.cat([
+            self.norm(batch, self.sync_ranks)
+            for batch in logits.chunk(batches)]))
         # an even kernel: one zero before and two after keep the size
         return self.score(F.pad(x, (1, 2, 1, 2))).mean((1, 2, 3))
 

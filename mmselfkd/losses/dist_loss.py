@@ -10,17 +10,15 @@ from ..checks import (
 )
 from ._maps import (
     autocast_off,
+    channel_correlation_loss,
     check_maps,
+    correlation,
     full_precision,
     mean_over,
-    sum_over_ranks,
     weight_of_valid,
 )
 from .base import DistillationLoss
 from .kd_loss import ACTIVATIONS, check_ignore_index, check_softmax
-
-EPS = 1e-8
-LEAST = 1e-12  # square of a norm that counts as 0
 
 
 def dist_loss(student: Tensor,
@@ -115,41 +113,13 @@ def dist_loss(student: Tensor,
         student, teacher = (
             x.sigmoid() if activation == 'sigmoid' else F.softmax(x, dim=1)
             for x in (student / temperature, teacher / temperature))
-        inter = _correlation(
+        inter = correlation(
             student - student.mean(1, keepdim=True),
             teacher - teacher.mean(1, keepdim=True),
             lambda x: x.sum(1, keepdim=True))
         loss = beta * mean_over(1 - inter, weight, sync_ranks)
-        return loss + gamma * _intra(student, teacher, weight, sync_ranks)
-
-
-def _intra(student, teacher, weight, sync_ranks):
-    """1 - the correlation of the pixels of all images, mean over classes."""
-    total = student.new_tensor(student[:, 0].numel()) if weight is None else (
-        weight.sum())
-    if weight is not None:
-        left_out = weight == 0
-        student, teacher = (
-            x.masked_fill(left_out, 0) for x in (student, teacher))
-
-    def pixels(x):
-        x = x if weight is None else x * weight
-        return sum_over_ranks(x.sum((0, 2, 3)), sync_ranks)
-
-    total = sum_over_ranks(total, sync_ranks)
-    count = total.where(total > 0, 1)
-    student, teacher = (
-        x - (pixels(x) / count)[:, None, None] for x in (student, teacher))
-    correlation = _correlation(student, teacher, pixels)
-    return (1 - correlation).mean() * (total > 0)
-
-
-def _correlation(a, b, total):
-    """Of centred values; ``total`` sums what belongs together."""
-    ours, theirs = total(a.square()), total(b.square())
-    known = (ours > LEAST) & (theirs > LEAST)
-    norms = (ours * theirs).where(known, 1).sqrt()
-    return (total(a * b) / (norms + EPS)).where(known, 0)
+        return loss + gamma * channel_correlation_loss(
+            student, teacher, weight, sync_ranks)
 
 
 def _check_arguments(beta, gamma, temperature):

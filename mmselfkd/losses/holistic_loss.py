@@ -6,7 +6,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils import parametrize
 
-from ..checks import check_bool, check_choice, check_not_negative
+from ..checks import (
+    check_bool,
+    check_choice,
+    check_integer,
+    check_not_negative,
+)
 from ._maps import autocast_off, check_maps
 from .base import AdversarialLoss
 from .discriminator import Discriminator
@@ -52,21 +57,20 @@ def holistic_discriminator_loss(student: Tensor,
                                 discriminator: nn.Module,
                                 image: Tensor | None = None,
                                 mode: str = 'wgan-gp',
-                                gradient_penalty: float = 10.0,
-                                generator: torch.Generator | None = None
-                                ) -> Tensor:
+                                gradient_penalty: float = 10.0) -> Tensor:
     """The discriminator's term of :class:`HolisticLoss`, on detached maps.
 
     Args:
         student (Tensor): logits of the student, (N, K, H, W).
         teacher (Tensor): logits of the teacher, (N, K, H, W).
-        discriminator (nn.Module): gives scores (N,) of logits and image.
+        discriminator (nn.Module): gives scores (N,) of logits and image; it
+            is also called with both sides in one batch and ``batches=2``,
+            see :meth:`Discriminator.forward
+            <mmselfkd.losses.discriminator.Discriminator.forward>`.
         image (Tensor, optional): (N, 3, H0, W0), for a conditional one.
         mode (str): 'wgan-gp' or 'hinge'. Defaults to 'wgan-gp'.
         gradient_penalty (float): weight of the penalty of 'wgan-gp'.
             Defaults to 10.0.
-        generator (torch.Generator, optional): draws the mixes of 'wgan-gp'.
-            None: torch's global one.
 
     Returns:
         Tensor: scalar, the mean over the images, penalty included.
@@ -81,14 +85,14 @@ def holistic_discriminator_loss(student: Tensor,
         discriminator.train()
         # cached: all scores of a step come from one set of weights
         with parametrize.cached():
-            fake = discriminator(student, image)
-            real = discriminator(teacher, image)
+            both = None if image is None else torch.cat([image, image])
+            fake, real = discriminator(
+                torch.cat([student, teacher]), both, batches=2).chunk(2)
             if mode == 'hinge':
                 return (F.relu(1 - real) + F.relu(1 + fake)).mean()
             loss = (fake - real).mean()
             if gradient_penalty > 0:
-                penalty = _penalty(
-                    student, teacher, image, discriminator, generator)
+                penalty = _penalty(student, teacher, image, discriminator)
                 loss = loss + gradient_penalty * penalty
             return loss
 
@@ -102,12 +106,10 @@ def _inputs(student, teacher, image, discriminator):
     return student.to(dtype), teacher.detach().to(dtype), image
 
 
-def _penalty(student, teacher, image, discriminator, generator=None):
+def _penalty(student, teacher, image, discriminator):
     """Mean squared distance of the norm of the gradient from 1."""
-    device = student.device if generator is None else generator.device
     share = torch.rand(
-        len(student), 1, 1, 1, dtype=student.dtype, device=device,
-        generator=generator).to(student)
+        len(student), 1, 1, 1, dtype=student.dtype, device=student.device)
     mixed = (share * teacher + (1 - share) * student).requires_grad_()
     scores = discriminator(mixed, image)
     slope, = torch.autograd.grad(scores.sum(), mixed, create_graph=True)
@@ -144,8 +146,7 @@ class HolisticLoss(AdversarialLoss):
     The discriminator is created by :meth:`build` or at the first call, on
     the device of the logits; before, ``discriminator`` is None. Creating it
     takes numbers from torch's global generator, and so does drawing
-    :math:`a_n` unless :meth:`discriminator_loss` is given a generator. Its
-    spectral norms make one power iteration in each call of
+    :math:`a_n`. Its spectral norms make one power iteration in each call of
     :meth:`discriminator_loss`, and none elsewhere. All arithmetic is in the
     precision of the discriminator (float32 as built), without autocast.
 
@@ -164,6 +165,14 @@ class HolisticLoss(AdversarialLoss):
             Defaults to True.
         gradient_penalty (float): weight of the penalty of 'wgan-gp'; 'hinge'
             has none. Defaults to 10.0.
+        penalty_interval (int): in one of so many turns of the discriminator
+            the penalty is computed, with so many times its weight, from the
+            first on (lazy regularisation, arXiv:1912.04958). Above 1 the
+            discriminator sees other gradients: the same on average over the
+            turns, not in each. Defaults to 1.
+        width (int): channels of the discriminator's first block, 2 or more;
+            its cost and its parameters fall with the square. Another width
+            is another discriminator. Defaults to 64, the official one.
         optimizer (dict, optional): config of the discriminator's optimizer,
             kept as ``optimizer_cfg`` for the training loop; this module never
             steps it. Defaults to SGD with lr=4e-5, momentum=0.9 and
@@ -207,10 +216,14 @@ class HolisticLoss(AdversarialLoss):
                  mode: str = 'wgan-gp',
                  conditional: bool = True,
                  gradient_penalty: float = 10.0,
-                 optimizer: dict | None = None):
+                 optimizer: dict | None = None,
+                 penalty_interval: int = 1,
+                 width: int = 64):
         check_choice('mode', mode, MODES)
         check_bool('conditional', conditional)
         check_not_negative('gradient_penalty', gradient_penalty)
+        check_integer('penalty_interval', penalty_interval, minimum=1)
+        check_integer('width', width, minimum=2)
         if optimizer is None:
             optimizer = dict(
                 type='SGD', lr=4e-5, momentum=0.9, weight_decay=5e-3)
@@ -218,7 +231,12 @@ class HolisticLoss(AdversarialLoss):
         self.mode = mode
         self.conditional = conditional
         self.gradient_penalty = gradient_penalty
+        self.penalty_interval = penalty_interval
+        self.width = width
         self.needs_image = conditional
+        self.turn: Tensor
+        if penalty_interval > 1:  # kept in checkpoints
+            self.register_buffer('turn', torch.tensor(0))
 
     def build(self, student: Tensor, teacher: Tensor,
               image: Tensor | None) -> None:
@@ -228,7 +246,7 @@ class HolisticLoss(AdversarialLoss):
             assert image is not None
             channels = image.shape[1]
         self.discriminator = Discriminator(
-            student.shape[1], channels).to(student.device)
+            student.shape[1], channels, self.width).to(student.device)
 
     def forward(self,
                 student: Tensor,
@@ -244,14 +262,21 @@ class HolisticLoss(AdversarialLoss):
                            student: Tensor,
                            teacher: Tensor,
                            *,
-                           image: Tensor | None = None,
-                           generator: torch.Generator | None = None) -> Tensor:
+                           image: Tensor | None = None) -> Tensor:
         """The discriminator's: :func:`holistic_discriminator_loss`."""
         self._prepare(student, teacher, image)
+        penalty = self.gradient_penalty
+        if self.penalty_interval > 1:
+            is_due = int(self.turn) % self.penalty_interval == 0
+            penalty *= self.penalty_interval * is_due
         return holistic_discriminator_loss(
             student, teacher, image=image, discriminator=self.discriminator,
-            mode=self.mode, gradient_penalty=self.gradient_penalty,
-            generator=generator)
+            mode=self.mode, gradient_penalty=penalty)
+
+    def end_turn(self) -> None:
+        """Count a turn, by which ``penalty_interval`` goes."""
+        if self.penalty_interval > 1:
+            self.turn += 1
 
     def _prepare(self, student, teacher, image):
         check_maps(student, teacher)

@@ -150,6 +150,7 @@ class MixSKDFeatureLoss(DistillationLoss):
         0.0
     """
     channels = 'equal'
+    level_reduction = 'sum'
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """See :func:`mixskd_feature_loss`."""
@@ -177,6 +178,7 @@ class MixSKDLogitLoss(DistillationLoss):
         0.0
     """
     channels = 'classes'
+    level_reduction = 'sum'
 
     def __init__(self,
                  temperature: float = 3.0,
@@ -331,6 +333,7 @@ class MixSKDAdversarialLoss(AdversarialLoss):
         torch.Size([128, 16])
     """
     channels = 'equal'
+    level_reduction = 'sum'
 
     def __init__(self, hidden: int = 128, optimizer: dict | None = None):
         check_integer('hidden', hidden, minimum=1)
@@ -360,8 +363,7 @@ class MixSKDAdversarialLoss(AdversarialLoss):
                            student: Tensor,
                            teacher: Tensor,
                            *,
-                           image: Tensor | None = None,
-                           generator: torch.Generator | None = None) -> Tensor:
+                           image: Tensor | None = None) -> Tensor:
         """The discriminator's term; it sees no image and draws nothing."""
         self._prepare(student, teacher)
         return self._value(student.detach(), teacher.detach(), {})

@@ -138,7 +138,6 @@ class NFDLoss(DistillationLoss):
         True
     """
     channels = 'adapt'
-    level_reduction = 'mean'
     takes_weight = True
 
     def __init__(self, dims: str = 'hw', eps: float = 1e-5):

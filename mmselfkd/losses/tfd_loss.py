@@ -201,7 +201,6 @@ class TFDInterLoss(DistillationLoss):
     """
     channels = 'any'
     sizes = 'any'
-    level_reduction = 'mean'
     takes_weight = True
 
     def pair_levels(
@@ -244,7 +243,6 @@ class TFDIntraLoss(DistillationLoss):
         torch.Size([])
     """
     channels = 'equal'
-    level_reduction = 'mean'
     takes_weight = True
 
     def check(self, student: Tensor, teacher: Tensor) -> None:

@@ -1,4 +1,8 @@
 """Who teaches: one class per file."""
+from .building import build_teacher
+from .cached import CachedTeacher, CacheOptions
+from .class_map import ClassMap
+from .combined import CombinedTeacher
 from .ema import EMATeacher
 from .execution import Execution
 from .frozen import FrozenTeacher
@@ -7,10 +11,14 @@ from .model_teacher import ModelTeacher
 from .self_teacher import SelfTeacher
 from .snapshot import SnapshotTeacher
 from .student_as_teacher import StudentAsTeacher
-from .teacher import BatchContext, Teacher, TeacherOutput
+from .teacher import BatchContext, RecordedViews, Teacher, TeacherOutput
+from .timm_teacher import TimmTeacher
+from .transformers_teacher import TransformersTeacher
 
 __all__ = [
-    'BatchContext', 'EMATeacher', 'Execution', 'FrozenTeacher', 'MixTeacher',
-    'ModelTeacher', 'SelfTeacher', 'SnapshotTeacher', 'StudentAsTeacher',
-    'Teacher', 'TeacherOutput'
+    'BatchContext', 'CacheOptions', 'CachedTeacher', 'ClassMap',
+    'CombinedTeacher', 'EMATeacher', 'Execution', 'FrozenTeacher',
+    'MixTeacher', 'ModelTeacher', 'RecordedViews', 'SelfTeacher',
+    'SnapshotTeacher', 'StudentAsTeacher', 'Teacher', 'TeacherOutput',
+    'TimmTeacher', 'TransformersTeacher', 'build_teacher'
 ]

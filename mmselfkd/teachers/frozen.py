@@ -2,10 +2,12 @@
 import os.path as osp
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
+from mmengine.registry import DATASETS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.utils import import_modules_from_strings, scandir
 from torch import nn
@@ -49,6 +51,10 @@ class FrozenTeacher(ModelTeacher):
             that the teacher sees. None: all.
         input_size (tuple[int, int], optional): The only size that the
             teacher takes; inputs are resized to it. None: as the model says.
+        classes (dict, optional): Which of its classes teach which of the
+            student's, where they differ: ``dict(by='name')`` or
+            ``dict(map={'car': 'vehicle', 'bus': 'vehicle'})``; see
+            :class:`~mmselfkd.teachers.ClassMap`.
         precision, channels_last, compile, side_stream: How the forward pass
             runs; see :class:`~mmselfkd.teachers.Execution`.
         key (str): Where this stands in the user's config, for the errors.
@@ -65,6 +71,7 @@ class FrozenTeacher(ModelTeacher):
                  trust_checkpoint: bool = False,
                  channels: Sequence[int] | None = None,
                  input_size: Sequence[int] | None = None,
+                 classes: dict | None = None,
                  precision: str | None = None,
                  channels_last: bool = False,
                  compile: bool | dict = False,
@@ -76,7 +83,8 @@ class FrozenTeacher(ModelTeacher):
         with randomness.preserved():
             model = _build_model(cfg, key)
         super().__init__(model, channels=channels, execution=execution,
-                         key=key)
+                         classes=classes, key=key)
+        self._config = cfg
         if input_size is not None:
             self.input_format = with_overrides(
                 host_of(model).input_format(model), size=tuple(input_size))
@@ -91,6 +99,10 @@ class FrozenTeacher(ModelTeacher):
 
     def name(self) -> str:
         return f'{self._name}, checkpoint {self.checkpoint}'
+
+    def class_names(self) -> Sequence[str] | None:
+        """As the checkpoint says, or the data set of the config."""
+        return self.classes or _classes_of_data(self._config)
 
     def rehearse(self, context: BatchContext) -> TeacherOutput:
         self._score = self._own_score(context)  # before parts are compiled
@@ -180,10 +192,7 @@ class FrozenTeacher(ModelTeacher):
                     f'{len(names)} weights {what} ({", ".join(names[:3])}'
                     f'{", ..." if len(names) > 3 else ""})'
                     for what, names in problems.items() if names))
-        try:
-            self.classes = tuple(loaded['meta']['dataset_meta']['classes'])
-        except (KeyError, TypeError):  # not said, or not as mmengine does
-            self.classes = None
+        self.classes = _classes_of_file(loaded.get('meta'))
 
 
 def load_config(config: str | dict | Config, key: str) -> ConfigDict:
@@ -225,6 +234,37 @@ def _build_model(cfg: Config, key: str) -> nn.Module:
     except Exception as error:  # any model may refuse its arguments anyhow
         raise ConfigError(f'{key}.config: the model cannot be built: '
                           f'{error}') from error
+
+
+def _classes_of_file(meta: Any) -> tuple | None:
+    """The class names in the ``meta`` of a checkpoint, if they are there.
+
+    OpenMMLab 1 wrote them in capitals, in ``meta`` itself.
+    """
+    for found in (meta, isinstance(meta, dict) and meta.get('dataset_meta')):
+        for name in 'classes', 'CLASSES':
+            if isinstance(found, dict) and isinstance(
+                    found.get(name), (list, tuple)):
+                return tuple(found[name])
+    return None
+
+
+def _classes_of_data(config: Any) -> Sequence[str] | None:
+    """The class names of the data sets in a config, if it has one."""
+    for name in 'test_dataloader', 'val_dataloader', 'train_dataloader':
+        data = (config.get(name) or {}).get('dataset')
+        while isinstance(data, dict):  # one may wrap another
+            classes = (data.get('metainfo') or {}).get('classes')
+            kind = data.get('type')
+            if not classes and isinstance(kind, str):
+                with DATASETS.switch_scope_and_registry(
+                        config.get('default_scope')) as registry:
+                    kind = registry.get(kind)
+            classes = classes or getattr(kind, 'METAINFO', {}).get('classes')
+            if classes:
+                return classes
+            data = data.get('dataset')
+    return None
 
 
 def _neighbours(path: str, suffix: str) -> str:

@@ -12,6 +12,7 @@ from ..errors import ConfigError
 from ..hosts import InputFormat, Place, host_of
 from ..sources import Levels
 from ..taps import Tap
+from .class_map import ClassMap
 from .execution import Execution
 from .forward import TappedForward
 from .inputs import InputAdapter
@@ -36,6 +37,9 @@ class ModelTeacher(Teacher):
         channels (Sequence[int], optional): The student's input channels that
             the model sees. None: all.
         execution (Execution, optional): How the pass runs. None: plainly.
+        classes (dict, optional): Which of its classes teach which of the
+            student's; see :class:`~mmselfkd.teachers.ClassMap`. None: they
+            have the same.
         key (str): Where this stands in the user's config, for the errors.
     """
 
@@ -47,12 +51,16 @@ class ModelTeacher(Teacher):
                  input_format: InputFormat | None = None,
                  channels: Sequence[int] | None = None,
                  execution: Execution | None = None,
+                 classes: dict | None = None,
                  key: str = 'teacher') -> None:
         super().__init__(key)
         if model is not None:
             self.model = model
         self.input_format, self.channels = input_format, channels
         self.execution = execution or Execution()
+        self._class_config = classes
+        self._map: Any = None  # a ClassMap, once fitted
+        self._widths: dict[str, int] = {}  # channels of what it is used on
         self._requests: dict[str, str] = {}
         self._taps: dict[str, Tap] = {}
 
@@ -73,6 +81,10 @@ class ModelTeacher(Teacher):
     def name(self) -> str:
         """What the model is, for the log."""
         return type(self.model).__name__
+
+    def class_names(self) -> Sequence[str] | None:
+        """Of the model's classes, for a class map; None: not known."""
+        return self.classes
 
     # -- what a run calls -----------------------------------------------------
 
@@ -102,6 +114,8 @@ class ModelTeacher(Teacher):
             source: Tap(self.model, source, key, resources)
             for source, key in self._requests.items()
         }
+        if self._class_config is not None:
+            self._fit_classes(context)
         self._size = tuple(context.inputs.shape[2:])
         self._context: BatchContext | None = None
         self._forward = TappedForward(self._taps, *(
@@ -109,7 +123,12 @@ class ModelTeacher(Teacher):
             self.calls()))
 
     def place(self, source: str) -> Place | None:
-        return self._taps[source].place
+        place = self._taps[source].place
+        if not self._is_mapped(place):
+            return place
+        return dataclasses.replace(
+            place, reading=self._map.reading(
+                place.reading, self._widths[source]))
 
     def rehearse(self, context: BatchContext) -> TeacherOutput:
         """A first, full run, which learns which taps fire how often.
@@ -137,7 +156,8 @@ class ModelTeacher(Teacher):
     def describe(self) -> str:
         return (f'{self.name()}, {self.num_parameters:,} parameters, not '
                 f'trained{self._inputs.describe(self._size)}'
-                f'{self.execution.describe()}')
+                f'{self.execution.describe()}' + (
+                    '' if self._map is None else f'; {self._map.describe()}'))
 
     @torch.no_grad()
     def _run(self, context: BatchContext,
@@ -154,12 +174,43 @@ class ModelTeacher(Teacher):
             finally:
                 self._context = None
             levels = {
-                source: [self._inputs.cut(level, size)
-                         if self._taps[source].place.is_map else level
+                source: [self._for_student(level, size, source)
                          for level in found]
                 for source, found in levels.items()
             }
         return TeacherOutput(levels, join=self.execution.join)
+
+    def _for_student(self, level: torch.Tensor, size: tuple[int, ...],
+                     source: str) -> torch.Tensor:
+        """A level for an input of ``size`` and the student's classes."""
+        place = self._taps[source].place
+        if place.is_map:
+            level = self._inputs.cut(level, size)
+        if not self._is_mapped(place):
+            return level
+        self._widths[source] = level.shape[1]
+        return self._map(level, place.reading)
+
+    def _is_mapped(self, place: Place) -> bool:
+        return (self._map is not None and place.reading is not None
+                and place.reading.kind == 'classes')
+
+    def _fit_classes(self, context: BatchContext) -> None:
+        """Read the class map.
+
+        Raises:
+            ConfigError: Its names are not those of the classes, or nothing
+                is mapped.
+        """
+        where = f'{self.key}.classes'
+        self._map = ClassMap(
+            self._class_config, self.class_names(), context.classes, where)
+        self.classes = None
+        if not any(self._is_mapped(tap.place) for tap in self._taps.values()):
+            raise ConfigError(
+                f'{where} = {self._class_config!r}: no loss looks at class '
+                f'scores of this teacher, but at {list(self._taps)}; leave it '
+                "out, or use a loss on source='logits'")
 
     def _run_on_regions(self, inputs: torch.Tensor, samples: Any) -> None:
         assert self._context is not None

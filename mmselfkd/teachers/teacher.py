@@ -1,8 +1,8 @@
 """What every teacher is to a run."""
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,20 @@ from ..errors import ConfigError
 from ..hosts import Host, Place, host_of
 from ..layout import BatchLayout
 from ..sources import Levels
+
+
+@dataclass
+class RecordedViews:
+    """What a run's batches are made of, where its samples come again.
+
+    Attributes:
+        dataset (FixedViews): Of the training loader.
+        config (dict | None): Of ``dataset``; None where it was built by hand.
+        autocast (Callable): What the student's forward pass runs under.
+    """
+    dataset: Any
+    config: Any
+    autocast: Callable[[], AbstractContextManager] = nullcontext
 
 
 @dataclass
@@ -30,6 +44,11 @@ class BatchContext:
         iteration (int): Iterations done so far.
         seed (int): Of the run.
         batch_size (int | None): Images of a full batch, where one is known.
+        recorded (RecordedViews | None): Where the samples come again.
+        classes (Sequence[str] | None): Names of the student's classes, where
+            the data set says them.
+        is_labelled (bool): False: the batch is one of the images without
+            labels.
     """
     student: nn.Module
     inputs: torch.Tensor
@@ -40,6 +59,9 @@ class BatchContext:
     iteration: int = 0
     seed: int = 0
     batch_size: int | None = None
+    recorded: RecordedViews | None = None
+    classes: Sequence[str] | None = None
+    is_labelled: bool = True
 
     @cached_property
     def host(self) -> Host:
@@ -50,7 +72,7 @@ class BatchContext:
     def layout(self) -> BatchLayout:
         """What of the batch is image, and what is an object."""
         return BatchLayout(self.inputs, self.samples, self.host,
-                           self.host.ignore_index(self.student))
+                           self.host.ignore_index(self.student), self.student)
 
 
 @dataclass
@@ -86,7 +108,8 @@ class Teacher(ABC):
             keeps it out of the saved student.
         is_ready (bool): Whether it teaches yet; until then the losses that
             look at it are 0.
-        classes (tuple | None): What it was trained on, where known.
+        classes (tuple | None): What it was trained on, where known and not
+            mapped to the student's classes.
     """
 
     module: nn.Module | None = None

@@ -13,8 +13,12 @@ STEPS = 2
 # every loss of the package by its name
 LOSSES = {name: getattr(losses, name) for name in losses.__all__
           if MODELS.module_dict.get(name) is getattr(losses, name)}
-METHODS = [name for name in mmselfkd.__all__
-           if name.endswith('Hook') and name != 'DistillHook']
+# that can do without boxes, which the data of segmentors do not have
+METHODS = [
+    name for name in mmselfkd.__all__
+    if name.endswith('Hook') and name != 'DistillHook' and not any(
+        LOSSES[cfg['type']].needs_objects or LOSSES[cfg['type']].needs_regions
+        for cfg in getattr(mmselfkd, name).preset.values())]
 
 
 def hook_class(hook: dict) -> type:

@@ -320,6 +320,8 @@ def make_term(rng, case: Case) -> dict:
         name = rng.choice(list(case.teachers))
         taught = case.teachers[name]
         kind = rng.choice(list(LOSSES))
+        if LOSSES[kind].needs_objects or LOSSES[kind].needs_regions:
+            continue
         if LOSSES[kind].channels == 'classes' and not taught.places.scores:
             continue
         is_mix = (taught.cfg or {}).get('type') == 'MixTeacher'

@@ -1,10 +1,8 @@
 """Means, intervals and equal cost of benchmarks/saturation."""
 import json
-import math
 import sys
 
 import pytest
-from scipy import stats
 
 from benchmarks.saturation import table
 
@@ -32,25 +30,6 @@ def test_last_evaluation_of_the_split_asked_for():
         ('camvid_student', 'lr', 1000): {0: 7.}}
     assert table.read_scores(rows, 'bccd', 'val') == {
         ('bccd_student', '', 1000): {0: 50.}}
-
-
-def test_interval_is_that_of_the_paired_t_test():
-    a, b = {0: 51., 1: 49., 2: 50.5, 9: 1.}, {2: 49., 1: 48.5, 0: 50., 7: 2.}
-    mean, half, count = table.paired(a, b)
-    reference = stats.ttest_rel([51., 49., 50.5], [50., 48.5, 49.])
-    low, high = reference.confidence_interval(0.95)
-    assert (mean - half, mean + half) == pytest.approx((low, high))
-    assert count == 3
-    # by hand: differences 0, 1, 2; t(2) = 4.3027, standard error 1 / sqrt 3
-    mean, half, _ = table.paired({0: 0, 1: 1, 2: 2}, {0: 0, 1: 0, 2: 0})
-    assert (mean, half) == pytest.approx((1, 2.4841), abs=1e-4)
-
-
-def test_one_seed_has_no_interval_and_none_no_gain():
-    mean, half, count = table.paired({0: 3.}, {0: 1., 1: 5.})
-    assert (mean, count) == (2., 1) and math.isnan(half)
-    assert table.write(mean, half, count) == '+2.00'
-    assert table.write(*table.paired({0: 3.}, {1: 1.})) == '-'
 
 
 def test_plain_student_of_equal_cost():

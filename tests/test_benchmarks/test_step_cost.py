@@ -101,10 +101,10 @@ def test_variants_of_one_student(tiny, tmp_path, write, bench):
     for name, row in table.items():
         assert number(row['ms']) > 0
         if name != 'plain':
-            assert number(row['ratio to plain']) > 0
+            assert number(row['plain steps a step']) > 0
         assert number(row['checkpoint MiB']) > 0
         assert number(row['MiB']) > 0
-    assert table['plain']['ratio to plain'] == '-'
+    assert table['plain']['plain steps a step'] == '-'
     extra = {name: row['extra trained parameters']
              for name, row in table.items()}
     # the head of the student gives 8 channels, that of the teacher 16
@@ -148,7 +148,25 @@ def test_students_of_their_own(tmp_path, write, bench):
                            'alone']
     assert number(table['plain of two']['MiB']) > number(
         table['plain of one']['MiB'])
-    assert table['alone']['ratio to plain'] == '-'
+    assert table['alone']['plain steps a step'] == '-'
+
+
+def test_a_teacher_that_was_asked_before(tiny, write, bench):
+    """Its answers are read, its weights take no part."""
+    printed, table = bench(
+        write('kd', dict(type='mmselfkd.DistillHook', losses=KD,
+                         teacher=tiny.teacher(8))),
+        write('tfd', TFD), '--iters', 2, '--warmup', 1, '--cached')
+    assert list(table) == ['plain', 'kd', 'kd, cached', 'tfd']
+    live, cached = table['kd'], table['kd, cached']
+    assert cached['without cache'] == live['plain steps a step']
+    assert number(cached['teacher ms']) < number(live['teacher ms']) / 3
+    assert number(cached['reading ahead, ms']) > 0
+    assert number(cached['ratio to what is left']) > 0
+    assert cached['teacher parameters'] == '0'
+    assert number(cached['MiB']) < number(live['MiB'])
+    with pytest.raises(SystemExit, match='--cached: no config has a pretr'):
+        bench(write('tfd', TFD), '--cached')
 
 
 def test_the_step_of_mmrazor(tiny, write, bench):
@@ -451,7 +469,7 @@ def test_ratios_are_those_of_the_rounds():
         taught_peak=[3 * 2**20] * 3, weights=2**20)
     row = dict(zip(step_report.STEPS, step_report.step_row(variant)))
     assert row['ms'].startswith('8.0 (')
-    assert row['ratio to plain'] == '2.00 (1.50..2.50)'
+    assert row['plain steps a step'] == '2.00 (1.50..2.50)'
     assert row['floor ms'].startswith('5.0 (')
     assert row['ratio to floor'] == '1.50 (1.25..1.55)'
     assert row['teacher ms'] == '1.0 (0.5..1.0)'

@@ -60,12 +60,12 @@ def test_what_its_attributes_declare():
 
     loss = as_distillation_loss(module(forward))
     assert (loss.channels, loss.sizes, loss.level_reduction) == (
-        'adapt', 'equal', 'sum')
+        'adapt', 'equal', 'mean')
     loss = as_distillation_loss(module(
-        forward, channels='any', sizes='any', level_reduction='mean',
+        forward, channels='any', sizes='any', level_reduction='sum',
         needs_positions=True))
     assert (loss.channels, loss.sizes, loss.level_reduction) == (
-        'any', 'any', 'mean')
+        'any', 'any', 'sum')
     assert loss.needs_positions
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers import assert_equal, assert_untouched, copied, pair
 from mmengine.logging import MMLogger
+from mmengine.structures import BaseDataElement
 from torch import nn
 
 from mmselfkd import ConfigError, DistillHook
@@ -115,6 +116,119 @@ def test_values_gradients_and_steps_of_a_bare_module():
         assert not torch.equal(value, before[name]), name
     assert all(p.grad is None for p in teacher.parameters())
     assert run.monitor.active == dict(loss_nfd=1, loss_own=1)
+    run.close()
+
+
+@pytest.mark.parametrize('loss, width, value', [
+    (dict(type='NFDLoss'), 6, lambda s, t, adapt: nfd_loss(adapt(s), t)),
+    (dict(type='NFDLoss'), 4, lambda s, t, adapt: nfd_loss(s, t)),
+    (dict(type='FitNetsLoss'), 6,
+     lambda s, t, adapt: (adapt(s) - t).square().mean()),
+    (dict(type=Distance), 6, lambda s, t, adapt: (adapt(s) - t).abs().mean())])
+def test_a_term_trains_the_student_itself(loss, width, value):
+    """Its gradient at the student's own weights, not the adapter's alone."""
+    student, teacher = Net(4), Net(width)
+    run = begin(student, teacher_of(teacher), dict(
+        loss_x=dict(loss, source='second')))
+    adapt = student.mmselfkd['loss_x']['adapters'][0] if width != 4 else None
+    weights = [student.first.weight, student.second.weight]
+    x = inputs()
+    found = torch.autograd.grad(
+        student(x, mode='loss')['distill.loss_x'], weights)
+    expected = torch.autograd.grad(value(
+        student.second(student.first(x).relu()),
+        teacher.second(teacher.first(x).relu()), adapt), weights)
+    for got, wanted in zip(found, expected):
+        assert wanted.abs().max() > 0
+        torch.testing.assert_close(got, wanted)
+    run.close()
+
+
+class Patches(Net):
+    """A position of a map sees the pixels of its own cell and no others."""
+
+    def __init__(self, width, classes=CLASSES):
+        super().__init__(width, classes)
+        self.first = nn.Conv2d(3, width, 2, 2)
+        self.second = nn.Conv2d(width, 2 * width, 2, 2)
+
+
+def padded(size, *shape):
+    """An image, and the same in a batch of other numbers; their samples."""
+    image, batch = torch.rand(1, 3, *size), 9 * torch.randn(1, 3, *shape)
+    batch[:, :, :size[0], :size[1]] = image
+    return [(x, [BaseDataElement(metainfo=dict(img_shape=size))])
+            for x in (image, batch)]
+
+
+SCORES = dict(source='classify', activation='softmax')
+
+
+@pytest.mark.parametrize('loss', [
+    dict(SCORES, type='KDLoss', ignore_index=None),
+    dict(SCORES, type='DISTLoss'), dict(type='CWDLoss', source='classify'),
+    dict(type='NFDLoss', source='second'),
+    dict(type='NFDLoss', source=['first', 'second']),
+    dict(type='FitNetsLoss', source='second'),
+    dict(type='PairwiseLoss', source='first', pool=None),
+    dict(type='ATLoss', source=['first', 'second']),
+    dict(type='ValueLoss', source=pair('first', 'first')),
+    dict(type='CIRKDMiniBatchLoss', source='second'),
+    dict(type='TFDIntraLoss', source='second'),
+    dict(type='TFDInterLoss', source=['first', 'second'])],
+    ids=lambda loss: loss['type'])
+def test_a_run_with_padding_is_one_without(loss):
+    """A padded image counts as the image alone, whatever is around it."""
+    student, teacher = Patches(4), Patches(6)
+    if loss['type'] in ('ValueLoss', 'TFDIntraLoss', 'ATLoss'):
+        teacher = Patches(4)
+    values = []
+    for x, samples in padded((12, 8), SIZE, SIZE):
+        run = begin(student, teacher_of(teacher), dict(loss_x=loss))
+        if hasattr(student, ENTRY):  # the same adapters in both
+            for p in student.mmselfkd.parameters():
+                nn.init.constant_(p, 0.1)
+        values.append(student(x, samples, 'loss')['distill.loss_x'])
+        run.close()
+    assert values[0] > 0
+    torch.testing.assert_close(*values, rtol=1e-4, atol=1e-6)
+
+
+class Keeps(nn.Module):
+    """A user's own loss that takes no weight, and what it was given."""
+
+    seen = []
+
+    def forward(self, student, teacher):
+        Keeps.seen.append((student.detach(), teacher.detach()))
+        return (student - teacher).abs().mean()
+
+
+def test_what_takes_no_weight_gets_zeros_in_the_padding():
+    """On both sides; a discriminator too, in either of its turns."""
+    student, teacher = Patches(4), Patches(4)
+    run = begin(student, teacher_of(teacher), dict(
+        loss_own=dict(type=Keeps, source='second'),
+        loss_ho=dict(type='HolisticLoss', source='classify',
+                     conditional=False)))
+    looked, Keeps.seen = [], []
+    own = run.discriminators['loss_ho'].losses[0].discriminator
+    own.norm.register_forward_pre_hook(
+        lambda module, args: looked.append(args[0].detach()))
+    _, (x, samples) = padded((12, 8), SIZE, SIZE)
+    student(x, samples, 'loss')
+    run.end_iteration()
+    with torch.no_grad():
+        levels = [model.second(model.first(x).relu())
+                  for model in (student, teacher)]
+        scores = [model(x) for model in (student, teacher)]
+    for got, level in zip([*Keeps.seen[0], looked[0]], [*levels, scores[0]]):
+        torch.testing.assert_close(got[..., :3, :2], level[..., :3, :2])
+        assert not got[..., 3:, :].any() and not got[..., 2:].any()
+    for got in looked:  # the student's, the teacher's and what lies between
+        assert not got[..., 3:, :].any() and not got[..., 2:].any()
+    assert any(torch.equal(got[..., :3, :2], scores[1][..., :3, :2])
+               for got in looked)
     run.close()
 
 

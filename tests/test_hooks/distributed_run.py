@@ -11,6 +11,7 @@ HOOKS = dict(
     frozen=dict(
         type='mmselfkd.DistillHook',
         teacher=teacher(),
+        diagnose=dict(interval=3),
         losses=dict(
             loss_kd=dict(type='KDLoss', source='logits'),
             loss_nfd=dict(type='NFDLoss', source='features'),
@@ -19,7 +20,8 @@ HOOKS = dict(
                 schedule=dict(type='LinearRamp', begin=2, end=3)),
             loss_ho=dict(
                 type='HolisticLoss', source='logits', mode='hinge',
-                loss_weight=0.1))),
+                loss_weight=0.1,  # learns so fast that its gradient shows
+                optimizer=dict(type='SGD', lr=0.1)))),
     own=dict(
         type='mmselfkd.DistillHook',
         teacher=dict(
@@ -43,6 +45,22 @@ HOOKS = dict(
             loss_memory=dict(
                 loss_weight=10., pixels_per_class=10**4, pixel_memory=3000,
                 region_memory=20, pixel_samples=3000, region_samples=20))),
+    unlabelled=dict(
+        type='mmselfkd.DistillHook',
+        teacher=teacher(),
+        losses=dict(
+            loss_nfd=dict(type='NFDLoss', source='features'),
+            loss_ho=dict(
+                type='HolisticLoss', source='logits', mode='hinge',
+                loss_weight=0.1)),
+        unlabelled=dict(share=0.75, dataloader=dict(
+            batch_size=4, num_workers=0,
+            sampler=dict(type='InfiniteSampler', shuffle=False),
+            dataset=dict(
+                type='mmselfkd.ToySegDataset', size=32, length=6,
+                split='test', pipeline=[
+                    dict(type='LoadImageFromFile'),
+                    dict(type='PackSegInputs')])))),
     ignored=dict(
         type='mmselfkd.DistillHook',
         teacher=teacher(),
@@ -76,6 +94,8 @@ def main(name, work_dir, batch_size, norms, backend):
         })
     for head in ('decode_head', 'auxiliary_head'):
         cfg.model[head].update(norm_cfg=NORMS[norms][1], dropout_ratio=0.)
+    if name == 'unlabelled':
+        cfg.custom_hooks[0].unlabelled.dataloader.batch_size = batch_size
     pipeline = cfg.train_dataloader.dataset.pipeline
     pipeline.pop(2)  # the random flip
     if name == 'ignored':  # every second image, so all of the second rank's

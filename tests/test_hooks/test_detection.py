@@ -1,9 +1,17 @@
 """One hook on the detectors of mmdet, by a real Runner."""
+import copy
 import math
 
 import pytest
 import torch
-from helpers import assert_clean, assert_stock, distillation, load
+from helpers import (
+    At,
+    assert_clean,
+    assert_stock,
+    distillation,
+    load,
+    teacher_model,
+)
 from helpers import train as train_config
 from mmengine.registry import MODELS as MMENGINE_MODELS
 
@@ -67,6 +75,75 @@ def test_every_loss_on_dense_heads(tiny, detectors, tmp_path, name):
     assert {key.partition('.')[0] for key in ours} == {'0'}  # one level
     assert_clean(runner)
     assert levels == len(runner.model.bbox_head.prior_generator.strides)
+
+
+class Batches(At):
+    """What the data loader gave, and the sizes of its images."""
+
+    def __init__(self):
+        self.data = []
+        super().__init__(before_train_iter=lambda runner, data_batch, **_:
+                         self.data.append(copy.deepcopy(data_batch)))
+
+    def mask(self, height, width, stride):
+        """1 where the cell of a position of the last batch begins in it."""
+        return torch.stack([
+            (torch.arange(height)[:, None] * stride < sample.img_shape[0])
+            & (torch.arange(width) * stride < sample.img_shape[1])
+            for sample in self.data[-1]['data_samples']])[:, None].float()
+
+
+def test_what_a_loss_sees_of_padded_images(tiny, detectors, tmp_path, spy):
+    """The weight of every loss that takes one; for others zeros."""
+    losses = {
+        f'loss_{i}': dict(loss, source=f'{source}[0]')
+        for i, (source, loss) in enumerate([
+            ('logits', KD), ('logits', dict(type='ICSDLoss')),
+            ('neck', dict(type='NFDLoss')), ('neck', dict(type='ATLoss')),
+            ('neck', dict(type='FitNetsLoss')),
+            ('neck', dict(type='PairwiseLoss', pool=None)),
+            ('neck', dict(type='CWDLoss')), ('boxes', dict(type='NFDLoss'))])}
+    looks = ('neck', 'logits', 'boxes')
+    spies = {f'loss_see_{source}': dict(type='Spy', source=f'{source}[0]')
+             for source in looks}
+    batches = Batches()
+    cfg = detectors.config(tmp_path, 'fcos', distil(
+        losses | spies, detectors.teacher('fcos')))
+    runner, logs = train_config(cfg, batches, look=losses_of)
+    maps = dict(zip(looks, spy.calls[-3:]))
+    mask = batches.mask(*maps['neck'][0].shape[2:], stride=8)
+    assert 0 < mask.mean() < 0.9
+    for student, teacher in maps.values():
+        for level in student, teacher:
+            assert torch.equal(level, level * mask) and level.any()
+    for key, loss in losses.items():
+        student, teacher = maps[loss['source'].partition('[')[0]]
+        compare = logs.seen[-1][key]
+        expected = compare(student, teacher, weight=mask)
+        assert logs.entries[-1][f'distill.{key}'] == pytest.approx(
+            float(expected), rel=1e-4), key
+        assert float(compare(student, teacher)) != pytest.approx(
+            float(expected), rel=1e-2), key
+
+
+def test_a_teacher_pads_as_it_would_itself(tiny, detectors, tmp_path):
+    """In its own normalisation, by its own value."""
+    teacher, seen, batches = detectors.teacher('fcos'), [], Batches()
+    teacher['config']['model']['data_preprocessor'].update(
+        mean=[10., 20., 30.], std=[3., 4., 5.], bgr_to_rgb=True, pad_value=7)
+    models = []
+
+    def look(runner):
+        models.append(teacher_model(runner))
+        models[0].backbone.register_forward_pre_hook(
+            lambda module, args: seen.append(args[0]))
+
+    train_config(detectors.config(tmp_path, 'fcos', distil(
+        dict(loss_kd=KD), teacher), **{'train_cfg.max_iters': 1}),
+        batches, At('LOWEST', before_train=look))
+    expected = models[0].data_preprocessor(batches.data[0], True)['inputs']
+    assert (expected == 7).any()
+    torch.testing.assert_close(seen[0], expected, rtol=1e-4, atol=1e-3)
 
 
 def save_start(tiny, detectors, tmp_path, name):
@@ -303,6 +380,18 @@ def test_a_head_that_is_not_known(tiny, detectors, tmp_path):
     message = refuse(tiny, cfg)
     assert "loss_kd.source = 'logits'" in message
     assert 'UnknownHead' in message and "source='features'" in message
+
+
+def test_the_user_sets_the_groups_of_box_sides(tiny, detectors, tmp_path):
+    """To what they are, or it is an error: never another number unseen."""
+    def cfg(groups):
+        loss = dict(KD, source='boxes', groups=groups)
+        return detectors.config(tmp_path, 'gfl', distil(
+            dict(loss_box=loss), detectors.teacher('gfl')))
+
+    message = refuse(tiny, cfg(2))
+    assert 'loss_box.groups = 2' in message and 'groups=4' in message
+    assert train(cfg(4))[2]['loss_box'].groups == 4
 
 
 def test_foreground_needs_boxes(tiny, tmp_path):

@@ -43,6 +43,11 @@ def test_two_processes_equal_one_of_twice_the_batch(tmp_path):
     assert_close(one, two)
     assert_same(extra['discriminators']['loss_ho']['losses'],
                 other['discriminators']['loss_ho']['losses'])
+    shares, same = map(measured, (one, two))
+    assert len(shares) == 8  # share and cosine of each
+    for key, values in shares.items():
+        assert len(values) == (1 if 'late' in key else 2), key
+        assert same[key] == pytest.approx(list(values), rel=1e-3, abs=1e-5)
 
 
 def test_what_teaches_itself_is_the_same_too(tmp_path):
@@ -96,6 +101,22 @@ def test_a_rank_without_labels_skews_nothing(tmp_path):
     one = launch('ignored', tmp_path / 'one', 4, 1)
     two = launch('ignored', tmp_path / 'two', 2, 2)
     assert_same(one['state_dict'], two['state_dict'])
+
+
+def test_images_without_labels_are_split_over_the_ranks(tmp_path):
+    """Two ranks of half the batch are one: student and discriminator."""
+    one = launch('unlabelled', tmp_path / 'one', 4, 1)
+    two = launch('unlabelled', tmp_path / 'two', 2, 2)
+    assert_close(one, two)
+    assert_same(*(saved['mmselfkd']['discriminators']['loss_ho']['losses']
+                  for saved in (one, two)))
+
+
+def measured(checkpoint):
+    """The shares of the gradients that the log has."""
+    return {key: buffer.data[0] for key, buffer in
+            checkpoint['message_hub']['log_scalars'].items()
+            if 'distill.share' in key or 'distill.cosine' in key}
 
 
 def assert_close(one, two, **tolerances):

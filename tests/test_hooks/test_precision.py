@@ -98,7 +98,7 @@ def features(tiny):
     """A frozen teacher and an adapter; no class scores are compared."""
     return dict(
         type='mmselfkd.DistillHook', teacher=tiny.teacher(),
-        losses=dict(loss_nfd=NFD))
+        losses=dict(loss_nfd=NFD), diagnose=dict(interval=1))
 
 
 class Watch:
@@ -191,17 +191,25 @@ def test_losses_are_float32_and_near_full_precision(tiny, tmp_path):
                 assert value.dtype == torch.float32, name
 
 
-def test_agreement_is_that_of_full_precision(tiny, tmp_path):
+def shares(runner):
+    scalars = runner.message_hub.log_scalars
+    return [scalars[f'train/distill.{name}.loss_nfd'].current()
+            for name in ('share', 'cosine')]
+
+
+def test_agreement_and_shares_are_those_of_full_precision(tiny, tmp_path):
     """Products over all positions leave the range of float16."""
     name = 'distill.cka'
-    _, full = train(tiny, tmp_path / 'full', features(tiny), iters=1)
+    runner, full = train(tiny, tmp_path / 'full', features(tiny), iters=1)
+    expected_shares = shares(runner)
     generator = torch.Generator().manual_seed(0)
     student, teacher = (
         20 * torch.rand(2, c, 32, 32, generator=generator) for c in (4, 8))
     expected = linear_cka(student, teacher)
     for dtype in ('bfloat16', 'float16'):
-        _, half = train(tiny, tmp_path / dtype, features(tiny), dtype,
-                        iters=1)
+        runner, half = train(tiny, tmp_path / dtype, features(tiny), dtype,
+                             iters=1)
+        assert shares(runner) == pytest.approx(expected_shares, abs=0.02)
         assert half.types[name] == torch.float32
         assert half.logs[0][name] == pytest.approx(
             full.logs[0][name], abs=0.02)
@@ -370,3 +378,17 @@ def test_the_scaler_is_in_a_stock_checkpoint(tiny, tmp_path):
         _, watch = train(tiny, tmp_path / 'a', hook, 'bfloat16', iters=3,
                          resume=True)
         assert watch.scales == [SCALE / 2] * 2, hook
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+def test_images_without_labels(tiny, tmp_path, dtype):
+    """Their pass runs under the autocast of the student's."""
+    cfg = tiny.config(tmp_path)
+    loader = copy.deepcopy(cfg.train_dataloader)
+    hook = dict(type='mmselfkd.DistillHook', teacher=tiny.teacher(),
+                losses=dict(loss_nfd=NFD), unlabelled=dict(dataloader=loader))
+    _, full = train(tiny, tmp_path / 'full', hook)
+    _, half = train(tiny, tmp_path / dtype, hook, dtype)
+    name = 'distill.loss_nfd_unlabelled'
+    assert half.types[name] == torch.float32
+    assert half.logs[0][name] == pytest.approx(full.logs[0][name], rel=0.05)

@@ -42,7 +42,9 @@ def stop_and_go(cfg, work_dir, **changes):
     resume.
     """
     keep_order(cfg)
-    cfg.merge_from_dict(dict(NO_DROPOUT, **changes))
+    if 'decode_head' in cfg.model:
+        changes = dict(NO_DROPOUT, **changes)
+    cfg.merge_from_dict(changes)
     # no batch is drawn twice before it is interrupted
     cfg.train_dataloader.batch_size = 8
     saved = []
@@ -142,6 +144,47 @@ def test_a_part_of_another_kind_starts_anew(
     go(after, iters=3, resume=True, log_level='INFO')
     line = resumed_line(capsys)
     assert f'{name}: goes on where it was' in line and 'anew' not in line
+
+
+def rates(runner):
+    """Learning rate and its start of each parameter of ours."""
+    names = {id(p): name for name, p in runner.model.named_parameters()}
+    return {
+        names[id(p)]: (group['lr'], group['initial_lr'])
+        for group in runner.optim_wrapper.optimizer.param_groups
+        for p in group['params']}
+
+
+@pytest.mark.parametrize('schedulers', [
+    [dict(type='PolyLR', power=0.9, by_epoch=False)],
+    [dict(type='CosineAnnealingLR', T_max=6, by_epoch=False)],
+    [dict(type='LinearLR', start_factor=0.1, end=2, by_epoch=False),
+     dict(type='MultiStepLR', milestones=[3, 4], by_epoch=False)]],
+    ids=lambda s: s[0]['type'])
+def test_a_new_loss_has_the_learning_rate_of_a_run_from_the_start(
+        tiny, tmp_path, schedulers):
+    """Its parameters are groups of their own, with a factor of their own."""
+    both = dict(loss_nfd=NFD, loss_back=dict(NFD, source='backbone[3]'))
+    keys = {'mmselfkd': dict(lr_mult=3.), 'loss_back': dict(lr_mult=7.)}
+
+    def config(folder, losses, **changes):
+        cfg = tiny.config(tmp_path / folder, distil(losses=losses), iters=6,
+                          **changes)
+        cfg.param_scheduler = schedulers
+        cfg.optim_wrapper.paramwise_cfg = dict(custom_keys=keys)
+        return cfg
+
+    whole = train(config('whole', both), look=rates)[1].seen
+    interrupt(tiny.build(config('stopped', dict(loss_nfd=NFD))), 2)
+    resumed = train(config('stopped', both, resume=True), look=rates)[1].seen
+    assert len(resumed) == 4
+    for expected, found in zip(whole[2:], resumed):
+        assert found.keys() == expected.keys()
+        for name, (rate, start) in expected.items():
+            assert found[name] == pytest.approx((rate, start)), name
+    ours = {n: v for n, v in whole[3].items() if 'loss_back' in n}
+    assert ours and all(start == pytest.approx(0.07)
+                        for _, start in ours.values())
 
 
 def test_an_adapter_of_another_shape_starts_anew(tiny, tmp_path, capsys):

@@ -58,7 +58,8 @@ CASES = dict(
         'foreground=None', dict(losses=dict(loss_x=dict(foreground=None)))),
     positions_of_rois=(
         DETECTORS['faster_rcnn'], hook(dict(
-            type='PairwiseLoss', source='logits', pool=1)), "source='features'",
+            type='PairwiseLoss', source='logits', pool=1)),
+        "source='features'",
         dict(losses=dict(loss_x=dict(source='features')))),
     classes_of_rois=(
         DETECTORS['faster_rcnn'], hook(dict(

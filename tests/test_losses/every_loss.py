@@ -29,6 +29,13 @@ def extra(loss, maps, side=2):
     if loss.needs_image:
         options['image'] = torch.ones(
             n, 3, height, width, device=maps.device)
+    if loss.needs_objects:
+        options['objects'] = torch.zeros(
+            n, 1, *maps.shape[2:], device=maps.device)
+        options['objects'][:, :, :2, :2] = 0.25
+    if loss.needs_regions:
+        options['regions'] = torch.ones(
+            n, 2, *maps.shape[2:], device=maps.device) / maps[0, 0].numel()
     if loss.needs_classifier:
         options['classifier'] = lambda maps: maps.cumsum(1)
     return options

@@ -15,6 +15,7 @@ from mmselfkd.losses import (
     KDLoss,
     NFDLoss,
     PairwiseLoss,
+    PKDLoss,
     ValueLoss,
     cwd_loss,
     dist_loss,
@@ -38,11 +39,12 @@ LOSSES = [
     CWDLoss(),
     DISTLoss(),
     FitNetsLoss(),
+    PKDLoss(),
     CIRKDMiniBatchLoss(),
     CIRKDMiniBatchLoss(pool=2),
 ]
 IDS = ['kd', 'pair', 'pair-local', 'nfd', 'nfd-c', 'icsd', 'at', 'at-sum',
-       'value', 'cwd', 'dist', 'fitnets', 'cirkd',
+       'value', 'cwd', 'dist', 'fitnets', 'pkd', 'cirkd',
        'cirkd-pool']
 every_loss = pytest.mark.parametrize('loss', LOSSES, ids=IDS)
 
@@ -78,7 +80,8 @@ def test_zero_and_minimum_at_equality(loss):
     same = teacher.clone().requires_grad_()
     value = loss(same, teacher)
     value.backward()
-    rounding = 1e-6 if isinstance(loss, DISTLoss) else 0  # 1 - correlation
+    # 1 - correlation
+    rounding = 1e-6 if isinstance(loss, (DISTLoss, PKDLoss)) else 0
     assert abs(value.item()) <= rounding
     assert same.grad.abs().max() < 1e-6
     assert loss(student, teacher) > 1e-4

@@ -47,7 +47,7 @@ def test_what_the_device_shows():
     for loss in [made(cls) for cls in CLASSES] + OPTIONS
     for weighted in (False, True)[:1 + loss.takes_weight]])
 def test_no_value_is_read_and_no_device_mixed(loss, weighted):
-    student, teacher = (on_meta(2, 70, 12, 16) for _ in range(2))
+    student, teacher = (on_meta(2, 140, 12, 16) for _ in range(2))
     student.requires_grad_()
     extra = dict(weight=on_meta(2, 1, 12, 16)) if weighted else {}
     image = on_meta(2, 3, 24, 32)
@@ -56,7 +56,11 @@ def test_no_value_is_read_and_no_device_mixed(loss, weighted):
     if loss.needs_image:
         extra['image'] = image
     if loss.needs_classifier:
-        extra['classifier'] = torch.nn.Conv2d(70, 5, 1, device='meta')
+        extra['classifier'] = torch.nn.Conv2d(140, 5, 1, device='meta')
+    if loss.needs_objects:
+        extra['objects'] = on_meta(2, 1, 12, 16)
+    if loss.needs_regions:
+        extra['regions'] = on_meta(2, 2, 12, 16)
     if loss.needs_label:
         extra['label'] = torch.zeros(
             2, 24, 32, dtype=torch.long, device='meta')

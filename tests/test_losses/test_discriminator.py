@@ -1,6 +1,6 @@
-
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmselfkd.losses.discriminator import (
@@ -142,6 +142,35 @@ def test_attention_is_linear_in_the_size_of_large_maps():
 def test_block_halves_and_rounds_up(size):
     out = Block(2, 3)(random(1, 2, *size))
     assert out.shape == (1, 3, -(-size[0] // 2), -(-size[1] // 2))
+
+
+@pytest.mark.parametrize('size', [(8, 6), (5, 3), (1, 1)])
+def test_block_is_a_convolution_to_the_second_derivative(size):
+    torch.manual_seed(0)
+    block = Block(3, 5).double().eval()
+    x = random(2, 3, *size).double().requires_grad_()
+    matrix = block.conv.parametrizations.weight.original
+    kernel = block.conv.parametrizations.weight[0](matrix)
+    padded = F.pad(x, (1, 1 + size[1] % 2, 1, 1 + size[0] % 2))
+    expected = F.leaky_relu(F.conv2d(
+        padded, kernel, block.conv.bias, stride=2), 0.1)
+    found = []
+    for out in (block(x), expected):
+        slope, = torch.autograd.grad(out.square().sum(), x, create_graph=True)
+        found.append([out, slope, *torch.autograd.grad(
+            slope.square().sum(), (x, matrix, block.conv.bias))])
+    torch.testing.assert_close(*found)
+
+
+def test_two_batches_in_one_call_are_two_calls():
+    torch.manual_seed(0)
+    discriminator = Discriminator(4, 3).eval()
+    logits, image = random(4, 4, 8, 6), random(4, 3, 9, 9, seed=1)
+    logits[2:] *= 7
+    torch.testing.assert_close(
+        discriminator(logits, image, batches=2),
+        torch.cat([discriminator(logits[half], image[half])
+                   for half in (slice(2), slice(2, 4))]))
 
 
 def test_block_weight_has_norm_one():

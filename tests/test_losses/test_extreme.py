@@ -41,7 +41,7 @@ def assert_finite(loss, student, teacher, why=None):
         loss(exact, teacher, **extra(loss, exact)).backward()
         assert exact.grad.isfinite().all() and exact.grad.abs().max() > 65504
         assert isinstance(  # quadratic in the scores
-            loss, (losses.ICSDLoss, losses.SRDLoss))
+            loss, (losses.FGDLoss, losses.ICSDLoss, losses.SRDLoss))
     else:
         assert student.grad.isfinite().all(), why
     for parameter in loss.parameters():

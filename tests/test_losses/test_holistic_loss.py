@@ -77,7 +77,7 @@ def test_hand_values_with_given_scores():
             super().__init__()
             self.score = torch.nn.Conv2d(1, 1, 1)
 
-        def forward(self, logits, image=None):
+        def forward(self, logits, image=None, batches=1):
             return logits[:, 0, 0, 0]
 
     student = torch.tensor([-3., 0.5]).view(2, 1, 1, 1)
@@ -94,7 +94,7 @@ def test_hand_values_with_given_scores():
         assert loss(student, teacher).item() == 1.25
         assert loss.discriminator_loss(student, teacher).item() == value
     # two pixels share the score: each has slope 1/2, the norm is 1/sqrt(2)
-    loss.discriminator.forward = lambda logits, image=None: logits.mean(
+    loss.discriminator.forward = lambda logits, *_, **__: logits.mean(
         (1, 2, 3))
     wide = student.expand(2, 1, 1, 2), teacher.expand(2, 1, 1, 2)
     torch.testing.assert_close(
@@ -298,27 +298,6 @@ def test_mixes_by_the_global_generator():
     assert values[0] == values[1] != values[2]
 
 
-def test_mixes_by_a_generator():
-    student, teacher, image = maps(2, 4, 8, 6)
-
-    def value(seed, **options):
-        torch.manual_seed(seed)
-        before = torch.get_rng_state()
-        loss = built().discriminator_loss(
-            student, teacher, image=image, **options)
-        is_same = torch.equal(torch.get_rng_state(), before)
-        return loss, is_same
-
-    expected, is_untouched = value(5)
-    assert not is_untouched
-    for seed in (1, 2):  # of the global generator, which has no effect
-        generator = torch.Generator().manual_seed(5)
-        got, is_untouched = value(seed, generator=generator)
-        assert is_untouched and torch.equal(got, expected)
-    # the generator goes on
-    assert value(1, generator=generator)[0] != expected
-
-
 def test_penalty_of_weight_zero_draws_nothing():
     student, teacher, image = maps(2, 4, 8, 6)
     loss = built(gradient_penalty=0)
@@ -403,3 +382,45 @@ def test_module_equals_functions(mode):
         student, teacher, discriminator=twin.discriminator, image=image,
         mode=mode, gradient_penalty=3.0)
     assert torch.equal(first, second)
+
+
+def test_penalty_in_every_second_turn_at_twice_its_weight():
+    student, teacher, image = maps(2, 4, 8, 6)
+    expected = []
+    for penalty in (20.0, 0.0, 20.0):
+        loss = built(gradient_penalty=penalty)
+        loss.discriminator.load_state_dict(
+            expected[-1][1] if expected else loss.discriminator.state_dict())
+        torch.manual_seed(1)
+        value = loss.discriminator_loss(student, teacher, image=image)
+        expected.append((value, loss.discriminator.state_dict()))
+    loss = built(penalty_interval=2)
+    for turn, (value, _) in enumerate(expected):
+        if turn == 1:  # a resumed run goes on with the next turn
+            state, loss = loss.state_dict(), built(penalty_interval=2)
+            loss.load_state_dict(state, strict=True)
+        torch.manual_seed(1)
+        assert torch.equal(
+            loss.discriminator_loss(student, teacher, image=image), value)
+        loss.end_turn()
+    assert 'turn' not in built().state_dict()  # nor in older checkpoints
+
+
+def test_width():
+    loss = HolisticLoss(width=4)
+    build(loss)
+    widths = [module.out_channels for module in loss.discriminator.blocks
+              .modules() if isinstance(module, torch.nn.Conv2d)
+              and module.kernel_size == (4, 4)]
+    assert widths == [4, 8, 16, 32]
+    student, teacher, image = maps(2, 4, 8, 6)
+    loss(student, teacher, image=image)
+    loss.discriminator_loss(student, teacher, image=image).backward()
+
+
+@pytest.mark.parametrize('options', [
+    dict(penalty_interval=0), dict(penalty_interval=1.5), dict(width=1)])
+def test_bad_price(options):
+    name, = options
+    with pytest.raises(ValueError, match=f'{name} must be an integer'):
+        HolisticLoss(**options)

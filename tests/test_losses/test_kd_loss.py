@@ -303,3 +303,30 @@ def test_bad_standardise(options, part):
                  lambda: KDLoss(**options)):
         with pytest.raises(ValueError, match=part):
             call()
+
+
+@pytest.mark.parametrize('options, shape, says', [
+    (dict(), (1, 1, 4, 4), 'a softmax over one channel'),
+    (dict(), (1, 2, 4, 4), None),
+    (dict(activation='sigmoid'), (1, 1, 4, 4), None),
+    (dict(groups=2), (1, 2, 4, 4), 'a softmax over one channel'),
+    (dict(groups=2), (1, 4, 4, 4), None),
+    (dict(standardise=True), (1, 2, 3, 4), 'the logits of two classes'),
+    (dict(standardise=True), (1, 3, 2, 2), None),
+    (dict(standardise=True, groups=2), (1, 4, 3, 3), 'of two classes'),
+    (dict(standardise=True, groups=2), (1, 6, 4, 4), None)])
+def test_what_would_be_constant_is_refused(options, shape, says):
+    """By the number of the classes of one distribution, no other side."""
+    scores = torch.rand(shape)
+    loss = KDLoss(ignore_index=None, **options)
+    if says is None:
+        loss.check(scores, scores)
+    else:
+        with pytest.raises(ValueError, match=says):
+            loss.check(scores, scores)
+
+
+def test_groups_are_named_in_the_error():
+    scores = torch.rand(1, 4, 2, 2)
+    with pytest.raises(ValueError, match='^groups must be'):
+        kd_loss(scores, scores, groups=0)

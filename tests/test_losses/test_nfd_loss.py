@@ -103,6 +103,13 @@ def test_constant_maps_become_zero(dims):
     assert student.grad.isfinite().all()
 
 
+@pytest.mark.parametrize('dims, is_needed', [
+    ('hw', True), ('nhw', False), ('c', False), ('chw', False)])
+def test_which_statistics_need_positions(dims, is_needed):
+    """Refused for one vector a region: all of its means are of one number."""
+    assert NFDLoss(dims).needs_positions is is_needed
+
+
 @pytest.mark.parametrize('name, value, allowed', [
     ('dims', 'wh', "one of 'hw', 'nhw', 'c', 'chw'"),
     ('dims', None, "one of 'hw', 'nhw', 'c', 'chw'"),

@@ -11,7 +11,7 @@ from mmselfkd import losses
 # that have a mean over all ranks
 SYNCED = (losses.AttnFDLoss, losses.CIRKDMemoryLoss, losses.DISTLoss,
           losses.HolisticLoss, losses.IFVDLoss, losses.KDLoss,
-          losses.MixSKDLogitLoss, losses.SRDLoss)
+          losses.MixSKDLogitLoss, losses.PKDLoss, losses.SRDLoss)
 
 
 class Collectives(TorchDispatchMode):
@@ -61,7 +61,7 @@ import sys
 import torch
 from torch import distributed
 from mmselfkd.losses import (
-    DISTLoss, HolisticLoss, IFVDLoss, KDLoss, MixSKDLogitLoss)
+    DISTLoss, HolisticLoss, IFVDLoss, KDLoss, MixSKDLogitLoss, PKDLoss)
 
 rank, store = int(sys.argv[1]), sys.argv[2]
 distributed.init_process_group(
@@ -94,7 +94,7 @@ holistic = HolisticLoss()
 holistic.build(student, teacher, image)
 holistic.double()
 for loss in (KDLoss(), MixSKDLogitLoss(), holistic, DISTLoss(),
-             DISTLoss(ignore_index='head'), IFVDLoss()):
+             DISTLoss(ignore_index='head'), IFVDLoss(), PKDLoss()):
     whole = value(loss, slice(4), False)
     torch.testing.assert_close(mean(loss, True), whole)
     assert (mean(loss, False) - whole).abs() > 1e-4 * whole.abs()

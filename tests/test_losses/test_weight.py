@@ -15,6 +15,7 @@ from mmselfkd.losses import (
     KDLoss,
     NFDLoss,
     PairwiseLoss,
+    PKDLoss,
     TFDInterLoss,
     TFDIntraLoss,
     ValueLoss,
@@ -31,7 +32,7 @@ LOSSES = dict(
     at_sum=ATLoss(reduction='sum'), inter=TFDInterLoss(),
     intra=TFDIntraLoss(), value=ValueLoss(),
     value_si=ValueLoss('scale_invariant'), kd_sides=KDLoss(groups=2),
-    cwd=CWDLoss(2.0), dist=DISTLoss(), fitnets=FitNetsLoss(),
+    cwd=CWDLoss(2.0), dist=DISTLoss(), pkd=PKDLoss(), fitnets=FitNetsLoss(),
     dist_sigmoid=DISTLoss(activation='sigmoid'),
     cirkd=CIRKDMiniBatchLoss(0.5), cirkd_pool=CIRKDMiniBatchLoss(0.5, pool=2))
 every_loss = pytest.mark.parametrize('name', LOSSES)

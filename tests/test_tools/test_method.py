@@ -194,8 +194,9 @@ def test_a_method_of_the_users_own(config_of):
     assert cfg.work_dir.startswith('work_dirs/ownmethod_')
 
 
-def test_the_list(capsys):
+def test_the_list(capsys, monkeypatch):
     """One line a method, from its docstring."""
+    monkeypatch.setattr(sys, 'argv', ['methods.py'])
     methods.main()
     lines = capsys.readouterr().out.splitlines()[2:]
     found = methods.methods()

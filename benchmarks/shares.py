@@ -1,0 +1,227 @@
+"""What each loss of a config is of the loss and of the gradient.
+
+Trains every config for some iterations, on its data and schedule, the latter
+shortened in proportion; measures every second iteration by the hook's own
+``diagnose``; and prints a markdown table of medians, right after the warm-up
+of the learning rate and at the end. With ``--narrow N`` the convolutions of a
+PSPNet on Cityscapes have 1 / N of their channels, the teacher has random
+weights and the images are those of CamVid, in the config's own crop.
+
+    python benchmarks/shares.py configs/skd/skd_fpn_*camvid* --iters 100
+    python benchmarks/shares.py configs/toy/fpn_r18-w8*.py --teacher T.py \
+        --teacher-checkpoint W.pth --methods SKDHook NFDHook
+"""
+import argparse
+import itertools
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import tools_path  # noqa: F401
+import torch
+from measuring import at_least, table, write
+from methods import find_method, is_distillation
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from train import load_config
+
+from mmselfkd import DistillHook
+from mmselfkd.distillation.diagnosis import HIGH, LOW
+
+PREFIX = 'distill.share.'
+HEADER = ('config', 'loss', 'of the loss, first', 'of the loss, last',
+          'of the gradient, first', 'of the gradient, last', 'far from',
+          'cosine, last', 'cost')
+LEGEND = """\
+First: the median over iterations {first}; last: over {last}, of {iters}, \
+seed {seed}. *of the loss*: the size of the term over the sum of all losses. \
+*of the gradient*: `distill.share`, its part in the gradient at what it looks \
+at; *cosine* is that with the gradient of the task there. A teacher's own \
+losses that are no terms are in both sums. *far from*: the last share is that \
+of a term below {low:.1%} or above 20 times all others. *cost*: the CPU time \
+of an iteration that measures over one that does not, medians. '-': off at \
+that time."""
+
+
+class Watch(Hook):
+    """Keeps what each iteration logs, measures and costs."""
+
+    def __init__(self):
+        self.rows, self._began = [], 0.
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self._began = time.process_time()
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None,
+                         outputs=None):
+        run = next(h.run for h in runner.hooks if isinstance(h, DistillHook)
+                   and h.run is not None)
+        self.rows.append(dict(
+            {key: float(value.detach()) for key, value in outputs.items()},
+            **run.measured, one=1.,
+            ms=1000 * (time.process_time() - self._began)))
+
+
+def load(path, method, teacher, checkpoint):
+    """A config, with a method hook where one is named."""
+    needs = method and find_method(method, None)[1].preset_teacher is None
+    return load_config(argparse.Namespace(
+        config=path, method=method, teacher=teacher if needs else None,
+        teacher_checkpoint=checkpoint if needs else None, method_options=None,
+        trust_checkpoint=False, cfg_options=None, work_dir=None,
+        launcher='none', local_rank=0))
+
+
+def shortened(cfg, iters):
+    """The same training in ``iters`` iterations, measured, not evaluated.
+
+    Returns:
+        int: Iterations of the warm-up.
+    """
+    factor, warm_up = iters / cfg.train_cfg.max_iters, 0
+    for scheduler in cfg.param_scheduler:
+        for name in ('begin', 'end'):
+            if scheduler.get(name):
+                scheduler[name] = max(1, round(scheduler[name] * factor))
+        if scheduler.type == 'LinearLR':
+            warm_up = max(warm_up, scheduler.end)
+    cfg.train_cfg.max_iters = iters
+    cfg.train_cfg.pop('val_interval', None)
+    for name in ('val_cfg', 'val_dataloader', 'val_evaluator',
+                 'test_cfg', 'test_dataloader', 'test_evaluator',
+                 'visualizer'):  # of which mmengine keeps one by its name
+        cfg.pop(name, None)
+    cfg.default_hooks = dict(
+        checkpoint=dict(type='CheckpointHook', interval=-1, save_last=False))
+    cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
+    cfg.log_level = 'WARNING'
+    for hook in cfg.custom_hooks:
+        if is_distillation(hook, cfg.get('default_scope')):
+            hook.diagnose = dict(interval=2)
+    return warm_up
+
+
+def narrowed(model, factor):
+    """A PSPNet of ResNet with 1 / ``factor`` of the channels, BN for a CPU."""
+    model.backbone.update(
+        stem_channels=64 // factor, base_channels=64 // factor)
+    for part in (model.backbone, model.decode_head, model.auxiliary_head):
+        part.norm_cfg = dict(type='BN', requires_grad=True)
+    for head in (model.decode_head, model.auxiliary_head):
+        head.update(in_channels=head.in_channels // factor,
+                    channels=head.channels // factor)
+    model.pretrained = None
+    model.backbone.pop('init_cfg', None)
+
+
+def on_a_cpu(cfg, factor):
+    """The paper's pair, narrowed, without its weights and its data."""
+    narrowed(cfg.model, factor)
+    for hook in cfg.custom_hooks:
+        if 'config' in hook.get('teacher', {}):
+            teacher = Config.fromfile(
+                Config._get_cfg_path(hook.teacher.config, '')[0])
+            narrowed(teacher.model, factor)
+            hook.teacher = dict(
+                config=dict(model=teacher.model.to_dict(),
+                            default_scope='mmseg'), checkpoint='random')
+    data = Config.fromfile(Path(__file__).parent.parent / 'configs' /
+                           '_base_/datasets/camvid.py').train_dataloader
+    data.dataset.pipeline = cfg.train_dataloader.dataset.pipeline
+    data.batch_size = cfg.train_dataloader.batch_size
+    cfg.train_dataloader = data
+
+
+def measured(cfg, iters):
+    """What :class:`Watch` saw of a training, and the names of the terms."""
+    watch = Watch()
+    with TemporaryDirectory() as folder:
+        cfg.work_dir, cfg.experiment_name = folder, Path(folder).name
+        runner = Runner.from_cfg(cfg)
+        runner.register_hook(watch, 'LOWEST')
+        names = []
+        for hook in runner.hooks:
+            if isinstance(hook, DistillHook):
+                names += [loss.name for loss in hook.plan.used]
+        runner.train()
+    return watch.rows, names
+
+
+def median(values):
+    """Of those that are there; None: there is none."""
+    values = [value for value in values if value is not None]
+    return float(np.median(values)) if values else None
+
+
+def percent(value):
+    return '-' if value is None else f'{100 * value:.3g} %'
+
+
+def lines(title, rows, names, windows):
+    """The table's rows of one config.
+
+    Args:
+        title (str): Of the config.
+        rows (list[dict]): What each iteration gave.
+        names (list[str]): The terms.
+        windows (list[slice]): The first and the last iterations.
+    """
+    is_measured = [any(key.startswith(PREFIX) for key in row) for row in rows]
+    times = [median([row['ms'] for row, other in zip(rows[2:], is_measured[2:])
+                     if other == which]) for which in (True, False)]
+    cost = times[0] / times[1] if all(times) else None
+    for name in names:
+        of_loss, of_gradient = ([
+            median([abs(row[key]) / row[whole] for row in rows[window]
+                    if PREFIX + name in row])
+            for window in windows] for key, whole in (
+                (f'distill.{name}', 'loss'), (PREFIX + name, 'one')))
+        cosine = median([row.get(f'distill.cosine.{name}')
+                         for row in rows[windows[1]]])
+        far = [what for what, share in (
+            ('loss', of_loss[1]), ('gradient', of_gradient[1]))
+            if share is not None and not LOW <= share <= HIGH]
+        yield (title, f'`{name}`', *map(percent, of_loss + of_gradient),
+               ' and '.join(far), '-' if cosine is None else f'{cosine:.2f}',
+               '-' if cost is None else f'{cost:.2f}')
+        title, cost = '', None  # once a config
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('configs', nargs='+')
+    parser.add_argument('--methods', nargs='+', default=[None],
+                        help='hooks to add to the configs, each by itself')
+    parser.add_argument('--teacher', help='of those that have none')
+    parser.add_argument('--teacher-checkpoint')
+    parser.add_argument('--iters', type=at_least(4), default=100)
+    parser.add_argument('--window', type=at_least(2), default=10,
+                        help='iterations of a median, every second measured')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--narrow', type=at_least(1), metavar='N')
+    parser.add_argument('--out', type=Path)
+    args = parser.parse_args()
+    found, first = [], ''
+    for path, method in itertools.product(args.configs, args.methods):
+        cfg = load(path, method, args.teacher, args.teacher_checkpoint)
+        if args.narrow:
+            on_a_cpu(cfg, args.narrow)
+        warm_up = shortened(cfg, args.iters)
+        cfg.randomness = dict(seed=args.seed)
+        windows = [slice(warm_up, warm_up + args.window),
+                   slice(args.iters - args.window, args.iters)]
+        first = f'{warm_up} to {warm_up + args.window - 1}'
+        torch.manual_seed(args.seed)
+        rows, names = measured(cfg, args.iters)
+        title = Path(path).stem if method is None else method
+        found += lines(title, rows, names, windows)
+        write(table(HEADER, found) + '\n\n' + LEGEND.format(
+            first=first, last=f'{args.iters - args.window} to '
+            f'{args.iters - 1}', iters=args.iters, seed=args.seed, low=LOW),
+            args.out)
+
+
+if __name__ == '__main__':
+    main()
