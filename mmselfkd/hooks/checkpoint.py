@@ -19,6 +19,7 @@ from mmengine.utils import apply_to
 from ..distillation import ENTRY, DistillationRun
 from ..distillation.diagnosis import log_names
 from ..distillation.monitor import AGREEMENTS
+from ..distillation.run import critic_key
 from .setup import unwrapped
 
 # ENTRY names the entry of the checkpoint as well
@@ -76,7 +77,7 @@ class StateHook(Hook):
         if 'optimizer' in checkpoint:
             _each(runner, checkpoint, functools.partial(
                 _join_optimizer, kept=kept), entry.get('optimizer', {}))
-            _fit_schedulers(checkpoint)
+            _fit_schedulers(runner, checkpoint)
         now = {n.removeprefix(PREFIX) for n in own}
         before = set(saved)
         for kind, ours in (('discriminators', self.discriminators),
@@ -113,7 +114,8 @@ class StateHook(Hook):
         """Keep values of losses that are gone out of the log."""
         ours = {f'train/distill.{name}' for name in self._logged}
         ours |= {f'train/{name}' for name in [
-            *AGREEMENTS, *log_names(self._logged)]}
+            *AGREEMENTS, *log_names(self._logged),
+            *map(critic_key, self.discriminators)]}
         hub = checkpoint.get('message_hub')
         if not isinstance(hub, dict):  # of an old mmengine
             return
@@ -241,17 +243,24 @@ def _join_optimizer(state: dict, order: list[list[str]], extra: dict,
     state['state'], state['param_groups'] = result, groups
 
 
-def _fit_schedulers(checkpoint: dict) -> None:
+def _fit_schedulers(runner: Any, checkpoint: dict) -> None:
     """Give each scheduler the start values of the groups as they are now.
 
     It has one a group, and leaves a group beyond them at its rate for good.
+    Behind them is that of the optimizer's own settings, which mmengine logs
+    as ``base_lr`` where groups differ.
     """
     states, saved = checkpoint['optimizer'], checkpoint.get('param_schedulers')
+    wrappers: Any = runner.optim_wrapper
     if not isinstance(saved, dict):  # of the one optimizer
         states, saved = {'': states}, {'': saved or []}
+        wrappers = {'': wrappers}
     for name, schedulers in saved.items():
         for scheduler in schedulers:
             start = f'initial_{scheduler["param_name"]}'
             groups = states[name]['param_groups']
             if all(start in group for group in groups):
-                scheduler['base_values'] = [group[start] for group in groups]
+                base = scheduler['base_values'][-1:] if hasattr(
+                    wrappers[name], 'base_param_settings') else []
+                scheduler['base_values'] = [
+                    *(group[start] for group in groups), *base]

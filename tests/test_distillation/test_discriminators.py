@@ -74,7 +74,7 @@ def test_it_calls_the_teacher_real(tiny, tmp_path, mode):
     def look(runner, **_):
         trainer, = distillation(runner).discriminators.values()
         one, batch = trainer.losses[0], trainer._seen[0]
-        s, t, image = batch
+        _, ((s, t), ), image = batch
         for _ in range(20):
             seen.append(score(one, t, image) - score(one, s, image))
             trainer._seen = [batch]

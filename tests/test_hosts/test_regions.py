@@ -80,7 +80,8 @@ def test_loops(seed):
 def test_main_region_is_that_of_mmdet(seed):
     levels, boxes = anchors_of(), boxes_of(seed) + 0.3
     every = torch.cat(levels)
-    result = ATSSAssigner(topk=9).assign(
+    result = ATSSAssigner(
+        topk=9, iou_calculator=dict(type='mmdet.BboxOverlaps2D')).assign(
         InstanceData(priors=every), [len(level) for level in levels],
         InstanceData(bboxes=boxes, labels=torch.zeros(4).long()))
     main, _ = box_regions(levels, boxes, torch.ones(len(every)).bool())

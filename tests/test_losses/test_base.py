@@ -29,7 +29,8 @@ def test_forward_takes_what_is_declared(cls):
         loss = cls(ignore_index='head')  # some look at no label otherwise
     assert isinstance(loss, DistillationLoss)
     taken = keywords(loss.forward)
-    assert set(taken) <= {'label', 'weight', 'image', 'classifier'}
+    assert set(taken) <= {
+        'label', 'weight', 'image', 'classifier', 'objects', 'regions'}
     assert ('weight' in taken) is loss.takes_weight
     assert ('image' in taken) is loss.needs_image
     assert ('classifier' in taken) is loss.needs_classifier
