@@ -260,7 +260,8 @@ def _fit_schedulers(runner: Any, checkpoint: dict) -> None:
             start = f'initial_{scheduler["param_name"]}'
             groups = states[name]['param_groups']
             if all(start in group for group in groups):
-                base = scheduler['base_values'][-1:] if hasattr(
-                    wrappers[name], 'base_param_settings') else []
+                own = wrappers[name]
+                base = scheduler['base_values'][-1:] if len(
+                    own.param_groups) > len(own.optimizer.param_groups) else []
                 scheduler['base_values'] = [
                     *(group[start] for group in groups), *base]

