@@ -18,6 +18,11 @@ KINDS: tuple[Literal['classes', 'boxes'], ...] = ('classes', 'boxes')
 # the way that is open where class scores cannot be compared
 ON_FEATURES = "use a loss on features, type='NFDLoss' with source='features'"
 
+# whose aliases these are: another model has nothing that they could mean
+ELSEWHERE = dict(
+    boxes='a detector', depth='a depth estimator',
+    rois='a two-stage detector', mask_rois='a two-stage instance segmentor')
+
 
 class Host:
     """A project, such as mmseg, by what its models look like.
@@ -73,6 +78,10 @@ class Host:
             if found is not None:
                 return found
         modules = dict(model.named_modules())
+        if path in ELSEWHERE and path not in modules:
+            raise ConfigError(f'{where}: {ELSEWHERE[path]} has such, and '
+                              f'a {type(model).__name__} is none; '
+                              f'{ON_FEATURES}')
         if path not in modules or path == '':
             raise ConfigError(
                 f'{where}: {type(model).__name__} has no module {path!r}' +

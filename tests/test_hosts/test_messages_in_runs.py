@@ -135,6 +135,18 @@ def test_a_detector_without_rpn_or_neck_has_a_way(head, method):
     assert head != 'fast_rcnn' or 'rpn_head' not in cell.message
 
 
+@pytest.mark.parametrize('shipped, source', [
+    (SEGMENTORS['fcn'], 'boxes'), (SEGMENTORS['fcn'], 'rois'),
+    (DETECTORS['fcos'], 'depth')])
+def test_an_alias_of_other_models_has_a_way(shipped, source):
+    loss = dict(type='ValueLoss', source=source)
+    with pytest.raises(ConfigError, match=r'losses.loss_x.*and a \w+ is none'
+                       ) as error:
+        hosts_table.train(shipped, hook(loss))
+    way, = hosts_table.suggestions(str(error.value))
+    assert hosts_table.train(shipped, hook(way))
+
+
 def test_a_cascade_student_of_a_teacher_with_one_head():
     teacher = dict(config=dict(
         model=DETECTORS['faster_rcnn'].model(), default_scope='mmdet'),
