@@ -69,7 +69,8 @@ METHODS = dict(
     AttnFD=_taught('AttnFDHook'), CIRKD=_taught('CIRKDHook'),
     CWD=_taught('CWDHook'), DIST=_taught('DISTHook'),
     FitNets=_taught('FitNetsHook'), IFVD=_taught('IFVDHook'),
-    MGD=_taught('MGDHook'), SRD=_taught('SRDHook'))
+    MGD=_taught('MGDHook'), SRD=_taught('SRDHook'),
+    PKD=_taught('PKDHook'), FGD=_taught('FGDHook'), LD=_taught('LDHook'))
 
 
 class Cell(NamedTuple):
