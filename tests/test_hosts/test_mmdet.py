@@ -148,7 +148,8 @@ def test_queries_made_from_labels_are_left_out(build):
 
 @pytest.mark.parametrize('source', ['depth', 'mask_rois', 'rois', 'nek'])
 def test_what_a_dense_detector_does_not_have(build, source):
-    with pytest.raises(ConfigError, match=f"key = '{source}'.*'(neck|features)'"):
+    with pytest.raises(ConfigError, match=(
+            f"key = '{source}'.*'(neck|features)'")):
         place(build('fcos'), source)
 
 
