@@ -234,6 +234,22 @@ def test_detectors(tmp_path, name):
         assert entry['distill.loss_nfd_unlabelled'] > 0
 
 
+@pytest.mark.parametrize('loss', ['FGDLoss', 'LDLoss'])
+def test_losses_on_boxes_take_the_labelled_images(tmp_path, loss):
+    source = dict(FGDLoss='neck', LDLoss='boxes')[loss]
+    cfg = tiny_detectors.config(tmp_path, 'gfl', dict(
+        type='mmselfkd.DistillHook', teacher=tiny_detectors.teacher('gfl'),
+        losses=dict(loss_nfd=NFD, loss_box=dict(
+            type=loss, source=source, loss_weight=1e-3))))
+    cfg.train_cfg.max_iters = 1
+    cfg.custom_hooks[0].unlabelled = dict(
+        dataloader=copy.deepcopy(cfg.train_dataloader), share=0.5)
+    entry, = train(cfg)[1].entries
+    assert entry['distill.loss_nfd_unlabelled'] > 0
+    assert entry['distill.loss_box'] > 0
+    assert 'distill.loss_box_unlabelled' not in entry
+
+
 @pytest.mark.parametrize('given, message', [
     (3, 'unlabelled = 3: dict'),
     (dict(dataloader=loader(), shares=1), "shares = 1: .*nearest: 'share'"),
