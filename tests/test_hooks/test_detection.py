@@ -356,7 +356,8 @@ def test_teachers_that_do_not_fit(tiny, detectors, tmp_path, losses, change,
      ['loss_x.foreground', 'HolisticLoss', 'no weight']),
     ('fcos', dict(type='DistillHook', teacher=True, losses=dict(
         loss_x=dict(KD, source='depth'))),
-     ["loss_x.source = 'depth'", 'FCOS has no', "'logits', 'features'"]),
+     ["loss_x.source = 'depth'", 'a depth estimator has such',
+      'a FCOS is none', "source='features'"]),
     ('detr', dict(type='DistillHook', teacher=True, losses=dict(
         loss_x=dict(type='NFDLoss', source='boxes'))),
      ['loss_x.source', 'boxes of a DETRHead', "source='features'"]),

@@ -30,6 +30,8 @@ def make(tmp_path, monkeypatch):
         cfg = tiny_runs.config(tmp_path / 'run', dict(
             type='mmselfkd.DistillHook', teacher=teacher,
             losses=dict(loss_kd=KD)), iters=8, log_level='INFO',
+            # mmengine gives runs of one name and second one logger
+            experiment_name=tmp_path.name,
             **{'default_hooks.checkpoint': None})
         cfg.train_dataloader.dataset.update(length=5, serialize_data=False)
         return record(cfg, 3)
