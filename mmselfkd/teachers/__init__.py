@@ -1,6 +1,7 @@
 """Who teaches: one class per file."""
 from .building import build_teacher
-from .cached import CachedTeacher, CacheOptions
+from .cache_options import CacheOptions
+from .cached import CachedTeacher
 from .class_map import ClassMap
 from .combined import CombinedTeacher
 from .ema import EMATeacher

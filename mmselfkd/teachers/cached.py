@@ -3,7 +3,6 @@ import dataclasses
 import inspect
 import logging
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -15,8 +14,7 @@ from mmengine.dist import get_world_size
 from mmengine.logging import print_log
 from torch import nn
 
-from ..checks import check_choice, check_integer_or_none, is_integer
-from ..errors import ConfigError, config_errors, nearest
+from ..errors import ConfigError
 from ..hosts import Place, Reading, host_of
 from ..registry import TEACHERS, build_part, find_part
 from .cache_fingerprint import (
@@ -27,60 +25,16 @@ from .cache_fingerprint import (
     teacher_config,
     weight_files,
 )
+from .cache_options import CacheOptions, readable
 from .cache_packing import Packing, Parts, unpacked
 from .cache_store import META, CacheStore, Companion, Record, Size
 from .model_teacher import ModelTeacher
 from .teacher import BatchContext, RecordedViews, Teacher, TeacherOutput
 
 VERSION = 1  # of what is stored
-UNITS = dict(B=1, KB=10**3, MB=10**6, GB=10**9, TB=10**12)
 PADDING = ('BatchFixedSizePad', )  # batch augmentations that only pad
 LOADER = ("dataset=dict(type='mmselfkd.FixedViews', views=4, dataset=...), "
           "sampler=dict(type='mmselfkd.ViewSampler', sampler=...)")
-
-
-@dataclasses.dataclass(frozen=True)
-class CacheOptions:
-    """What ``cache`` of a teacher says.
-
-    Attributes:
-        dir (str): The folder of all caches.
-        limit (str | int | None): The most that this one may take in there, in
-            bytes or such as ``'20GB'``; None: no limit.
-        precision (str): ``'fp16'``: what has more bits is rounded;
-            ``'fp32'``: nothing is.
-        top_k (int | None): How many of the class scores of a softmax are
-            kept, with the mass of the others (``cache_packing.py``);
-            None: all.
-    """
-    dir: str
-    limit: Any = '20GB'
-    precision: str = 'fp16'
-    top_k: int | None = None
-
-    @classmethod
-    def of(cls, cache: Any, key: str) -> 'CacheOptions':
-        """Those that a config gives.
-
-        Raises:
-            ConfigError: A key or a value that there is not.
-        """
-        if not isinstance(cache, dict) or not isinstance(
-                cache.get('dir'), str) or not cache['dir']:
-            raise ConfigError(f'{key} = {cache!r}: dict(dir=...) is needed, '
-                              'the folder of the answers')
-        names = [field.name for field in dataclasses.fields(cls)]
-        for name in cache:
-            if name not in names:
-                raise ConfigError(f'{key}.{name} = {cache[name]!r}: no such '
-                                  'option' + nearest(name, names))
-        options = cls(**cache)
-        with config_errors():
-            check_choice(f'{key}.precision', options.precision,
-                         ('fp16', 'fp32'))
-            check_integer_or_none(f'{key}.top_k', options.top_k, 1)
-        return dataclasses.replace(options, limit=_bytes(
-            options.limit, f'{key}.limit'))
 
 
 class CachedTeacher(ModelTeacher):
@@ -259,7 +213,7 @@ class CachedTeacher(ModelTeacher):
         contents = self.store.contents()
         sizes = ' and '.join(f'{h}x{w}' for h, w in sorted(contents.sizes))
         text = (f'{len(contents.views):,} of {self.total:,} answers in '
-                f'{str(self.store.folder)!r}, {_told(contents.bytes)}')
+                f'{str(self.store.folder)!r}, {readable(contents.bytes)}')
         if len(contents.sizes) > 1:
             return (f'{text}, for batches padded to {sizes}: in a batch that '
                     'is padded to another size the teacher is asked anew; let '
@@ -276,9 +230,9 @@ class CachedTeacher(ModelTeacher):
         limit = self.options.limit
         return (f'{self._meta["describe"]}; answers in '
                 f'{str(self.store.folder)!r}: {len(contents.views):,} of '
-                f'{self.total:,}, {_told(each)} each, all would take '
-                f'{_told(each * self.total)}' + (
-                    '' if limit is None else f' (limit {_told(limit)})') + (
+                f'{self.total:,}, {readable(each)} each, all would take '
+                f'{readable(each * self.total)}' + (
+                    '' if limit is None else f' (limit {readable(limit)})') + (
                     '' if self.is_built else '; the model is not built') +
                 self._others())
 
@@ -552,7 +506,8 @@ class CachedTeacher(ModelTeacher):
                        f'{error}')
             return
         if not written:
-            self._stop(f'the limit of {_told(self.options.limit)} is reached')
+            limit = readable(self.options.limit)
+            self._stop(f'the limit of {limit} is reached')
             return
         self._left -= written
         self._contents.views.add(view)
@@ -650,41 +605,3 @@ def _slice(packed: Parts, index: int) -> Parts:
 
 def _bytes_of(parts: Parts) -> int:
     return sum(part.numel() * part.element_size() for part in parts.values())
-
-
-def _told(count: float) -> str:
-    """Bytes for people.
-
-    Example:
-        >>> _told(1_234_567)
-        '1.2 MB'
-    """
-    name = next((name for name, unit in reversed(UNITS.items())
-                 if count >= unit), 'B')
-    return f'{count / UNITS[name]:.3g} {name}' if name == 'B' else (
-        f'{count / UNITS[name]:.1f} {name}')
-
-
-def _bytes(value: Any, key: str) -> int | None:
-    """A limit in bytes.
-
-    Raises:
-        ConfigError: It is none.
-
-    Example:
-        >>> _bytes('1.5GB', 'cache.limit')
-        1500000000
-    """
-    if value is None:
-        return None
-    match = re.fullmatch(r'\s*([\d.]+)\s*([KMGT]?B)\s*', value, re.I
-                         ) if isinstance(value, str) else None
-    try:
-        if match:
-            value = int(float(match[1]) * UNITS[match[2].upper()])
-    except ValueError:
-        pass
-    if not is_integer(value) or value < 1:
-        raise ConfigError(f"{key} = {value!r}: bytes, such as '20GB', '500MB' "
-                          'or 10**9, or None for no limit')
-    return value
