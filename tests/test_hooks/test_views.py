@@ -61,7 +61,7 @@ def test_views_that_would_never_be_shown(tiny, tmp_path):
 def test_one_view_needs_no_sampler(tiny, tmp_path):
     cfg = recorded(tiny, tmp_path, views=1)
     cfg.train_dataloader.sampler = cfg.train_dataloader.sampler.sampler
-    train(cfg)
+    assert train(cfg)[0].iter == cfg.train_cfg.max_iters
 
 
 def test_a_transform_with_a_memory(detectors, tmp_path):
