@@ -1,24 +1,20 @@
 """Two processes of batch B do what one process of batch 2 B does."""
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from processes import finish
+from processes import finish, free_port
 
 SCRIPT = Path(__file__).with_name('distributed_run.py')
 
 
 def launch(hook, work_dir, batch_size, processes, norms='group',
            backend='gloo', devices=''):
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
-    env = dict(os.environ, MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port),
-               WORLD_SIZE=str(processes), OMP_NUM_THREADS='1',
+    env = dict(os.environ, MASTER_ADDR='127.0.0.1',
+               MASTER_PORT=str(free_port()), WORLD_SIZE=str(processes), OMP_NUM_THREADS='1',
                CUDA_VISIBLE_DEVICES=devices)
     env['PYTHONPATH'] = os.pathsep.join(
         [str(SCRIPT.parents[2]), str(SCRIPT.parents[1]),

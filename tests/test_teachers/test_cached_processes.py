@@ -1,7 +1,6 @@
 """Cached teachers of several processes, and of one that is killed."""
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 from helpers import assert_equal, train
 from mmengine.config import Config
 from mmengine.registry import MODELS
-from processes import finish
+from processes import finish, free_port
 from tiny_runs import model
 
 SCRIPT = Path(__file__).with_name('cached_run.py')
@@ -24,11 +23,8 @@ def start(tmp_path):
                tmp_path / 'teacher.pth')
 
     def start(kill_at, processes=1):
-        with socket.socket() as probe:
-            probe.bind(('127.0.0.1', 0))
-            port = probe.getsockname()[1]
-        env = dict(os.environ, MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port),
-                   WORLD_SIZE=str(processes), GLOO_SOCKET_IFNAME='lo')
+        env = dict(os.environ, MASTER_ADDR='127.0.0.1',
+                   MASTER_PORT=str(free_port()), WORLD_SIZE=str(processes), GLOO_SOCKET_IFNAME='lo')
         env['PYTHONPATH'] = os.pathsep.join(
             [str(SCRIPT.parents[2]), str(SCRIPT.parents[1])])
         return [subprocess.Popen(

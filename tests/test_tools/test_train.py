@@ -1,6 +1,5 @@
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 import train
 from mmengine.config import Config
 from mmengine.registry import MODELS
+from processes import free_port
 
 CONFIG = 'mmselfkd::toy/fpn_r18-w8_1xb8-1k_toy-64x64.py'
 
@@ -155,18 +155,15 @@ def test_two_processes_without_a_gpu(root, tmp_path):
         'train_dataloader.dataset.length=4', 'val_dataloader.dataset.length=2',
         'default_hooks.logger.interval=1', 'train_cfg.val_interval=2'
     ]
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
     path = os.pathsep.join([str(Path(sys.executable).parent),
                             os.environ['PATH']])
     for max_iters in (2, 3):
-        subprocess.run(
+        done = subprocess.run(
             [str(part) for part in command] +
-            [f'train_cfg.max_iters={max_iters}'],
-            check=True,
-            env={**os.environ, 'PATH': path, 'PORT': str(port)},
-            capture_output=True)
+            [f'train_cfg.max_iters={max_iters}'], capture_output=True,
+            text=True,
+            env={**os.environ, 'PATH': path, 'PORT': str(free_port())})
+        assert done.returncode == 0, done.stderr
         logs = [log.read_text() for log in sorted(tmp_path.glob('*/*.log'))]
         assert len(logs) == max_iters - 1
     assert 'Distributed launcher: pytorch' in logs[0]
