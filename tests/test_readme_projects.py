@@ -153,6 +153,15 @@ def test_hooks_of_the_base_are_kept(base, kept, root, tmp_path):
     assert [hook.type for hook in hooks] == [*kept, 'mmselfkd.NFDHook']
 
 
+def test_unlabelled_images_reach_the_plan(root):
+    code = block(root / 'README.md', 'python', 'unlabelled=dict(')
+    plan = HOOKS.build(dict(
+        type='mmselfkd.SKDHook', teacher=dict(config='t.py', checkpoint='t'),
+        **eval(f'dict({code})'))).plan
+    dataset = plan.unlabelled[1]['dataset']
+    assert dataset['data_prefix'] == dict(img_path='more_images')
+
+
 def test_losses_are_changed_by_name(root):
     """What the README does to a method is what the hook makes of it."""
     code = block(root / 'README.md', 'python', 'dict(\n    type=')
