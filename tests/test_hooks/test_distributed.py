@@ -14,8 +14,8 @@ SCRIPT = Path(__file__).with_name('distributed_run.py')
 def launch(hook, work_dir, batch_size, processes, norms='group',
            backend='gloo', devices=''):
     env = dict(os.environ, MASTER_ADDR='127.0.0.1',
-               MASTER_PORT=str(free_port()), WORLD_SIZE=str(processes), OMP_NUM_THREADS='1',
-               CUDA_VISIBLE_DEVICES=devices)
+               MASTER_PORT=str(free_port()), WORLD_SIZE=str(processes),
+               OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES=devices)
     env['PYTHONPATH'] = os.pathsep.join(
         [str(SCRIPT.parents[2]), str(SCRIPT.parents[1]),
          env.get('PYTHONPATH', '')])

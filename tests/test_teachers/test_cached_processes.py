@@ -24,7 +24,8 @@ def start(tmp_path):
 
     def start(kill_at, processes=1):
         env = dict(os.environ, MASTER_ADDR='127.0.0.1',
-                   MASTER_PORT=str(free_port()), WORLD_SIZE=str(processes), GLOO_SOCKET_IFNAME='lo')
+                   MASTER_PORT=str(free_port()), WORLD_SIZE=str(processes),
+                   GLOO_SOCKET_IFNAME='lo')
         env['PYTHONPATH'] = os.pathsep.join(
             [str(SCRIPT.parents[2]), str(SCRIPT.parents[1])])
         return [subprocess.Popen(
