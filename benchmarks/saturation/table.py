@@ -104,9 +104,11 @@ def main():
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('data', choices=list(METRICS))
     parser.add_argument('--split', choices=['val', 'held'], default='val')
+    parser.add_argument(
+        '--out', type=Path, default=HERE, help='the folder of results.jsonl')
     args = parser.parse_args()
-    lines = (HERE / 'results.jsonl').read_text().splitlines()
-    costs = HERE / 'costs.json'
+    lines = (args.out / 'results.jsonl').read_text().splitlines()
+    costs = args.out / 'costs.json'
     costs = json.loads(costs.read_text()) if costs.exists() else {}
     rows = make_rows(
         read_scores(map(json.loads, lines), args.data, args.split), costs,

@@ -268,8 +268,10 @@ def _classes_of_data(config: Any) -> Sequence[str] | None:
 
 
 def _neighbours(path: str, suffix: str) -> str:
-    folder = osp.dirname(path) or '.'
+    """Where a file was looked for, and the nearest ones there."""
+    folder = osp.dirname(osp.abspath(path))
     if not osp.isdir(folder):
-        return f'; the folder {folder!r} does not exist either'
-    return nearest(
+        return f', nor its folder {folder!r}'
+    where = '' if osp.isabs(path) else f' in {folder!r}'
+    return where + nearest(
         osp.basename(path), scandir(folder, suffix=suffix))

@@ -1,5 +1,6 @@
 """FrozenTeacher by itself: what it reads, and what it refuses."""
 import gc
+import os
 import weakref
 from contextlib import ExitStack
 
@@ -184,7 +185,7 @@ def test_auxiliary_weights_do_not_matter(tmp_path, checkpoint):
 def test_checkpoint_that_is_missing_names_the_nearest(tmp_path, checkpoint):
     with pytest.raises(ConfigError, match="nearest: 'teacher.pth'"):
         FrozenTeacher(CONFIG, str(tmp_path / 'teachr.pth'))
-    with pytest.raises(ConfigError, match='does not exist'):
+    with pytest.raises(ConfigError, match='nor its folder'):
         FrozenTeacher(CONFIG, str(tmp_path / 'gone/teacher.pth'))
     with pytest.raises(ConfigError, match="'random'"):
         FrozenTeacher(CONFIG)
@@ -200,7 +201,8 @@ def test_checkpoint_that_is_broken(tmp_path):
 
 
 @pytest.mark.parametrize('config, says', [
-    ('gone.py', 'no such file'),
+    ('gone.py', f'no such file in {os.getcwd()!r}; '),
+    ('gone/gone.py', f'no such file, nor its folder .{os.getcwd()}/gone.'),
     ('mmseg::pspnet/gone.py', 'cannot be read'),
     ('mmgone::pspnet/gone.py', 'cannot be read'),
     (5, 'is needed'),

@@ -6,7 +6,7 @@ custom_hooks = [
     dict(
         type='mmselfkd.SKDHook',
         teacher=dict(
-            config='./camvid_eighth_teacher.py',
+            config='{{ fileDirname }}/camvid_eighth_teacher.py',
             checkpoint='{{$EIGHTH_TEACHER:eighth_teacher.pth}}'),
         losses=dict(loss_ho=None))
 ]

@@ -5,7 +5,7 @@ custom_hooks = [
     dict(
         type='mmselfkd.SKDHook',
         teacher=dict(
-            config='./camvid_teacher.py',
+            config='{{ fileDirname }}/camvid_teacher.py',
             checkpoint='{{$TEACHER:teacher.pth}}'),
         losses=dict(loss_ho=None))
 ]

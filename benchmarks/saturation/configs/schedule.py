@@ -1,7 +1,7 @@
 # What all runs share. ITERATIONS: the length of the schedule.
 iterations = int('{{$ITERATIONS:4000}}')
-warmup = min(100, iterations // 10)
-interval = min(1000, iterations // 2)
+warmup = max(1, min(100, iterations // 10))
+interval = max(1, min(1000, iterations // 2))
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01))
