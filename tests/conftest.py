@@ -108,7 +108,7 @@ def two_processes(tmp_path):
             [sys.executable, '-c', code, str(rank), str(tmp_path / 'store')],
             env=dict(os.environ, GLOO_SOCKET_IFNAME='lo'),
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-            for rank in range(2)], timeout=50)
+            for rank in range(2)], timeout=200)
 
     return run
 

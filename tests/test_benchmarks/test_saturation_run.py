@@ -63,7 +63,7 @@ class Bench:
 
     def run(self, *options):
         process = self.start(*options)
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=200)
         return process.returncode, output
 
     def rows(self):
@@ -162,7 +162,7 @@ def test_killed_in_between(bench):
     process = bench.start()
     bench.wait_for(LONG)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=20) != 0
+    assert process.wait(timeout=100) != 0
     mark.unlink()
     assert bench.run()[0] == 0
     assert [row['run'] for row in bench.rows()] == [SHORT, LONG]
@@ -192,4 +192,4 @@ def test_as_many_at_a_time_as_asked_for(bench):
     for mark in marks:
         bench.wait_for(mark.parent.name)
     process.terminate()
-    process.wait(timeout=20)
+    process.wait(timeout=100)

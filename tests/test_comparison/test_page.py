@@ -174,7 +174,7 @@ def test_in_a_browser(page, tmp_path, width):
         [browser, '--headless', '--no-sandbox', '--disable-gpu',
          f'--user-data-dir={tmp_path / "profile"}', '--window-size=1400,900',
          '--virtual-time-budget=4000', '--dump-dom', outer.as_uri()],
-        capture_output=True, text=True, timeout=60)
+        capture_output=True, text=True, timeout=200)
     found = re.search(r'measured (\[.*?\])', run.stdout)
     assert found, run.stdout[-500:] + run.stderr[-500:]
     whole, inner, images, shown, narrow = json.loads(found[1])

@@ -149,16 +149,16 @@ def test_block_is_a_convolution_to_the_second_derivative(size):
     torch.manual_seed(0)
     block = Block(3, 5).double().eval()
     x = random(2, 3, *size).double().requires_grad_()
-    matrix = block.conv.parametrizations.weight.original
-    kernel = block.conv.parametrizations.weight[0](matrix)
+    matrix = block.weight
+    kernel = (matrix / block.norm).view(5, 4, 4, 3).permute(0, 3, 1, 2)
     padded = F.pad(x, (1, 1 + size[1] % 2, 1, 1 + size[0] % 2))
     expected = F.leaky_relu(F.conv2d(
-        padded, kernel, block.conv.bias, stride=2), 0.1)
+        padded, kernel, block.bias, stride=2), 0.1)
     found = []
     for out in (block(x), expected):
         slope, = torch.autograd.grad(out.square().sum(), x, create_graph=True)
         found.append([out, slope, *torch.autograd.grad(
-            slope.square().sum(), (x, matrix, block.conv.bias))])
+            slope.square().sum(), (x, matrix, block.bias))])
     torch.testing.assert_close(*found)
 
 
@@ -173,24 +173,24 @@ def test_two_batches_in_one_call_are_two_calls():
                    for half in (slice(2), slice(2, 4))]))
 
 
-def test_block_weight_has_norm_one():
+def test_the_norm_of_a_block_is_the_spectral_one():
     torch.manual_seed(0)
     block = Block(4, 8)
     with torch.no_grad():
         for _ in range(30):
-            weight = block.conv.weight
-    norm = torch.linalg.matrix_norm(weight.flatten(1), ord=2)
-    torch.testing.assert_close(norm, torch.tensor(1.), rtol=1e-2, atol=0)
+            norm = block.norm
+    torch.testing.assert_close(
+        norm, torch.linalg.matrix_norm(block.weight, ord=2), rtol=1e-2,
+        atol=0)
 
 
 def test_layers():
     blocks = Discriminator(5, image_channels=3).blocks
-    kinds = [type(block).__name__ for block in blocks]
-    assert kinds == ['Block', 'Block', 'Block', 'SelfAttention', 'Block',
-                     'SelfAttention']
-    widths = [(b.conv.in_channels, b.conv.out_channels)
-              for b in blocks if isinstance(b, Block)]
-    assert widths == [(8, 64), (64, 128), (128, 256), (256, 512)]
+    assert [isinstance(block, Block) for block in blocks] == [
+        True, True, True, False, True, False]
+    assert all(isinstance(blocks[i], SelfAttention) for i in (3, 5))
+    widths = [tuple(b.weight.shape) for b in blocks if isinstance(b, Block)]
+    assert widths == [(64, 128), (128, 1024), (256, 2048), (512, 4096)]
 
 
 @pytest.mark.parametrize('size', [(1, 1), (1, 9), (8, 8), (33, 65)])
