@@ -23,7 +23,8 @@ What a tap gives is a list of tensors, the levels:
   are several; ``[i][j]`` goes on inside;
 - a module list gives the runs of its members in their order;
 - tokens (N, L, C) become a map (N, C, h, w) where the model's patch grid is
-  known, else (N, C, L, 1); vectors (R, C) of RoIs become (R, C, 1, 1);
+  known, else (N, C, L, 1); so does a map (N, h, w, C) of a model that has its
+  channels last; vectors (R, C) of RoIs become (R, C, 1, 1);
 - only runs within the model's own forward count: what activation
   checkpointing runs again in the backward pass does not.
 """
@@ -39,6 +40,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from .errors import ConfigError
 from .hosts import Place, host_of
+from .hosts.tokens import is_channels_last
 
 _SOURCE = re.compile(r'^(?P<path>[^\[\]]+)(?P<index>(\[-?\d+\])*)$')
 
@@ -175,8 +177,9 @@ class Tap:
         levels = list(_flatten(value))
         for level in levels:
             if not isinstance(level, torch.Tensor):
-                raise ConfigError(f'{where}: gives a '
-                                  f'{type(level).__name__}, not a tensor')
+                raise ConfigError(
+                    f'{where}: gives a {type(level).__name__}, not a tensor' +
+                    self._tensors_in(value))
             if not level.is_floating_point():
                 raise ConfigError(f'{where}: gives {level.dtype} values; a '
                                   'loss needs floating point')
@@ -220,6 +223,13 @@ class Tap:
                  for name, _ in module.named_children()]
         return f', such as {names[-1]!r}' if names else ''
 
+    def _tensors_in(self, value: Any) -> str:
+        """Which indices pick a tensor of what the module gives."""
+        found = [f"'{self.source}[{i}]'" for i, part in enumerate(value)
+                 if isinstance(part, torch.Tensor)] if isinstance(
+                     value, (list, tuple)) else []
+        return f'; name a tensor in it, {" or ".join(found)}' if found else ''
+
     def _as_map(self, level: torch.Tensor,
                 shape: tuple[int, ...]) -> torch.Tensor:
         """Tokens and vectors as maps."""
@@ -237,6 +247,10 @@ class Tap:
         if level.dim() == 2:
             self.place.is_map = False
             return level[:, :, None, None]
+        if (level.dim() == 4 and self.place.is_map and shape
+                and len(level) == shape[0]
+                and is_channels_last(level.shape, shape[2:])):
+            return level.permute(0, 3, 1, 2)
         return level
 
 

@@ -10,6 +10,7 @@ import sys
 from mmengine.registry import RUNNERS
 from train import (
     add_method_options,
+    check_initial_weights,
     load_config,
     make_parser,
     parse,
@@ -31,6 +32,7 @@ def main():
     cfg = load_config(args)
     if args.amp:
         use_amp(cfg)
+    check_initial_weights(cfg, args.trust_checkpoint)
     for stage in ('val', 'test'):
         for part in ('dataloader', 'evaluator', 'cfg'):
             cfg[f'{stage}_{part}'] = None

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from methods import find_method, is_distillation, make_entry
 from mmengine.config import Config, DictAction
-from train import find_checkpoint, find_config
+from train import check_checkpoint, find_checkpoint, find_config
 
 from mmselfkd import ConfigError, DistillHook
 from mmselfkd.checkpoint_files import is_whole, newest_whole
@@ -197,7 +197,8 @@ class Comparison:
                 if method.needs_teacher:
                     sys.exit(f'--methods {method.text}: it needs --teacher')
         elif args.teacher_checkpoint not in (None, 'random'):
-            find_checkpoint(args.teacher_checkpoint)
+            check_checkpoint(find_checkpoint(args.teacher_checkpoint),
+                             args.trust_checkpoint)
 
     def jobs(self):
         """All jobs, those of one seed together.

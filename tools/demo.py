@@ -87,9 +87,10 @@ TASKS = dict(
         boxes))
 
 
-def train(config, folder, options):
+def train(config, folder, options, trust=False):
     """Train one model unless it is there; a dict of what came out."""
-    flags = [str(CONFIGS / config), '--work-dir', str(folder)]
+    flags = [str(CONFIGS / config), '--work-dir', str(folder),
+             *['--trust-checkpoint'] * trust]
     if options:
         flags += ['--cfg-options', *options]
     cfg = load_config(make_parser(__doc__).parse_args(flags))
@@ -176,6 +177,8 @@ def main():
         nargs='+',
         default=[],
         help='changes to the three configs, as tools/train.py takes them')
+    parser.add_argument(
+        '--trust-checkpoint', action='store_true', help='as tools/train.py')
     args = parser.parse_args()
     matplotlib.use('Agg')
     task = TASKS[args.task]
@@ -187,10 +190,12 @@ def main():
         if name == 'distilled':
             options.append('custom_hooks.0.teacher.checkpoint='
                            f'{runs["teacher"]["checkpoint"]}')
-        runs[name] = train(config, work_dir / name, options)
+        runs[name] = train(config, work_dir / name, options,
+                           args.trust_checkpoint)
 
     models = {
-        name: pictures.load_model(run['cfg'], run['checkpoint'])
+        name: pictures.load_model(run['cfg'], run['checkpoint'],
+                                  args.trust_checkpoint)
         for name, run in runs.items()
     }
     dataset = DATASETS.build(

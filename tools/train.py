@@ -12,6 +12,7 @@ import sys
 from difflib import get_close_matches
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 from methods import is_distillation, make_entry
 from mmengine.config import Config, DictAction
@@ -166,16 +167,38 @@ def check_checkpoint(path, trust):
 
 def check_start(cfg, trust):
     """End if the run cannot or should not start from what the config says."""
+    check_initial_weights(cfg, trust)
     path = cfg.get('load_from')
-    if path is not None:
-        check_checkpoint(path, trust)
-    elif cfg.get('resume'):  # a file of this run: mmengine reads it
+    if path is None and cfg.get('resume'):
         last = Path(cfg.work_dir) / 'last_checkpoint'
         path = last.read_text().strip() if last.is_file() else None
         if path is not None and not (osp.isfile(path) and is_whole(path)):
             sys.exit(f'--resume: {path!r}, the last checkpoint, is ' +
                      ('cut off' if osp.isfile(path) else 'not there') +
                      _newest_whole(path))
+        # torch before 2.5 would refuse what the run itself has written
+        trust = trust or not hasattr(torch.serialization, 'safe_globals')
+    if path is not None:
+        check_checkpoint(path, trust)
+
+
+def check_initial_weights(cfg, trust):
+    """The same for the files that the parts of the model start from."""
+    for file in filter(osp.isfile, initial_weights(cfg.model)):
+        check_checkpoint(file, trust)
+
+
+def initial_weights(part):
+    """The files and URLs that the parts of a model start from."""
+    if isinstance(part, dict):
+        for name, value in part.items():
+            is_init = name == 'checkpoint' and part.get('type') == 'Pretrained'
+            if isinstance(value, str) and (
+                    is_init or name in ('pretrained', 'teacher_ckpt')):
+                yield value
+    for inner in part.values() if isinstance(part, dict) else part if (
+            isinstance(part, (list, tuple))) else ():
+        yield from initial_weights(inner)
 
 
 def _newest_whole(path):

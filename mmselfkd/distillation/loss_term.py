@@ -78,6 +78,23 @@ class LossTerm:
                 f'{self.key}: level {number} (0 to {len(pairs) - 1}) of what '
                 f'it looks at teaches nothing: {reason}')
 
+    def check_cost(self, pairs: Pairs, share: float) -> None:
+        """Refuse what no run gets through, warn of what will be slow.
+
+        Args:
+            pairs (list[tuple]): The matched levels of the rehearsed batch.
+            share (float): A full batch is so many times that.
+
+        Raises:
+            ConfigError: A step would take too long.
+        """
+        for s, t in pairs:
+            with blamed_on(self.key):
+                advice = self.loss.check_cost(int(len(s) * share), s, t)
+            if advice is not None:
+                MMLogger.get_current_instance().warning(
+                    f'{self.key}: {advice}')
+
     def value(self, pairs: Pairs, label: torch.Tensor | None,
               image: torch.Tensor, layout: BatchLayout) -> torch.Tensor:
         """The unweighted loss over the pairs of levels."""

@@ -124,6 +124,8 @@ def rehearse(student: nn.Module, twin: nn.Module,
             pairs = matcher(ours, theirs, context.layout)
             term = LossTerm(config, matcher, pairs, inputs,
                             _classifier(config, teachers))
+            term.check_cost(pairs, (context.batch_size or len(inputs))
+                            / len(inputs))
             term.level_losses.eval()  # what remembers batches leaves this out
             with blamed_on(config.key):
                 value = term.value(pairs, label_for(term, context, outputs),

@@ -163,19 +163,27 @@ def _datasets(dataset: Any) -> Iterator[Any]:
 
 
 def _warn_of_padding(dataset: Any, runner: Any) -> None:
-    """Boxes in images that a transform has padded: it counts as image."""
+    """A transform that pads: what it adds counts as image."""
     for part in _datasets(dataset):
-        pipeline = getattr(part, 'pipeline', None)
-        for transform in getattr(pipeline, 'transforms', ()):
-            if type(transform).__name__ == 'Pad' and (
-                    'mmdet' in type(part).__module__
-                    or 'Det' in type(part).__name__):
+        for transform in _transforms(getattr(part, 'pipeline', None)):
+            if any(cls.__name__ == 'Pad' for cls in type(transform).__mro__):
                 runner.logger.warning(
                     'train_dataloader.dataset.pipeline: what a Pad adds '
                     'counts as image in the distillation losses, since '
                     'img_shape grows with it; let the data_preprocessor pad '
-                    '(pad_size_divisor), whose padding takes no part')
+                    '(`size` or `size_divisor` in mmseg, `pad_size_divisor` '
+                    'in mmdet), whose padding takes no part')
                 return
+
+
+def _transforms(pipeline: Any) -> Iterator[Any]:
+    """Those of a pipeline, and those that they choose from or repeat."""
+    if isinstance(pipeline, (list, tuple)):
+        for part in pipeline:
+            yield from _transforms(part)
+    elif pipeline is not None:
+        yield pipeline
+        yield from _transforms(getattr(pipeline, 'transforms', None))
 
 
 def _rebuild_optimizer(runner: Any, student: nn.Module,

@@ -6,6 +6,8 @@ from torch import nn
 from .places import Size, attribute
 
 HALVINGS = 6  # of the patch grid, by merging layers
+STEM = 4  # the stride of the finest tokens of a pyramid
+BACKBONES = 'backbone', 'image_encoder'
 
 
 def token_grid(model: nn.Module, path: str, tokens: int,
@@ -14,7 +16,9 @@ def token_grid(model: nn.Module, path: str, tokens: int,
 
     The patch size is that of the nearest module around ``path``, or of the
     backbone. The grid may be halved by merging layers. Class and register
-    tokens come first and have no place.
+    tokens come first and have no place. In a backbone whose patches are not
+    known, such as an MSCAN, tokens that fill a grid of stride 4, 8 and so on
+    are that grid.
 
     Args:
         model (nn.Module): The unwrapped model.
@@ -33,7 +37,33 @@ def token_grid(model: nn.Module, path: str, tokens: int,
         patch = _patch_size(module)
         if patch is not None:
             return _grid(patch, _first_tokens(module), tokens, size)
+    if names[0] in BACKBONES:
+        return _grid((STEM, STEM), [0], tokens, size)
     return None
+
+
+def is_channels_last(shape: Size, size: Size) -> bool:
+    """Whether a map (N, H, W, C), and not (N, C, H, W), is of the image.
+
+    Args:
+        shape (Size): Of the map.
+        size (tuple[int, int]): Height and width of the model's input.
+
+    Example:
+        >>> is_channels_last((2, 8, 12, 96), (64, 96))
+        True
+        >>> is_channels_last((2, 96, 8, 12), (64, 96))
+        False
+    """
+    _, first, second, third = shape
+    return (third > 1 and _covers(first, second, size)
+            and not _covers(second, third, size))
+
+
+def _covers(rows: int, columns: int, size: Size) -> bool:
+    """Whether a map has the shape of the image, but for a cell."""
+    height, width = size
+    return abs(columns * height - rows * width) <= height + width
 
 
 def _grid(patch: Size, firsts: list[int], tokens: int,
@@ -77,7 +107,7 @@ def _first_tokens(module: Any) -> list[int]:
     """
     tokens = [getattr(module, name, None) for name in
               ('cls_token', 'class_token', 'dist_token', 'reg_token',
-               'register_tokens')]
+               'register_tokens', 'registers', 'storage_tokens')]
     counts = [getattr(module, name, None)
               for name in ('num_prefix_tokens', 'num_extra_tokens')]
     return [*(count for count in counts if isinstance(count, int)),

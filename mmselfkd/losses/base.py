@@ -156,6 +156,28 @@ class DistillationLoss(nn.Module):
                 what can.
         """
 
+    def check_cost(self, images: int, student: Tensor,
+                   teacher: Tensor) -> str | None:
+        """Whether a step takes far more than the method's paper lets it.
+
+        Called for each pair of levels before the first call, since a loss
+        that compares all pixels with each other may take minutes. Here: None.
+
+        Args:
+            images (int): Of a full batch.
+            student (Tensor): The student's map, (N, C, H, W).
+            teacher (Tensor): The teacher's map, (N, C, H, W).
+
+        Returns:
+            str | None: How much it is and which option makes it less, for a
+            warning.
+
+        Raises:
+            ValueError: No run gets through so many; the message names the
+                option that makes it less, and the one that insists.
+        """
+        return None
+
     @property
     def ignored_label(self) -> int | None:
         """``ignore_index``, or 255 where no head has set it."""

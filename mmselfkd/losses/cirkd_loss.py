@@ -30,6 +30,12 @@ from .discriminator import InputNorm, batch_mean
 from .kd_loss import check_ignore_index
 
 CHUNK = 2**19  # similarities at a time, few enough for a CPU's cache
+# What the paper compares in a step of a GPU: two images of 64 x 128 features,
+# with each other and with 5,120 vectors of each of 19 classes
+PAIRS = (2 * 64 * 128)**2
+MEMORY_PAIRS = 2 * 64 * 128 * 19 * 5120
+MANY = 8  # times these: a warning
+TOO_MANY = dict(cpu=16, cuda=1024)  # times these: half a minute a step or more
 
 
 class _Divergence(torch.autograd.Function):
@@ -122,9 +128,9 @@ def cirkd_minibatch_loss(student: Tensor,
     compared, so the two maps may differ in channels. The images are those of
     one rank; a run whose batches hold one is refused.
 
-    Cost: 7 N^2 M^2 C multiplications; a chunk of rows at a time, so memory
-    is linear in N M. The gradient is ready with the value and cannot be
-    differentiated again.
+    Cost: N^2 M^2 (3 C_s + C_t) multiplications; a chunk of rows at a time,
+    so memory is linear in N M. The gradient is ready with the value and
+    cannot be differentiated again.
 
     Masks: padding and ``foreground`` by ``weight``: the mean over the pixels
     of an image is the weighted one, and the softmax counts a pixel as often
@@ -339,6 +345,26 @@ class CIRKDMiniBatchLoss(DistillationLoss):
                 'CIRKDMiniBatchLoss compares the pixels of an image, and '
                 f'pool={self.pool!r} makes one of {student.shape[2]} x '
                 f'{student.shape[3]}; use a smaller pool or a finer level')
+
+    def check_cost(self, images: int, student: Tensor,
+                   teacher: Tensor) -> str | None:
+        """Warn of many pairs; of too many unless ``pool`` was chosen."""
+        pool = self.pool or 1
+        height, width = (-(-side // pool) for side in student.shape[2:])
+        pairs = (images * height * width)**2
+        times = pairs / PAIRS
+        if times < MANY:
+            return None
+        said = (
+            f'CIRKDMiniBatchLoss compares {pairs:.1e} pairs of pixels in a '
+            f'step ({images} images of {height} x {width}), {times:.0f} times '
+            'as many as in the paper; write '
+            f'pool={pool * math.ceil(times**0.25)} to compare patches of that '
+            'side')
+        limit = TOO_MANY.get(student.device.type, TOO_MANY['cuda'])
+        if self.pool is None and times >= limit:
+            raise ValueError(f'{said}, or pool=1 for every pixel all the same')
+        return said
 
     def forward(self,
                 student: Tensor,
@@ -597,6 +623,24 @@ class CIRKDMemoryLoss(DistillationLoss):
                 'CIRKDMemoryLoss compares directions of features, and one '
                 'channel has none; use ValueLoss for depth and other values, '
                 "or source='features'")
+
+    def check_cost(self, images: int, student: Tensor,
+                   teacher: Tensor) -> str | None:
+        """Warn of many pairs."""
+        pixels = min(self.pixel_samples, self.pixel_memory)
+        regions = min(self.region_samples, self.region_memory)
+        count = (self.num_classes or 0) * (pixels + regions)
+        pairs = images * student[0, 0].numel() * count
+        times = pairs / MEMORY_PAIRS
+        if times < MANY:
+            return None
+        fewer = math.ceil(times)
+        return (
+            f'CIRKDMemoryLoss compares {images} images of '
+            f'{student.shape[2]} x {student.shape[3]} pixels with {count:,} '
+            f'vectors in a step, {times:.0f} times the pairs of the paper; '
+            f'write pixel_samples={max(1, pixels // fewer)}, region_samples='
+            f'{max(1, regions // fewer)} to draw fewer')
 
     def forward(self,
                 student: Tensor,

@@ -22,11 +22,14 @@ from .inputs import with_overrides
 from .model_teacher import ModelTeacher
 from .teacher import BatchContext, TeacherOutput
 
-# What files hold beside weights: statistics of the preprocessor, averages of
-# mmdet 2, counters of profilers, constants that a model makes by itself.
+# What files hold beside weights, or lack: statistics of the preprocessor,
+# averages of mmdet 2, counters of averages and profilers, constants that a
+# model makes by itself.
 HARMLESS = re.compile(
-    r'^data_preprocessor\.|^ema_|(^|\.)loss_\w+\.|(^|\.)total_(ops|params)$'
+    r'^data_preprocessor\.|^ema_|^(steps|n_averaged)$|(^|\.)loss_\w+\.'
+    r'|(^|\.)total_(ops|params)$|(^|\.)_extra_state$'
     r'|\.(integral\.project|relative_position_index|attn_mask)$')
+WRAPPED = re.compile(r'^(module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.')
 DISTILLERS = ('teacher.', 'student.', 'architecture.', 'distiller.')
 
 
@@ -149,12 +152,14 @@ class FrozenTeacher(ModelTeacher):
         except ValueError as error:
             raise ConfigError(f'{where}: {error}') from error
         state = loaded.get('state_dict', loaded)
-        if not isinstance(state, dict) or not all(
-                isinstance(name, str) and isinstance(value, torch.Tensor)
+        state = {WRAPPED.sub('', name): value for name, value in (
+            state.items() if isinstance(state, dict) else ())
+            if isinstance(name, str)}
+        if not state or not all(
+                isinstance(value, torch.Tensor) or HARMLESS.search(name)
                 for name, value in state.items()):
-            raise ConfigError(f'{where}: holds no weights')
-        state = {name.removeprefix('module.'): value
-                 for name, value in state.items()}
+            raise ConfigError(f'{where}: holds no weights, but '
+                              f'{", ".join(map(str, loaded)) or "nothing"}')
         own = self.model.state_dict()
         extra = [name for name in state if name not in own
                  and (name.startswith(self._unused) or HARMLESS.search(name))]
@@ -173,7 +178,8 @@ class FrozenTeacher(ModelTeacher):
             raise ConfigError(
                 f'{where} does not fit {self.key}.config: {error}') from error
         problems = {
-            'missing': [n for n in missing if n not in state],
+            'missing': [n for n in missing if n not in state
+                        and not HARMLESS.search(n)],
             'unexpected': unexpected,
             'of another shape': [
                 f'{n} {tuple(state[n].shape)} instead of '

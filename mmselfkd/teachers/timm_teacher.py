@@ -87,7 +87,8 @@ class TimmTeacher(ModelTeacher):
                 'no forward_intermediates); use another model')
         if checkpoint == 'random':
             randomness.bound_parameters(net)
-        form = _input_format(net, is_dynamic, input_size)
+        form = _input_format(net, is_dynamic, input_size,
+                             (model_args or {}).get('in_chans', 3))
         with blamed_on_library(f'{key}.out_indices = {out_indices!r}'):
             wrapped = TimmModel(net, out_indices)
         super().__init__(wrapped, form, channels, execution, key=key)
@@ -184,10 +185,17 @@ def _create(timm: Any, name: Any, checkpoint: str | None,
             return timm.create_model(name, **options), False
 
 
-def _input_format(net: Any, is_dynamic: bool,
-                  size: Sequence[int] | None) -> InputFormat:
-    """What the model was trained on; pixels of timm are from 0 to 1."""
+def _input_format(net: Any, is_dynamic: bool, size: Sequence[int] | None,
+                  in_chans: int) -> InputFormat:
+    """What the model was trained on; pixels of timm are from 0 to 1.
+
+    What was trained on RGB and was given another number of channels has one
+    mean and one std for all.
+    """
     cfg = net.pretrained_cfg
+    mean, std = ([255 * x for x in cfg[name]] for name in ('mean', 'std'))
+    if len(mean) != in_chans:
+        mean, std = [sum(mean) / len(mean)], [sum(std) / len(std)]
     multiple = 1
     if is_dynamic:
         patch = net.patch_embed.patch_size
@@ -196,6 +204,5 @@ def _input_format(net: Any, is_dynamic: bool,
         embed = getattr(net, 'patch_embed', None)
         size = getattr(embed, 'img_size', None) or cfg['input_size'][1:]
     return InputFormat(
-        mean=[255 * x for x in cfg['mean']], std=[255 * x for x in cfg['std']],
-        is_swapped=True, multiple=multiple,
+        mean=mean, std=std, is_swapped=True, multiple=multiple,
         size=None if size is None else tuple(size))

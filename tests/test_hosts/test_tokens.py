@@ -44,6 +44,9 @@ BACKBONES = dict(
          'layers.1.2'),
     pvt=(dict(STAGES, type='mmdet.PyramidVisionTransformer'),
          'layers.1.1.1', 1, 'layers.1.2'),
+    mscan=(dict(type='mmseg.MSCAN', embed_dims=[8, 8, 8, 8],
+                depths=[1, 1, 1, 1], norm_cfg=dict(type='BN')),
+           'block2.0', 1, 'norm2'),
     twins=(dict(type='mmseg.PCPVT', embed_dims=[8, 8, 8, 8],
                 num_heads=[1, 1, 1, 1], depths=[1, 1, 1, 1]),
            'position_encodings.1', 1, None))
@@ -93,6 +96,63 @@ def test_class_tokens_are_no_levels():
         levels = tap.take((2, 3, 48, 48))
         assert [tuple(x.shape) for x in levels] == [(2, 12, 3, 3)] * 2
         assert tap.place.is_map
+
+
+class Registers(nn.Module):
+    """A plain transformer with tokens of no place in front."""
+
+    def __init__(self, name, count):
+        super().__init__()
+        self.patch_embed = nn.Module()
+        self.patch_embed.proj = nn.Conv2d(3, 4, 14, 14)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, 4))
+        setattr(self, name, nn.Parameter(torch.zeros(1, count, 4)))
+        self.extra = getattr(self, name)
+        self.blocks = nn.ModuleList([nn.Identity()])
+
+    def forward(self, inputs):
+        tokens = self.patch_embed.proj(inputs).flatten(2).transpose(1, 2)
+        first = torch.cat([self.cls_token, self.extra], 1).expand(
+            len(tokens), -1, -1)
+        return self.blocks[0](torch.cat([first, tokens], 1))
+
+
+@pytest.mark.parametrize('name', [
+    'reg_token', 'register_tokens', 'registers', 'storage_tokens'])
+@pytest.mark.parametrize('size', [(48, 80), (70, 42)])
+def test_register_tokens_have_no_place(name, size):
+    model = nn.Module()
+    model.backbone = Registers(name, 3)
+    model.forward = model.backbone.forward
+    tap = Tap(model, 'backbone.blocks.0', 'key', ExitStack())
+    tap.open()
+    inputs = torch.rand(2, 3, *size)
+    model.forward(inputs)
+    level, = tap.take(inputs.shape)
+    assert torch.equal(level, model.backbone.patch_embed.proj(inputs))
+
+
+@pytest.mark.parametrize('size', [(48, 80), (64, 64), (33, 50)])
+def test_channels_may_come_last(size):
+    model = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Identity())
+    model[1].forward = lambda x: x.permute(0, 2, 3, 1)
+    taps = [Tap(model, str(i), 'key', ExitStack()) for i in range(2)]
+    for tap in taps:
+        tap.open()
+    inputs = torch.rand(2, 3, *size)
+    model(inputs)
+    (first, ), (last, ) = (tap.take(inputs.shape) for tap in taps)
+    assert torch.equal(first, last)
+
+
+def test_a_tensor_beside_its_size_is_named():
+    cfg, *_ = BACKBONES['swin']
+    model = Segmentor(cfg).eval()
+    tap = Tap(model, 'backbone.stages.1', 'key', ExitStack())
+    tap.open()
+    model(torch.rand(2, 3, 48, 48))
+    with pytest.raises(ConfigError, match=r"'backbone.stages.1\[0\]' or"):
+        tap.take((2, 3, 48, 48))
 
 
 def losses(**sources):

@@ -1,4 +1,5 @@
 import math
+import re
 
 import pytest
 import torch
@@ -153,6 +154,43 @@ def test_pool_is_the_mean_of_patches():
     torch.testing.assert_close(
         CIRKDMiniBatchLoss(pool=2)(student, teacher),
         cirkd_minibatch_loss(*pooled))
+
+
+def features(images, height, width):
+    return torch.empty(images, 8, height, width, device='meta')
+
+
+@pytest.mark.parametrize('pool, images, size, said', [
+    (None, 2, (64, 128), None),  # the paper's
+    (None, 4, (64, 128), None),
+    (None, 8, (64, 128), r'16 times .* pool=2 '),
+    (None, 2, (256, 512), r'256 times .* pool=4 '),
+    (1, 2, (256, 512), r'256 times .* pool=4 '),
+    (2, 4, (256, 512), r'64 times .* pool=6 '),
+    (4, 2, (256, 512), None),
+    (None, 4, (256, 512), ValueError)])
+def test_cost_is_told_by_what_the_paper_compares(pool, images, size, said):
+    """The batch is that of the run; the maps are of two rehearsed images."""
+    maps = features(2, *size)
+    loss = CIRKDMiniBatchLoss(pool=pool)
+    if said is ValueError:
+        with pytest.raises(ValueError, match=r'pool=6 .*, or pool=1 '):
+            loss.check_cost(images, maps, maps)
+        return
+    advice = loss.check_cost(images, maps, maps)
+    assert (advice is None) == (said is None)
+    if said is not None:
+        assert re.search(said, advice)
+        better = int(re.search(r'pool=(\d+)', advice)[1])
+        assert CIRKDMiniBatchLoss(pool=better).check_cost(
+            images, maps, maps) is None
+
+
+def test_a_cpu_is_given_less():
+    maps = torch.empty(2, 1, 200, 200)
+    with pytest.raises(ValueError, match=r'24 times .* pool=3 .*pool=1'):
+        CIRKDMiniBatchLoss().check_cost(2, maps, maps)
+    assert '24 times' in CIRKDMiniBatchLoss(pool=1).check_cost(2, maps, maps)
 
 
 @pytest.mark.parametrize('options', [dict(temperature=0), dict(pool=0)])
@@ -416,6 +454,22 @@ def test_bad_argument_of_memory(options):
     name, = options
     with pytest.raises(ValueError, match=name):
         CIRKDMemoryLoss(**options)
+
+
+def test_cost_of_a_memory_is_told():
+    def cost(images, size, **options):
+        maps = features(2, *size)
+        return CIRKDMemoryLoss(num_classes=19, **options).check_cost(
+            images, maps, maps)
+
+    assert cost(2, (64, 128)) is None
+    assert cost(4, (256, 512), pixel_memory=9, region_memory=9) is None
+    said = cost(4, (256, 512))
+    found = dict(re.findall(r'(\w+_samples)=(\d+)', said))
+    assert '32 times' in said and found.keys() == {
+        'pixel_samples', 'region_samples'}
+    assert cost(4, (256, 512), **{
+        name: int(value) for name, value in found.items()}) is None
 
 
 def test_what_is_missing_is_named():

@@ -1,4 +1,5 @@
 """FrozenTeacher by itself: what it reads, and what it refuses."""
+import copy
 import gc
 import os
 import weakref
@@ -103,11 +104,42 @@ def test_samples_reach_the_teacher_without_ground_truth():
     assert 'gt_sem_seg' in sample
 
 
-def test_weights_of_the_data_parallel_wrapper(tmp_path, checkpoint):
+@pytest.mark.parametrize('before, after', [
+    ('', 'module.'), ('', '_orig_mod.'), ('', 'module._orig_mod.'),
+    ('backbone.', 'backbone._orig_mod.'),
+    ('decode_head.', 'module.decode_head._orig_mod.')])
+def test_weights_of_wrappers(tmp_path, checkpoint, before, after):
+    """Of data parallel, averaged and compiled models."""
     path, model = checkpoint
-    state = {f'module.{k}': v for k, v in model.state_dict().items()}
-    torch.save(state, tmp_path / 'ddp.pth')
-    FrozenTeacher(CONFIG, str(tmp_path / 'ddp.pth'))
+    own = model.state_dict()
+    state = {name.replace(before, after, 1) if name.startswith(before)
+             else name: value for name, value in own.items()}
+    assert state.keys() != own.keys()
+    state.update(steps=torch.tensor(3), n_averaged=torch.tensor(1))
+    torch.save(state, tmp_path / 'wrapped.pth')
+    found = FrozenTeacher(CONFIG, str(tmp_path / 'wrapped.pth')).model
+    assert_equal(found.state_dict(), {
+        name: own[name] for name in found.state_dict()})
+
+
+def test_what_a_model_makes_by_itself_may_be_missing(tmp_path, checkpoint):
+    state = checkpoint[1].state_dict()
+    state['backbone._extra_state'] = None
+    torch.save(state, tmp_path / 'less.pth')
+    config = copy.deepcopy(CONFIG)
+    config['model']['decode_head']['loss_decode'] = dict(
+        type='mmselfkd.LossWithBuffer')
+    teacher = FrozenTeacher(config, str(tmp_path / 'less.pth'))
+    assert teacher.model.decode_head.loss_decode.count.tolist() == [1, 1]
+
+
+@MODELS.register_module()
+class LossWithBuffer(torch.nn.Module):
+    loss_name = 'loss_x'
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('count', torch.ones(2))
 
 
 def test_building_leaves_the_random_stream_alone():

@@ -3,6 +3,7 @@ import ast
 import itertools
 import re
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 from mmselfkd import ConfigError
 from mmselfkd.hosts import Host, InputFormat
 from mmselfkd.layout import BatchLayout
-from mmselfkd.teachers import BatchContext, ModelTeacher
+from mmselfkd.teachers import BatchContext, ModelTeacher, timm_teacher
 from mmselfkd.teachers.inputs import InputAdapter
 
 RGB = InputFormat((10., 20., 30.), (2., 4., 8.), is_swapped=True)
@@ -178,3 +179,17 @@ def test_a_first_convolution_that_is_not_on_the_image():
     model = Net(12)
     context, level = rehearsed(3, model)
     assert torch.equal(level, model(context.inputs))
+
+
+@pytest.mark.parametrize('in_chans, mean', [
+    (3, [25.5, 51., 76.5]), (1, [51.]), (4, [51.])])
+def test_statistics_of_a_timm_model(in_chans, mean):
+    """Those of RGB, or one for all of another number of channels."""
+    net = SimpleNamespace(pretrained_cfg=dict(
+        mean=(0.1, 0.2, 0.3), std=(0.2, 0.4, 0.6), input_size=(3, 8, 8)))
+    form = timm_teacher._input_format(net, False, None, in_chans)
+    assert form.mean == pytest.approx(mean)
+    assert form.std == pytest.approx([2 * value for value in mean])
+    inputs = torch.rand(1, in_chans, 8, 8)
+    assert InputAdapter(RAW, form, inputs)(
+        inputs, layout(inputs)).shape == inputs.shape

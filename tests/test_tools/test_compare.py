@@ -119,13 +119,13 @@ def test_a_teacher_that_is_trained_first(comparison):
 
 def test_a_teacher_that_is_given(comparison, tmp_path):
     weights = tmp_path / 'w.pth'
-    weights.write_bytes(b'1')
+    torch.save(dict(a=1), weights)
     flags = ['--methods', 'NFDHook', '--teacher', BIG, '--teacher-checkpoint',
              weights, '--seeds', 0]
     teacher, _, nfd = comparison(*flags).jobs()
     assert len(teacher.steps) == 1 and nfd.ready()
     assert str(weights) in map(str, teacher.steps[0].command())
-    weights.write_bytes(b'2')
+    torch.save(dict(a=2), weights)
     with pytest.raises(ConfigError, match='checkpoint = .*started with'):
         comparison(*flags).jobs()
 
@@ -178,6 +178,22 @@ def test_a_file_with_a_hook(comparison, tmp_path, monkeypatch):
 def test_bad_input(comparison, flags, message):
     with pytest.raises(SystemExit, match=message):
         comparison(*flags)
+
+
+class Attack:
+
+    def __reduce__(self):
+        return os.mkdir, ('victim', )
+
+
+def test_a_teacher_that_would_run_code(comparison, tmp_path, monkeypatch):
+    """Refused before the plain student is trained."""
+    monkeypatch.chdir(tmp_path)
+    torch.save(dict(meta=Attack()), 'a.pth')
+    flags = [*NFD, '--teacher-checkpoint', 'a.pth']
+    with pytest.raises(SystemExit, match='--trust-checkpoint reads it'):
+        comparison(*flags)
+    assert not (tmp_path / 'victim').exists()
 
 
 @pytest.mark.parametrize('flags, message', [

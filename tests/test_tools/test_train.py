@@ -87,16 +87,22 @@ class Attack:
 
 
 def test_a_start_that_would_run_code(config_of, tmp_path, monkeypatch):
-    """Refused for what the user names; a run's own files are its own."""
+    """Whoever reads it: mmengine would run it in each of these places."""
     monkeypatch.chdir(tmp_path)
     torch.save(dict(meta=Attack()), 'a.pth')
     (tmp_path / 'last_checkpoint').write_text('a.pth')
-    for flags in (['--resume', 'a.pth'], ['--cfg-options', 'load_from=a.pth']):
+    init = 'model.backbone.init_cfg'
+    for flags in (
+            ['--resume', 'a.pth'], ['--cfg-options', 'load_from=a.pth'],
+            ['--resume', '--work-dir', '.'],
+            ['--work-dir', '.', '--cfg-options', 'resume=True'],
+            ['--cfg-options', 'model.backbone.pretrained=a.pth'],
+            ['--cfg-options', f'{init}.type=Pretrained',
+             f'{init}.checkpoint=a.pth']):
         with pytest.raises(SystemExit, match="'a.pth' cannot be read safely.*"
                            '--trust-checkpoint reads it'):
             config_of(CONFIG, *flags)
         config_of(CONFIG, '--trust-checkpoint', *flags)
-    config_of(CONFIG, '--resume', '--work-dir', '.')
     assert not (tmp_path / 'victim').exists()
 
 
