@@ -30,7 +30,13 @@ from .level_matching import resize_like
 from .loss_term import LossTerm
 from .monitor import Monitor, accuracy, class_agreement, linear_cka, render
 from .plan import Plan
-from .recording import all_levels, label_for, run_tapped, tap_student
+from .recording import (
+    all_levels,
+    label_for,
+    positives_of,
+    run_tapped,
+    tap_student,
+)
 from .rehearsal import rehearse
 from .unlabelled import run_unlabelled, unlabelled_value, why_labelled_only
 
@@ -338,7 +344,8 @@ class DistillationRun:
             label = label_for(term, context, outputs)
             with self._derived(term.name):
                 value = term.value(
-                    pairs, label, context.inputs, context.layout)
+                    pairs, label, context.inputs, context.layout,
+                    positives_of(levels))
             share = self._labelled_share(term)
             losses[f'distill.{term.name}'] = weight * share * value
             if pairs[0][0].numel():  # there may be no RoI
