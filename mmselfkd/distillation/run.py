@@ -73,6 +73,8 @@ class DistillationRun:
             backward pass of an iteration.
         unlabelled (tuple, optional): Preprocessed inputs and samples of two
             images without labels, where the plan has such.
+        dataset_length (int, optional): Images of the training set, where it
+            says so.
 
     Raises:
         ConfigError: Whatever in the plan cannot work for this student.
@@ -85,7 +87,8 @@ class DistillationRun:
                  distributed: bool = False,
                  recorded: RecordedViews | None = None,
                  loss_scale: Callable[[], float] = lambda: 1.,
-                 unlabelled: tuple[torch.Tensor, Any] | None = None) -> None:
+                 unlabelled: tuple[torch.Tensor, Any] | None = None,
+                 dataset_length: int | None = None) -> None:
         self.student, self.plan, self.seed = student, plan, seed
         self.resources = ExitStack()
         self.terms: list[LossTerm] = []
@@ -137,6 +140,10 @@ class DistillationRun:
         self.monitor = Monitor(self.logged)
         for name, value in self.rehearsal.values.items():
             self.monitor.check_size(name, value, self.rehearsal.task)
+        for term in self.terms if dataset_length is not None else ():
+            for advice in term.loss.advise(dataset_length):
+                MMLogger.get_current_instance().warning(
+                    f'{term.key}.{advice}')
 
     # -- before training ------------------------------------------------------
 

@@ -42,7 +42,7 @@ class MMDetHost(Host):
     - ``logits``: what the class layer of the head gives: one level for each
       level of the neck; in an RoI head the scores of the RoIs that the
       student samples, by the last stage; in a DETR those of the queries of
-      the last decoder layer;
+      the last decoder layer, the boxes behind them;
     - ``features`` and ``pyramid``: the levels of the neck;
     - ``boxes``: what the box layer of a dense or RoI head gives; in a DETR
       the boxes of the queries;

@@ -1,5 +1,5 @@
 """The contract between a loss and the run that calls it."""
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -166,6 +166,17 @@ class DistillationLoss(nn.Module):
             ValueError: The loss can teach nothing here; the message says
                 what can.
         """
+
+    def advise(self, images: int) -> Iterator[str]:
+        """What does not suit a training set of so many images.
+
+        Each is the argument, its value and what would suit, for a warning
+        before training. Here: nothing.
+
+        Args:
+            images (int): How many the training set has.
+        """
+        return iter(())
 
     @property
     def ignored_label(self) -> int | None:
