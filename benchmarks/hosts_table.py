@@ -70,7 +70,8 @@ METHODS = dict(
     CWD=_taught('CWDHook'), DIST=_taught('DISTHook'),
     FitNets=_taught('FitNetsHook'), IFVD=_taught('IFVDHook'),
     MGD=_taught('MGDHook'), SRD=_taught('SRDHook'),
-    PKD=_taught('PKDHook'), FGD=_taught('FGDHook'), LD=_taught('LDHook'))
+    PKD=_taught('PKDHook'), FGD=_taught('FGDHook'), LD=_taught('LDHook'),
+    CrossKD=_taught('CrossKDHook'))
 
 
 class Cell(NamedTuple):

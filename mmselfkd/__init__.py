@@ -9,9 +9,9 @@ from .version import __version__
 
 __all__ = [
     'AICSDHook', 'AttnFDHook', 'CIRKDHook', 'CWDHook', 'CombinedTeacher',
-    'ConfigError', 'DISTHook', 'DistillHook', 'EMATeacher', 'FGDHook',
-    'FRSKDHook', 'FitNetsHook', 'FrozenTeacher', 'ICSDHook', 'IFVDHook',
-    'KADTDHook', 'LDHook', 'MGDHook', 'MixSKDHook', 'MixTeacher',
+    'ConfigError', 'CrossKDHook', 'DISTHook', 'DistillHook', 'EMATeacher',
+    'FGDHook', 'FRSKDHook', 'FitNetsHook', 'FrozenTeacher', 'ICSDHook',
+    'IFVDHook', 'KADTDHook', 'LDHook', 'MGDHook', 'MixSKDHook', 'MixTeacher',
     'ModelTeacher', 'NFDHook', 'PKDHook', 'SKDHook', 'SRDHook', 'SelfTeacher',
     'SnapshotTeacher', 'StudentAsTeacher', 'TFDHook', 'TimmTeacher',
     'TransformersTeacher', '__version__', 'register_head',
@@ -37,6 +37,7 @@ else:
         AICSDHook,
         AttnFDHook,
         CIRKDHook,
+        CrossKDHook,
         CWDHook,
         DISTHook,
         DistillHook,

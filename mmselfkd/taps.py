@@ -11,6 +11,8 @@ host explains (:mod:`mmselfkd.hosts`):
 - ``pyramid``: the levels of a detector's neck, the stages of the backbone of
   another model;
 - ``boxes``: what the box layer of a dense or RoI head gives;
+- ``branches.3``: what the third convolution of the class and of the box
+  branch of a dense head gives, before its activation, two maps a level;
 - ``depth``: what a depth estimator's ``conv_depth`` gives.
 
 What a tap gives is a list of tensors, the levels:
@@ -83,7 +85,8 @@ class Tap:
             if self.place.argument is None:
                 handle = module.register_forward_hook(self._see_output)
             else:
-                handle = module.register_forward_pre_hook(self._see_input)
+                handle = module.register_forward_pre_hook(
+                    self._see_input, with_kwargs=True)
             resources.callback(handle.remove)
         if self.place.dropout is not None:
             resources.callback(self.place.dropout.register_forward_hook(
@@ -94,9 +97,12 @@ class Tap:
         if self.is_open:
             self._dropped = out, args[0]
 
-    def _see_input(self, module: nn.Module, args: tuple) -> None:
-        assert self.place.argument is not None
-        value = args[self.place.argument]
+    def _see_input(self, module: nn.Module, args: tuple,
+                   kwargs: dict) -> None:
+        argument = self.place.argument
+        assert argument is not None
+        value = kwargs.get(argument) if isinstance(argument, str) else (
+            args[argument])
         if self._dropped is not None and self._dropped[0] is value:
             value = self._dropped[1]
         self._see(value)
@@ -149,6 +155,8 @@ class Tap:
         """
         runs, self.runs = self.runs, []
         where = f'{self.key} = {self.source!r}'
+        if not runs and self.place.missing:
+            raise ConfigError(f'{where}: {self.place.missing}')
         if not runs and self._rewritten:
             raise ConfigError(
                 f'{where}: the module did not run in the forward pass. '
@@ -338,7 +346,7 @@ def _rewritten_around(model: nn.Module, source: str) -> str:
     names = source.split('[')[0].split('.')
     outer = ['.'.join(names[:i]) for i in range(1, len(names))]
     modules = dict(model.named_modules())
-    for name in outer:
+    for name in filter(modules.__contains__, outer):
         forward = vars(modules[name]).get('forward')
         if isinstance(getattr(forward, '__self__', None), fx.GraphModule):
             return name

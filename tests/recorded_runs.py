@@ -26,7 +26,8 @@ import mmselfkd  # noqa: E402
 
 FILE = Path(__file__).with_suffix('.json')
 ITERATIONS = 10
-DETECTORS = dict(FGDHook='fcos', LDHook='gfl')  # methods that need boxes
+# methods that need boxes
+DETECTORS = dict(CrossKDHook='gfl', FGDHook='fcos', LDHook='gfl')
 METHODS = [name for name in mmselfkd.__all__
            if name.endswith('Hook') and name not in (
                'DistillHook', *DETECTORS)]

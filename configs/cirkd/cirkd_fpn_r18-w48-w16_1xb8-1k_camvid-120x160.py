@@ -7,7 +7,7 @@ custom_hooks = [
             loss_minibatch=dict(pool=2),
             loss_memory=dict(
                 pixel_memory=2000,
-                region_memory=500,
+                region_memory=300,
                 pixel_samples=256,
                 region_samples=64)))
 ]

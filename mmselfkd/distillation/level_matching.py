@@ -11,10 +11,12 @@ from torch.nn import functional as F
 from ..errors import ConfigError
 from ..hosts import Place, Reading
 from ..hosts.host import ON_FEATURES
+from ..hosts.places import split_queries
 from ..layout import BACKGROUND, BatchLayout
 from ..sources import Levels
 from .loss_config import LossConfig
 from .plain_loss import PlainLoss
+from .query_matching import matched
 
 Pairs = list[tuple[torch.Tensor, torch.Tensor]]
 FEATURES = Place([])  # of a source of which nothing is known
@@ -61,6 +63,7 @@ class LevelMatcher:
                                   f'needed, got {_shapes([level])}')
         self.place = self._one_place(ours)
         self._their_place = self._one_place(theirs)
+        self._check_queries()
         self.is_map = all(place.is_map for place in ours)
         self.partners: tuple[int, ...] | None = None
         self._choose_classes(student, ours)
@@ -80,12 +83,14 @@ class LevelMatcher:
         if self.partners is not None:
             student = [self._chosen(level) for level in student]
         try:
-            return self.loss.pair_levels(student, teacher)
+            pairs = self.loss.pair_levels(student, teacher)
         except ValueError as error:
             raise ConfigError(
                 f'{self._where}: {error}; a source may be a list of modules, '
                 f'also of those inside another, or {self._switch_off}'
             ) from error
+        return [self._matched(*pair) for pair in pairs] if (
+            self.place.queries) else pairs
 
     def __call__(self, student: Levels, teacher: Levels,
                  layout: BatchLayout) -> Pairs:
@@ -93,9 +98,6 @@ class LevelMatcher:
         pairs = self.pairs(student, teacher)
         if self.loss.sizes == 'any':
             return pairs
-        if self.place.queries:
-            is_sigmoid = self._activation() == 'sigmoid'
-            pairs = [(s, match_queries(s, t, is_sigmoid)) for s, t in pairs]
         adapters = self.adapters or [nn.Identity()] * len(pairs)
         pairs = [(adapt(s), resize_like(t, s))
                  for adapt, (s, t) in zip(adapters, pairs)]
@@ -116,8 +118,23 @@ class LevelMatcher:
 
     def _chosen(self, scores: torch.Tensor) -> torch.Tensor:
         """Those of the student's class scores that have a partner."""
+        if self.place.queries:
+            scores, boxes = split_queries(scores)
+            return torch.cat([self._with_partner(scores), boxes], 1)
+        return self._with_partner(scores)
+
+    def _with_partner(self, scores: torch.Tensor) -> torch.Tensor:
         return scores.unflatten(1, (-1, self._classes)).index_select(
             2, self._index).flatten(1, 2)
+
+    def _matched(self, student: torch.Tensor, teacher: torch.Tensor
+                 ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Class scores, or boxes, of matched queries."""
+        reading = self.place.reading
+        part = int(reading is not None and reading.kind == 'values')
+        student, teacher = matched(
+            student, teacher, self._activation() == 'sigmoid')
+        return split_queries(student)[part], split_queries(teacher)[part]
 
     def _split(self, student: torch.Tensor,
                teacher: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -150,6 +167,16 @@ class LevelMatcher:
                 'scores, but these sources are of several kinds: '
                 f'{", ".join(map(_kind, readings))}')
         return places[0]
+
+    def _check_queries(self) -> None:
+        """Object queries are compared with object queries."""
+        count, other = self.place.queries, self._their_place.queries
+        if bool(count) == bool(other):
+            return
+        raise ConfigError(
+            f'{self._where}: what belongs to the {count or other} object '
+            f'queries of the {"student" if count else "teacher"} can be '
+            f'compared with that of queries alone; {ON_FEATURES}')
 
     def _choose_classes(self, student: Levels,
                         ours: Sequence[Place]) -> None:
@@ -429,34 +456,6 @@ def split_anchors(scores: torch.Tensor, anchors: int) -> torch.Tensor:
         Tensor: (N * anchors, K, H, W).
     """
     return scores.unflatten(1, (anchors, -1)).flatten(0, 1)
-
-
-@torch.no_grad()
-def match_queries(student: torch.Tensor, teacher: torch.Tensor,
-                  is_sigmoid: bool) -> torch.Tensor:
-    """The teacher's queries in the order of the student's.
-
-    Queries have no order that two detectors share. Each of the student is
-    given another one of the teacher so that the squared distances of their
-    class probabilities sum to the least (Hungarian method, image by image).
-
-    Args:
-        student (Tensor): Class logits (N, K, Q, 1).
-        teacher (Tensor): Class logits (N, K, Q', 1), Q' >= Q.
-        is_sigmoid (bool): How logits become probabilities.
-
-    Returns:
-        Tensor: The teacher's logits (N, K, Q, 1).
-    """
-    from scipy.optimize import linear_sum_assignment  # mmdet brings it
-
-    s, t = (x.squeeze(3).transpose(1, 2).float() for x in (student, teacher))
-    s, t = (x.sigmoid() if is_sigmoid else x.softmax(2) for x in (s, t))
-    costs = torch.cdist(s, t).square().nan_to_num().cpu().numpy()
-    order = [linear_sum_assignment(cost)[1] for cost in costs]
-    return torch.stack([
-        x[:, torch.from_numpy(i).to(x.device)]
-        for x, i in zip(teacher, order)])
 
 
 def _takes(loss: nn.Module, argument: str) -> bool:

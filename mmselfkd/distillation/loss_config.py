@@ -5,6 +5,7 @@ from typing import Any, get_args
 
 from ..checks import check_integer_or_none, check_not_negative
 from ..errors import ConfigError, blamed_on, config_errors, nearest
+from ..hosts.branches import POSITIVES
 from ..losses.base import DistillationLoss
 from ..registry import MODELS, SCHEDULES, build_part
 from ..schedules import factor_at
@@ -98,7 +99,8 @@ class LossConfig:
     @property
     def sources(self) -> list[Source]:
         """All that it looks at."""
-        return self.student_sources + self.teacher_sources
+        return self.student_sources + self.teacher_sources + (
+            [Source(STUDENT, POSITIVES)] if self.loss.needs_positives else [])
 
     @property
     def teachers(self) -> list[str]:

@@ -1,5 +1,6 @@
 """The value of one entry of ``losses`` in an iteration."""
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,8 +21,8 @@ class LossTerm:
         matcher (LevelMatcher): Fitted to one rehearsed batch.
         pairs (list[tuple]): The matched levels of that batch.
         image (Tensor): Its input (N, C, H, W).
-        classifier (nn.Module, optional): The teacher's, where the loss needs
-            one.
+        part (Callable, optional): Of the teacher, where the loss passes
+            features through its classifier or the rest of its head.
 
     Attributes:
         level_losses (nn.ModuleList): A copy of the loss for each pair of
@@ -36,9 +37,9 @@ class LossTerm:
 
     def __init__(self, config: LossConfig, matcher: LevelMatcher,
                  pairs: Pairs, image: torch.Tensor,
-                 classifier: nn.Module | None = None) -> None:
+                 part: Callable[..., Any] | None = None) -> None:
         self.config, self.matcher = config, matcher
-        self._classifier = classifier
+        self._part = part
         self.name, self.key, self.loss = config.name, config.key, config.loss
         self._check(pairs)
         one_each = []
@@ -96,8 +97,22 @@ class LossTerm:
                     f'{self.key}: {advice}')
 
     def value(self, pairs: Pairs, label: torch.Tensor | None,
-              image: torch.Tensor, layout: BatchLayout) -> torch.Tensor:
-        """The unweighted loss over the pairs of levels."""
+              image: torch.Tensor, layout: BatchLayout,
+              positives: torch.Tensor | None = None) -> torch.Tensor:
+        """The unweighted loss over the pairs of levels.
+
+        Args:
+            pairs (list[tuple]): Matched levels.
+            label (Tensor, optional): The class maps that go with them.
+            image (Tensor): The student's input.
+            layout (BatchLayout): What of it is image.
+            positives (Tensor, optional): By which the student's own class
+                loss is divided, where the loss needs it.
+        """
+        if self.loss.levels_together:
+            return self._scalar(self.loss(
+                *map(list, zip(*pairs)),
+                **self._joint_options(pairs, layout, positives)))
         losses = self.level_losses or [self.loss] * len(pairs)
         total = torch.zeros((), device=image.device)
         extra: list[dict[str, Any]] = [{} for _ in pairs]
@@ -140,10 +155,23 @@ class LossTerm:
         if self.loss.needs_objects:
             options['objects'] = layout.objects(level.shape[2:])
         if self.loss.needs_classifier:
-            options['classifier'] = self._classifier
+            options['classifier'] = self._part
         if self.loss.takes_weight and self.matcher.is_map:
             options['weight'] = _repeated(layout.weight(
                 level.shape[2:], self.config.foreground), anchors)
+        return options
+
+    def _joint_options(self, pairs: Pairs, layout: BatchLayout,
+                       positives: torch.Tensor | None) -> dict[str, Any]:
+        """The same of a loss that takes all levels at once."""
+        options: dict[str, Any] = {}
+        if self.loss.needs_head:
+            options['head'] = self._part
+        if self.loss.needs_positives:
+            options['positives'] = positives
+        if self.loss.takes_weight:
+            options['weight'] = [layout.weight(
+                s.shape[2:], self.config.foreground) for s, _ in pairs]
         return options
 
     def zero(self, device: torch.device) -> torch.Tensor:

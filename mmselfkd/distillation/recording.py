@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..hosts import host_of
+from ..hosts.branches import POSITIVES
 from ..sources import STUDENT, Levels, Source
 from ..taps import Tap, reach
 from ..teachers import BatchContext, Teacher, TeacherOutput
@@ -68,6 +69,12 @@ def all_levels(context: BatchContext, outputs: dict[str, TeacherOutput]
         for path, found in output.levels.items():
             levels[Source(name, path)] = found
     return levels
+
+
+def positives_of(levels: dict[Source, Levels]) -> torch.Tensor | None:
+    """By which the student's own class loss is divided, where recorded."""
+    found = levels.get(Source(STUDENT, POSITIVES))
+    return found[0] if found else None
 
 
 def label_for(term: LossTerm, context: BatchContext,

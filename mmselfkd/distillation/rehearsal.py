@@ -6,7 +6,7 @@ training. What it shows without touching the student: which taps fire and how
 often, channels and sizes, which tensors are changed in place behind a tap,
 and that each teacher and each loss can be computed.
 """
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +23,14 @@ from ..teachers import BatchContext, ModelTeacher, Teacher, TeacherOutput
 from .level_matching import FEATURES, LevelMatcher
 from .loss_config import LossConfig
 from .loss_term import LossTerm
-from .recording import all_levels, label_for, record, run_tapped, tap_student
+from .recording import (
+    all_levels,
+    label_for,
+    positives_of,
+    record,
+    run_tapped,
+    tap_student,
+)
 from .unlabelled import run_unlabelled, unlabelled_value, why_labelled_only
 
 
@@ -123,13 +130,14 @@ def rehearse(student: nn.Module, twin: nn.Module,
                 context.host.has_fixed_strides(student))
             pairs = matcher(ours, theirs, context.layout)
             term = LossTerm(config, matcher, pairs, inputs,
-                            _classifier(config, teachers))
+                            _teacher_part(config, teachers))
             term.check_cost(pairs, (context.batch_size or len(inputs))
                             / len(inputs))
             term.level_losses.eval()  # what remembers batches leaves this out
             with blamed_on(config.key):
                 value = term.value(pairs, label_for(term, context, outputs),
-                                   inputs, context.layout)
+                                   inputs, context.layout,
+                                   positives_of(found))
             term.level_losses.train()
             result.values[term.name] = config.loss_weight * float(value)
             result.terms.append(term)
@@ -227,20 +235,28 @@ def _fill_in(config: LossConfig, student: nn.Module, place: Place) -> None:
         ) else place.reading.size
 
 
-def _classifier(config: LossConfig,
-                teachers: dict[str, Teacher]) -> nn.Module | None:
-    """The classifier of the teacher, if the loss passes features through it.
+def _teacher_part(config: LossConfig, teachers: dict[str, Teacher]
+                  ) -> Callable[..., Any] | None:
+    """The part of the teacher that the loss passes features through, if any.
 
     Raises:
         ConfigError: The teacher has none, or the loss looks elsewhere.
     """
-    if not config.loss.needs_classifier:
+    if not (config.loss.needs_classifier or config.loss.needs_head):
         return None
     source, = config.teacher_sources[:1]
     teacher = teachers[source.owner]
-    found = None
-    if isinstance(teacher, ModelTeacher):
-        found = host_of(teacher.model).classifier(teacher.model)
+    model = teacher.model if isinstance(teacher, ModelTeacher) else None
+    where = f'{config.key}.source = {source.path!r}'
+    if config.loss.needs_head:
+        found = model and host_of(model).head_end(
+            model, source.path.partition('[')[0], where)
+        if found is None or len(config.teacher_sources) > 1:
+            raise ConfigError(
+                f'{where}: {config.loss_name} passes features through the '
+                f"rest of a detector's head; write source='branches.-1'")
+        return found
+    found = model and host_of(model).classifier(model)
     if found is None:
         raise ConfigError(
             f'{config.key}: {config.loss_name} passes features through the '
@@ -249,9 +265,8 @@ def _classifier(config: LossConfig,
             'whose head has a conv_seg')
     if [path for _, path in config.teacher_sources] != ['features']:
         raise ConfigError(
-            f'{config.key}.source = {source.path!r}: {config.loss_name} '
-            "needs what enters the teacher's classifier; say "
-            "teacher='features'")
+            f"{where}: {config.loss_name} needs what enters the teacher's "
+            "classifier; say teacher='features'")
     return found
 
 

@@ -30,7 +30,13 @@ from .level_matching import resize_like
 from .loss_term import LossTerm
 from .monitor import Monitor, accuracy, class_agreement, linear_cka, render
 from .plan import Plan
-from .recording import all_levels, label_for, run_tapped, tap_student
+from .recording import (
+    all_levels,
+    label_for,
+    positives_of,
+    run_tapped,
+    tap_student,
+)
 from .rehearsal import rehearse
 from .unlabelled import run_unlabelled, unlabelled_value, why_labelled_only
 
@@ -67,6 +73,8 @@ class DistillationRun:
             backward pass of an iteration.
         unlabelled (tuple, optional): Preprocessed inputs and samples of two
             images without labels, where the plan has such.
+        dataset_length (int, optional): Images of the training set, where it
+            says so.
 
     Raises:
         ConfigError: Whatever in the plan cannot work for this student.
@@ -79,7 +87,8 @@ class DistillationRun:
                  distributed: bool = False,
                  recorded: RecordedViews | None = None,
                  loss_scale: Callable[[], float] = lambda: 1.,
-                 unlabelled: tuple[torch.Tensor, Any] | None = None) -> None:
+                 unlabelled: tuple[torch.Tensor, Any] | None = None,
+                 dataset_length: int | None = None) -> None:
         self.student, self.plan, self.seed = student, plan, seed
         self.resources = ExitStack()
         self.terms: list[LossTerm] = []
@@ -131,6 +140,10 @@ class DistillationRun:
         self.monitor = Monitor(self.logged)
         for name, value in self.rehearsal.values.items():
             self.monitor.check_size(name, value, self.rehearsal.task)
+        for term in self.terms if dataset_length is not None else ():
+            for advice in term.loss.advise(dataset_length):
+                MMLogger.get_current_instance().warning(
+                    f'{term.key}.{advice}')
 
     # -- before training ------------------------------------------------------
 
@@ -338,7 +351,8 @@ class DistillationRun:
             label = label_for(term, context, outputs)
             with self._derived(term.name):
                 value = term.value(
-                    pairs, label, context.inputs, context.layout)
+                    pairs, label, context.inputs, context.layout,
+                    positives_of(levels))
             share = self._labelled_share(term)
             losses[f'distill.{term.name}'] = weight * share * value
             if pairs[0][0].numel():  # there may be no RoI

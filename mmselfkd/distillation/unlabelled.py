@@ -20,7 +20,8 @@ def why_labelled_only(term: LossTerm,
     if term.loss.needs_label:
         return 'needs labels (ignore_index=None uses every pixel)' if hasattr(
             term.loss, 'ignore_index') else 'needs labels'
-    if term.loss.needs_objects or term.loss.needs_regions:
+    if (term.loss.needs_objects or term.loss.needs_regions
+            or term.loss.needs_positives):
         return 'needs boxes'
     if term.config.foreground is not None:
         return 'needs boxes for `foreground`'

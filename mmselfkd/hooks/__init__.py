@@ -2,6 +2,7 @@
 from .aicsd_hook import AICSDHook
 from .attnfd_hook import AttnFDHook
 from .cirkd_hook import CIRKDHook
+from .crosskd_hook import CrossKDHook
 from .cwd_hook import CWDHook
 from .dist_hook import DISTHook
 from .distill_hook import DistillHook
@@ -21,8 +22,8 @@ from .srd_hook import SRDHook
 from .tfd_hook import TFDHook
 
 __all__ = [
-    'AICSDHook', 'AttnFDHook', 'CIRKDHook', 'CWDHook', 'DISTHook',
-    'DistillHook', 'FGDHook', 'FRSKDHook', 'FitNetsHook', 'ICSDHook',
-    'IFVDHook', 'KADTDHook', 'LDHook', 'MGDHook', 'MixSKDHook', 'NFDHook',
-    'PKDHook', 'SKDHook', 'SRDHook', 'TFDHook'
+    'AICSDHook', 'AttnFDHook', 'CIRKDHook', 'CWDHook', 'CrossKDHook',
+    'DISTHook', 'DistillHook', 'FGDHook', 'FRSKDHook', 'FitNetsHook',
+    'ICSDHook', 'IFVDHook', 'KADTDHook', 'LDHook', 'MGDHook', 'MixSKDHook',
+    'NFDHook', 'PKDHook', 'SKDHook', 'SRDHook', 'TFDHook'
 ]

@@ -68,7 +68,13 @@ def make_run(runner: Any, plan: Plan,
             classes=class_names(runner),
             distributed=get_world_size() > 1, recorded=recorded,
             loss_scale=partial(_loss_scale, runner),
-            unlabelled=None if images is None else images.two_samples(twin))
+            unlabelled=None if images is None else images.two_samples(twin),
+            dataset_length=_length_of(runner.train_dataloader.dataset))
+
+
+def _length_of(dataset: Any) -> int | None:
+    """How many samples it has; None where it does not know."""
+    return len(dataset) if hasattr(dataset, '__len__') else None
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -20,7 +20,8 @@ ON_FEATURES = "use a loss on features, type='NFDLoss' with source='features'"
 
 # whose aliases these are: another model has nothing that they could mean
 ELSEWHERE = dict(
-    boxes='a detector', depth='a depth estimator',
+    boxes='a detector', branches='a dense detector',
+    depth='a depth estimator',
     rois='a two-stage detector', mask_rois='a two-stage instance segmentor')
 
 
@@ -78,8 +79,9 @@ class Host:
             if found is not None:
                 return found
         modules = dict(model.named_modules())
-        if path in ELSEWHERE and path not in modules:
-            raise ConfigError(f'{where}: {ELSEWHERE[path]} has such, and '
+        name = path.partition('.')[0]
+        if name in ELSEWHERE and path not in modules:
+            raise ConfigError(f'{where}: {ELSEWHERE[name]} has such, and '
                               f'a {type(model).__name__} is none; '
                               f'{ON_FEATURES}')
         if path not in modules or path == '':
@@ -113,6 +115,24 @@ class Host:
 
     def classifier(self, model: nn.Module) -> nn.Module | None:
         """What makes class scores of ``features``, where one layer does."""
+        return None
+
+    def head_end(self, model: nn.Module, path: str,
+                 where: str) -> Callable[..., Any] | None:
+        """What makes class scores and boxes of the branches of a head.
+
+        Args:
+            model (nn.Module): The unwrapped model.
+            path (str): The source that gives them, such as ``branches.-1``.
+            where (str): Config key and value, for the error.
+
+        Returns:
+            Callable | None: See :class:`~mmselfkd.hosts.branches.HeadEnd`;
+            None: ``path`` means something else.
+
+        Raises:
+            ConfigError: The head has no such branches.
+        """
         return None
 
     def has_fixed_strides(self, model: nn.Module) -> bool:

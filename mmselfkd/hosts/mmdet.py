@@ -1,5 +1,6 @@
 """mmdetection: detectors and instance segmentors."""
 import copy
+import dataclasses
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -10,6 +11,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import ConfigError
+from .branches import (
+    BRANCHES,
+    POSITIVES,
+    HeadEnd,
+    branches_place,
+    is_branches,
+    positives_place,
+)
 from .building import build_neck
 from .heads import activation_of, find_head_spec, register_head
 from .host import ON_FEATURES, Host, Refinement
@@ -33,13 +42,16 @@ class MMDetHost(Host):
     - ``logits``: what the class layer of the head gives: one level for each
       level of the neck; in an RoI head the scores of the RoIs that the
       student samples, by the last stage; in a DETR those of the queries of
-      the last decoder layer;
+      the last decoder layer, the boxes behind them;
     - ``features`` and ``pyramid``: the levels of the neck;
-    - ``boxes``: what the box layer of a dense or RoI head gives;
+    - ``boxes``: what the box layer of a dense or RoI head gives; in a DETR
+      the boxes of the queries;
+    - ``branches.3``: what the third convolution of the class and of the box
+      branch of a dense head gives, before its activation;
     - ``rois``, ``mask_rois``: the regions that enter the RoI extractors.
     """
 
-    aliases = ('logits', 'features', 'pyramid', 'boxes', *REGIONS)
+    aliases = ('logits', 'features', 'pyramid', 'boxes', BRANCHES, *REGIONS)
 
     def owns(self, model: Model) -> bool:
         return any(hasattr(model, name) for name in (
@@ -50,6 +62,21 @@ class MMDetHost(Host):
         found = (attribute(model, name) for name in HEADS)
         return [head[-1] if isinstance(head, nn.ModuleList) else head
                 for head in found if isinstance(head, nn.Module)]
+
+    def place(self, model: Model, path: str, where: str) -> Place:
+        if is_branches(path):
+            inputs = self.alias(model, 'features', where)
+            assert inputs is not None
+            return branches_place(
+                self.heads(model)[0], path, where, inputs)
+        if path == POSITIVES:
+            return positives_place(self.heads(model)[0], where)
+        found = super().place(model, path, where)
+        return _of_queries(model, found) if found.queries else found
+
+    def head_end(self, model: Model, path: str, where: str) -> Any:
+        return HeadEnd(self.heads(model)[0], path, where) if is_branches(
+            path) else None
 
     def alias(self, model: Model, name: str, where: str) -> Place | None:
         if name in REGIONS:
@@ -117,6 +144,10 @@ class MMDetHost(Host):
                 # mode='tensor' would run the box head twice
                 head = model.bbox_head or model.mask_head
                 head(model.extract_feat(inputs))
+            elif _is_set_head(getattr(model, 'bbox_head', None)):
+                # mode='tensor' would call its forward, which no tap sees
+                model.bbox_head(**model.forward_transformer(
+                    model.extract_feat(inputs), samples))
             else:
                 super().run(model, inputs, samples)
 
@@ -222,7 +253,7 @@ class MMDetHost(Host):
         place = None if spec is None else spec.place(head, kind)
         if place is not None:
             self._locate(model, place)
-        if place is None or (place.queries and kind == 'boxes'):
+        if place is None:
             path = next((n for n, m in model.named_modules() if m is head),
                         'the head')
             missing = '' if spec is None else spec.missing(head, kind)
@@ -242,7 +273,6 @@ class MMDetHost(Host):
         if _is_set_head(head) and module in set(head.modules()):
             queries = getattr(model, 'num_queries', 0)
             place.queries, place.is_map = queries, False
-            place.select = lambda values: _last_queries(values[-1], queries)
         if any(part is module and _is_regional(name)
                for name, part in model.named_modules()):
             place.is_map = False
@@ -319,10 +349,27 @@ def _is_sparse(model: Model) -> bool:
                for cls in type(getattr(model, 'roi_head', None)).__mro__)
 
 
-def _last_queries(value: torch.Tensor, queries: int) -> torch.Tensor:
-    """Of the last decoder layer, without queries made from labels."""
-    last = value[-1] if value.dim() == 4 else value
-    return last[:, -queries:]
+def _of_queries(model: Model, place: Place) -> Place:
+    """Class scores and boxes of each query of the last decoder layer.
+
+    The scores come first, then cx, cy, w and h as shares of the image, both
+    as the head gives them: ``place`` says which of the two is meant. Queries
+    made from labels come first, those of DDQ's dense branch last; both are
+    left out.
+    """
+    head = model.bbox_head
+
+    def select(values: list) -> torch.Tensor:
+        last = torch.cat([part[-1] for part in values[-1][:2]], -1)
+        dense = getattr(head, 'cache_dict', {}).get(
+            'num_dense_queries', 0) if head.training else 0
+        return last[:, :last.shape[1] - dense][:, -place.queries:]
+
+    kind = place.reading.kind if place.reading else 'classes'
+    return dataclasses.replace(
+        place, modules=[head], select=select,
+        reading=place.reading if kind == 'classes' else Reading(
+            'values', activation_of(head)))
 
 
 def _yolo(head: Model, kind: str) -> Place:
@@ -496,5 +543,6 @@ register_head('BaseSemanticHead', classes=_semantic)
 register_head('FusedSemanticHead', classes=_semantic)
 register_head('ATSSVLFusionHead')  # classes are words of a text
 register_head('GroundingDINOHead')  # the same
-register_head('DETRHead', classes='fc_cls')
-register_head('DeformableDETRHead', classes='cls_branches')
+register_head('DETRHead', classes='fc_cls', boxes='fc_reg')
+register_head('DeformableDETRHead', classes='cls_branches',
+              boxes='reg_branches')

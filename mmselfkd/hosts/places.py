@@ -41,13 +41,16 @@ class Place:
 
     Attributes:
         modules (list[nn.Module]): What is watched, in the order of the runs.
-        argument (int | None): The input that is meant; None: the output.
+        argument (int | str | None): The input that is meant, a keyword by
+            its name; None: the output.
         dropout (nn.Module | None): One in front of that input; where the
             input came out of it, what went in is meant.
         select (Callable | None): ``select(values)`` picks from the list of
             what the runs gave; None: one value, or the list of several.
         reading (Reading | None): How channels are to be read; None: features.
-        queries (int): So many object queries are meant; 0: none.
+        queries (int): So many object queries are meant; 0: none. Their level
+            has the class scores and, behind them, cx, cy, w and h of the box
+            as shares of the image; ``reading`` says which is meant.
         is_map (bool): Whether it gives maps of the image, and not of regions
             or queries.
         is_raw (bool): Whether it is handed on as it is, not as a level.
@@ -58,9 +61,11 @@ class Place:
             class scores these are; None: that of the main head.
         class_map (Callable | None): ``class_map(sample)`` is the label (H, W)
             that these scores are of; None: as the batch has it.
+        missing (str): What to say where none of the modules runs; '': what
+            is said of any module.
     """
     modules: list[nn.Module]
-    argument: int | None = None
+    argument: int | str | None = None
     dropout: nn.Module | None = None
     select: Callable[[list], Any] | None = None
     reading: Reading | None = None
@@ -70,6 +75,7 @@ class Place:
     grid: Callable[[int, Size], tuple[int, int, int] | None] | None = None
     ignore_index: int | None = None
     class_map: Callable[[Any], torch.Tensor | None] | None = None
+    missing: str = ''
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +127,15 @@ class InputFormat:
                 for name in ('_channel_conversion', 'channel_conversion')),
             getattr(preprocessor, 'pad_value',
                     getattr(preprocessor, 'pad_val', 0)), multiple)
+
+
+def split_queries(level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Class scores (N, K, Q, 1) and boxes (N, 4, Q, 1) of object queries.
+
+    Args:
+        level (Tensor): Of a :class:`Place` with queries, (N, K + 4, Q, 1).
+    """
+    return level[:, :-4], level[:, -4:]
 
 
 def watched_modules(module: nn.Module | None) -> list[nn.Module]:

@@ -13,6 +13,7 @@ from .cirkd_loss import (
     cirkd_memory_loss,
     cirkd_minibatch_loss,
 )
+from .crosskd_loss import CrossKDLoss, crosskd_loss
 from .cwd_loss import CWDLoss, cwd_loss
 from .dist_loss import DISTLoss, dist_loss
 from .fgd_loss import FGDLoss, fgd_loss
@@ -48,14 +49,15 @@ from .value_loss import ValueLoss, value_loss
 
 __all__ = [
     'ATLoss', 'AdversarialLoss', 'AttnFDLoss', 'CIRKDMemoryLoss',
-    'CIRKDMiniBatchLoss', 'CWDLoss', 'DISTLoss', 'DistillationLoss', 'FGDLoss',
-    'FitNetsLoss', 'HolisticLoss', 'ICSDLoss', 'IFVDLoss', 'KDLoss', 'LDLoss',
-    'MGDLoss', 'MixSKDAdversarialLoss', 'MixSKDFeatureLoss', 'MixSKDLogitLoss',
-    'NFDLoss', 'PKDLoss', 'PairwiseLoss', 'SRDLoss', 'TFDInterLoss',
-    'TFDIntraLoss', 'ValueLoss', 'at_loss', 'attnfd_loss', 'cirkd_memory_loss',
-    'cirkd_minibatch_loss', 'cwd_loss', 'dist_loss', 'fgd_loss',
-    'fitnets_loss', 'holistic_discriminator_loss', 'holistic_loss',
-    'icsd_loss', 'ifvd_loss', 'kd_loss', 'ld_loss', 'mgd_loss',
-    'mixskd_feature_loss', 'mixskd_logit_loss', 'nfd_loss', 'pairwise_loss',
-    'pkd_loss', 'srd_loss', 'tfd_inter_loss', 'tfd_intra_loss', 'value_loss'
+    'CIRKDMiniBatchLoss', 'CWDLoss', 'CrossKDLoss', 'DISTLoss',
+    'DistillationLoss', 'FGDLoss', 'FitNetsLoss', 'HolisticLoss', 'ICSDLoss',
+    'IFVDLoss', 'KDLoss', 'LDLoss', 'MGDLoss', 'MixSKDAdversarialLoss',
+    'MixSKDFeatureLoss', 'MixSKDLogitLoss', 'NFDLoss', 'PKDLoss',
+    'PairwiseLoss', 'SRDLoss', 'TFDInterLoss', 'TFDIntraLoss', 'ValueLoss',
+    'at_loss', 'attnfd_loss', 'cirkd_memory_loss', 'cirkd_minibatch_loss',
+    'crosskd_loss', 'cwd_loss', 'dist_loss', 'fgd_loss', 'fitnets_loss',
+    'holistic_discriminator_loss', 'holistic_loss', 'icsd_loss', 'ifvd_loss',
+    'kd_loss', 'ld_loss', 'mgd_loss', 'mixskd_feature_loss',
+    'mixskd_logit_loss', 'nfd_loss', 'pairwise_loss', 'pkd_loss', 'srd_loss',
+    'tfd_inter_loss', 'tfd_intra_loss', 'value_loss'
 ]

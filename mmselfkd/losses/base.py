@@ -1,5 +1,5 @@
 """The contract between a loss and the run that calls it."""
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -37,6 +37,8 @@ class DistillationLoss(nn.Module):
         level_reduction (str): ``'mean'`` or ``'sum'`` of the values of all
             pairs of levels. By the mean one weight serves one level and the
             five of a detector.
+        levels_together (bool): ``forward`` takes the maps of all pairs of
+            levels at once, two lists, and ``weight`` is a list too.
         takes_weight (bool): ``forward`` takes ``weight`` (N, 1, H, W), 0 or
             more: how much each position counts. A loss that does not gets
             maps that are 0 in the padding.
@@ -46,6 +48,12 @@ class DistillationLoss(nn.Module):
         needs_classifier (bool): ``forward`` takes ``classifier``, which
             gives the teacher's class scores of its ``features`` (N, C, H, W)
             and is frozen; the loss looks at these.
+        needs_head (bool): ``forward`` takes ``head``, which gives class
+            scores and boxes of the maps of all levels; it is what follows
+            the teacher's source in its head, and is frozen. See
+            :func:`~mmselfkd.losses.crosskd_loss`.
+        needs_positives (bool): ``forward`` takes ``positives``, by which the
+            student's own class loss is divided.
         needs_objects (bool): ``forward`` takes ``objects`` (N, 1, H, W): the
             largest of 1 / n over the objects that cover a position, n being
             the positions of an object; 0 in no object. The data must have
@@ -82,10 +90,13 @@ class DistillationLoss(nn.Module):
         'classes', 'equal', 'adapt', 'any', 'distributions'] = 'adapt'
     sizes: Literal['equal', 'any'] = 'equal'
     level_reduction: Literal['sum', 'mean'] = 'mean'
+    levels_together: bool = False
     takes_weight: bool = False
     needs_label: bool = False
     needs_image: bool = False
     needs_classifier: bool = False
+    needs_head: bool = False
+    needs_positives: bool = False
     needs_objects: bool = False
     needs_regions: bool = False
     needs_positions: bool = False
@@ -177,6 +188,17 @@ class DistillationLoss(nn.Module):
                 option that makes it less, and the one that insists.
         """
         return None
+
+    def advise(self, images: int) -> Iterator[str]:
+        """What does not suit a training set of so many images.
+
+        Each is the argument, its value and what would suit, for a warning
+        before training. Here: nothing.
+
+        Args:
+            images (int): How many the training set has.
+        """
+        return iter(())
 
     @property
     def ignored_label(self) -> int | None:

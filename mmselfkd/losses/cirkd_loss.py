@@ -1,5 +1,6 @@
 """Cross-image relations: how a pixel resembles those of other images."""
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -510,6 +511,9 @@ class CIRKDMemoryLoss(DistillationLoss):
     nothing is put in.
 
     Projector and queues are made by :meth:`build` or at the first call. The
+    queues are longer than the data where an epoch does not fill them: beyond
+    ``pixels_per_class`` times the images of the training set, or the images,
+    they hold older vectors of the same images. That is a warning. The
     queues are buffers, K * (pixel_memory + region_memory) * C_t numbers: 0.9
     GB for 19 classes and 512 channels, also in each checkpoint. With several
     ranks all must have equally many images.
@@ -615,6 +619,19 @@ class CIRKDMemoryLoss(DistillationLoss):
         self.regions = ClassQueues(
             self.num_classes, self.region_memory, channels)
         self.to(student.device)
+
+    def advise(self, images: int) -> Iterator[str]:
+        """Say which queue is longer than what an epoch puts into it."""
+        for name, each, of in (
+                ('pixel_memory', self.pixels_per_class,
+                 f' of {self.pixels_per_class} pixels'),
+                ('region_memory', 1, '')):
+            if getattr(self, name) > each * images:
+                yield (f'{name} = {getattr(self, name)}: longer than the '
+                       f'data; {images} images{of} put {each * images} '
+                       'vectors of a class into the queue in an epoch at '
+                       'most, the rest are older ones of the same images; '
+                       f'{each * images} or fewer suit')
 
     def check(self, student: Tensor, teacher: Tensor) -> None:
         """Refuse a teacher of one channel, whose direction is fixed."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..hosts import InputFormat, Place, host_of
+from ..hosts.places import split_queries
 from ..sources import Levels
 from ..taps import Tap
 from .class_map import ClassMap
@@ -188,6 +189,10 @@ class ModelTeacher(Teacher):
             level = self._inputs.cut(level, size)
         if not self._is_mapped(place):
             return level
+        if place.queries:
+            scores, boxes = split_queries(level)
+            self._widths[source] = scores.shape[1]
+            return torch.cat([self._map(scores, place.reading), boxes], 1)
         self._widths[source] = level.shape[1]
         return self._map(level, place.reading)
 

@@ -13,11 +13,20 @@ STEPS = 2
 # every loss of the package by its name
 LOSSES = {name: getattr(losses, name) for name in losses.__all__
           if MODELS.module_dict.get(name) is getattr(losses, name)}
+
+
+def of_boxes(kind: str) -> bool:
+    """Whether a loss needs boxes, or the head of a detector."""
+    loss = LOSSES[kind]
+    return (loss.needs_objects or loss.needs_regions or loss.needs_head
+            or loss.needs_positives)
+
+
 # that can do without boxes, which the data of segmentors do not have
 METHODS = [
     name for name in mmselfkd.__all__
     if name.endswith('Hook') and name != 'DistillHook' and not any(
-        LOSSES[cfg['type']].needs_objects or LOSSES[cfg['type']].needs_regions
+        of_boxes(cfg['type'])
         for cfg in getattr(mmselfkd, name).preset.values())]
 
 

@@ -11,7 +11,15 @@ from mmselfkd import losses, schedules, teachers
 from mmselfkd.distillation.level_matching import resize_like
 from mmselfkd.distillation.loss_config import OPTIONS
 
-from .cases import LOSSES, METHODS, STEPS, Case, Taught, hook_class
+from .cases import (
+    LOSSES,
+    METHODS,
+    STEPS,
+    Case,
+    Taught,
+    hook_class,
+    of_boxes,
+)
 from .models import (
     CLASSES,
     HEADS,
@@ -320,7 +328,7 @@ def make_term(rng, case: Case) -> dict:
         name = rng.choice(list(case.teachers))
         taught = case.teachers[name]
         kind = rng.choice(list(LOSSES))
-        if LOSSES[kind].needs_objects or LOSSES[kind].needs_regions:
+        if of_boxes(kind):
             continue
         if LOSSES[kind].channels == 'classes' and not taught.places.scores:
             continue

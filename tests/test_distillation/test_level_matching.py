@@ -1,13 +1,9 @@
-"""Adapters of channels and sizes, anchors and queries."""
-import itertools
-
-import pytest
+"""Adapters of channels and sizes, anchors."""
 import torch
 from torch import nn
 
 from mmselfkd.distillation.level_matching import (
     build_adapters,
-    match_queries,
     resize_like,
     split_anchors,
 )
@@ -42,28 +38,3 @@ def test_anchors_become_maps_of_their_own():
         for a in range(3):
             assert torch.equal(
                 split[n * 3 + a], flat[n, :, :, a].permute(2, 0, 1))
-
-
-@pytest.mark.parametrize('is_sigmoid', [True, False])
-def test_queries_are_matched(is_sigmoid):
-    teacher = 3 * torch.randn(2, 4, 7, 1)
-    order = torch.stack([torch.randperm(7) for _ in range(2)])
-    student = torch.stack([t[:, o] for t, o in zip(teacher, order)])
-    student = student + 0.01 * torch.randn(student.shape)
-    matched = match_queries(student, teacher, is_sigmoid)
-    torch.testing.assert_close(matched, student, atol=0.1, rtol=0)
-    # fewer queries than the teacher has: the best of them
-    few = match_queries(student[:, :, :3], teacher, is_sigmoid)
-    torch.testing.assert_close(few, student[:, :, :3], atol=0.1, rtol=0)
-
-
-def test_matching_is_the_cheapest_assignment():
-    student, teacher = torch.randn(1, 3, 4, 1), torch.randn(1, 3, 4, 1)
-    matched = match_queries(student, teacher, True)
-
-    def cost(other):
-        return (student.sigmoid() - other.sigmoid()).square().sum()
-
-    best = min(cost(teacher[:, :, list(order)])
-               for order in itertools.permutations(range(4)))
-    torch.testing.assert_close(cost(matched), best)

@@ -359,8 +359,10 @@ def test_teachers_that_do_not_fit(tiny, detectors, tmp_path, losses, change,
      ["loss_x.source = 'depth'", 'a depth estimator has such',
       'a FCOS is none', "source='features'"]),
     ('detr', dict(type='DistillHook', teacher=True, losses=dict(
-        loss_x=dict(type='NFDLoss', source='boxes'))),
-     ['loss_x.source', 'boxes of a DETRHead', "source='features'"]),
+        loss_x=dict(type='NFDLoss', source=dict(
+            student='logits', teacher='neck')))),
+     ['loss_x.source', '12 object queries of the student',
+      "source='features'"]),
     ('fcos', dict(type='FRSKDHook', teacher=dict(
         type='SelfTeacher', head=dict(type='FCOSHead'))),
      ['teacher.head', 'copy of its own']),

@@ -10,8 +10,8 @@ from mmselfkd import ConfigError
 
 # hook -> the folder of its configs, the student, the width of the teacher
 HOOKS = dict(
-    FGDHook=('fgd', 'fcos', 16), LDHook=('ld', 'gfl', 16),
-    PKDHook=('pkd', 'fcos', 16))
+    CrossKDHook=('crosskd', 'gfl', 16), FGDHook=('fgd', 'fcos', 16),
+    LDHook=('ld', 'gfl', 16), PKDHook=('pkd', 'fcos', 16))
 every_hook = pytest.mark.parametrize('name', HOOKS)
 
 

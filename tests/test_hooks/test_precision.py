@@ -191,6 +191,20 @@ def test_losses_are_float32_and_near_full_precision(tiny, tmp_path):
                 assert value.dtype == torch.float32, name
 
 
+def test_crosskd_runs_the_rest_of_the_head_in_full_precision(
+        detectors, tmp_path):
+    name, found = 'distill.loss_crosskd', []
+    for wrapper in ({}, dict(type='AmpOptimWrapper', dtype='bfloat16')):
+        cfg = detectors.config(tmp_path / str(len(found)), 'gfl', dict(
+            type='mmselfkd.CrossKDHook', teacher=detectors.teacher('gfl')))
+        cfg.optim_wrapper.update(wrapper)
+        watch = Watch()
+        train_config(cfg, watch.hook)
+        assert watch.types[name] == torch.float32
+        found.append(watch.logs[0][name])
+    assert found[1] == pytest.approx(found[0], rel=0.1)
+
+
 def shares(runner):
     scalars = runner.message_hub.log_scalars
     return [scalars[f'train/distill.{name}.loss_nfd'].current()

@@ -125,25 +125,30 @@ def test_rois_are_no_matter_of_dense_heads(build):
 
 def test_queries_of_the_last_layer(build):
     model = build('detr')
-    tap = opened(model, 'logits')
     states = torch.rand(2, 3, 12, 32)  # layers, images, queries, channels
-    scores = model.bbox_head.fc_cls(states)
-    level, = tap.take()
-    assert torch.equal(level, scores[-1].transpose(1, 2)[..., None])
-    assert not tap.place.is_map
-    assert tap.place.queries == 12
-    assert tap.place.reading.activation == 'softmax'
-    with pytest.raises(ConfigError, match='boxes of a DETRHead'):
-        place(model, 'boxes')
+    for source, kind in (('logits', 'classes'), ('boxes', 'values'),
+                         ('bbox_head.fc_cls', 'classes'),
+                         ('bbox_head.fc_reg', 'values')):
+        tap = opened(model, source)
+        scores, boxes = model.bbox_head(states)
+        level, = tap.take()
+        assert torch.equal(level[:, :7, :, 0], scores[-1].transpose(1, 2))
+        assert torch.equal(level[:, 7:, :, 0], boxes[-1].transpose(1, 2))
+        assert not tap.place.is_map
+        assert tap.place.queries == 12
+        assert tap.place.reading.kind == kind
+        assert tap.place.reading.activation == 'softmax'
 
 
 def test_queries_made_from_labels_are_left_out(build):
     model = build('deformable')
     tap = opened(model, 'logits')
-    for layer in range(2):  # 5 more in front, as in DINO's training
-        scores = model.bbox_head.cls_branches[layer](torch.rand(3, 17, 32))
+    # 5 more in front, as in DINO's training
+    scores, boxes = model.bbox_head(
+        torch.rand(2, 3, 17, 32), [torch.rand(3, 17, 2)] * 3)
     level, = tap.take()
-    assert torch.equal(level[..., 0], scores[:, 5:].transpose(1, 2))
+    assert torch.equal(level[:, :6, :, 0], scores[-1, :, 5:].transpose(1, 2))
+    assert torch.equal(level[:, 6:, :, 0], boxes[-1, :, 5:].transpose(1, 2))
 
 
 @pytest.mark.parametrize('source', ['depth', 'mask_rois', 'rois', 'nek'])

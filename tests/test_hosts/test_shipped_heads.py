@@ -25,6 +25,7 @@ from mmselfkd.distillation.level_matching import LevelMatcher  # noqa: E402
 from mmselfkd.distillation.loss_config import LossConfig  # noqa: E402
 from mmselfkd.distillation.monitor import class_agreement  # noqa: E402
 from mmselfkd.hosts import host_of  # noqa: E402
+from mmselfkd.hosts.places import split_queries  # noqa: E402
 from mmselfkd.taps import Tap  # noqa: E402
 from mmselfkd.teachers import BatchContext, ModelTeacher  # noqa: E402
 
@@ -200,7 +201,8 @@ def test_scores_are_read_as_the_heads_own_loss_reads_them(name):
     levels, place, seen = levels_of(
         model, inputs, samples, patched=[(head, 'loss_by_feat')])
     args, _ = seen[-1]
-    rows = probabilities(levels, place.reading)
+    rows = probabilities([split_queries(x)[0] for x in levels] if (
+        place.queries) else levels, place.reading)
     wanted = expected(args, head)
     assert len(rows) == len(wanted)
     for ours, theirs in zip(rows, wanted):
@@ -228,8 +230,10 @@ def assert_same_model_has_nothing_to_teach(model, twin, inputs, samples,
     assert value([x + torch.randn_like(x) for x in levels]) > 1e-4
     if config.loss.activation == 'softmax':  # of one anchor's classes
         size = place.reading.size or levels[0].shape[1]
-        shifted = [(x.unflatten(1, (-1, size)) + torch.arange(
-            x.shape[1] // size).view(1, -1, 1, 1, 1)).flatten(1, 2)
+        shifted = [
+            torch.cat([x[:, :size] + 3, x[:, size:]], 1) if place.queries
+            else (x.unflatten(1, (-1, size)) + torch.arange(
+                x.shape[1] // size).view(1, -1, 1, 1, 1)).flatten(1, 2)
             for x in levels]
         assert value(shifted) == pytest.approx(0, abs=1e-5)
 
@@ -365,17 +369,26 @@ def test_boxes_of_gfl_are_distributions_by_side():
         ours.permute(0, 2, 3, 1).flatten(0, 2), atol=1e-4)
 
 
-@pytest.mark.parametrize('name', ['dino', 'ddq', 'conditional_detr'])
+@pytest.mark.parametrize('name', [
+    'detr', 'dab_detr', 'conditional_detr', 'dino', 'ddq'])
 def test_queries_made_from_labels_are_left_out(name):
     model, inputs, samples = ready(DETECTORS[name])
     twin = copy.deepcopy(model)
     torch.manual_seed(0)
-    levels, place, _ = levels_of(model, inputs, samples)
+    head, queries = model.bbox_head, model.num_queries
+    levels, place, seen = levels_of(
+        model, inputs, samples, patched=[(head, 'loss_by_feat_single')])
     level, = levels
-    assert level.shape == (2, model.bbox_head.cls_out_channels,
-                           model.num_queries, 1)
-    assert place.queries == model.num_queries
-    assert place.reading.activation == 'sigmoid'
+    assert level.shape == (2, head.cls_out_channels + 4, queries, 1)
+    assert place.queries == queries
+    assert place.reading.activation == (
+        'softmax' if name == 'detr' else 'sigmoid')
+    if name != 'ddq':  # whose loss sees some of them
+        # as the host's own loss sees them, in the last decoder layer
+        (scores, boxes, *_), _ = [args for args in seen if args[0][0].shape[
+            1] == queries][model.decoder.num_layers - 1]
+        assert torch.equal(level[..., 0].transpose(1, 2),
+                           torch.cat([scores, boxes], 2))
     assert_same_model_has_nothing_to_teach(
         model, twin, inputs, samples, levels, place)
 

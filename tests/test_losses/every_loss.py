@@ -1,4 +1,4 @@
-"""Every loss of the package, and how to make and call each."""
+"""Every loss of the package on maps of one level, and how to call each."""
 import inspect
 
 import torch
@@ -7,7 +7,8 @@ from mmselfkd import losses
 
 CLASSES = [getattr(losses, name) for name in losses.__all__
            if inspect.isclass(getattr(losses, name))
-           and name not in ('AdversarialLoss', 'DistillationLoss')]
+           and name not in ('AdversarialLoss', 'DistillationLoss')
+           and not getattr(losses, name).levels_together]
 
 
 def made(cls):

@@ -531,3 +531,14 @@ distributed.destroy_process_group()
 
 def test_ranks_share_their_queues(two_processes):
     two_processes(TWO_PROCESSES)
+
+
+def test_queues_that_are_longer_than_the_data():
+    loss = CIRKDMemoryLoss(
+        num_classes=3, pixel_memory=200, region_memory=40, pixels_per_class=4)
+    assert list(loss.advise(50)) == []
+    only, = loss.advise(49)
+    assert only.startswith('pixel_memory = 200: longer than the data; 49 ima')
+    assert '196 or fewer suit' in only
+    _, both = loss.advise(39)
+    assert both.startswith('region_memory = 40') and '39 or fewer' in both

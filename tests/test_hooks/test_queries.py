@@ -1,0 +1,65 @@
+"""Distillation of the queries of a DETR in a real Runner."""
+import pytest
+from helpers import train
+
+from mmselfkd import ConfigError
+from mmselfkd.distillation import level_matching
+
+LOSSES = dict(
+    loss_kd=dict(type='KDLoss', source='logits', ignore_index=None),
+    loss_box=dict(type='ValueLoss', source='boxes', loss_weight=5.0))
+
+
+def hook(detectors, name, teacher=None, queries=None, losses=LOSSES):
+    taught = detectors.teacher(teacher or name, 12)
+    if queries:
+        taught['config']['model']['num_queries'] = queries
+    return dict(type='mmselfkd.DistillHook', teacher=taught, losses=losses)
+
+
+@pytest.mark.parametrize('queries', [7, 20])
+def test_classes_and_boxes_of_matched_queries(
+        detectors, tmp_path, monkeypatch, queries):
+    seen, match = [], level_matching.matched
+
+    def look(student, teacher, is_sigmoid):
+        found = match(student, teacher, is_sigmoid)
+        seen.append((student.shape, teacher.shape, found[0].shape,
+                     is_sigmoid))
+        return found
+
+    monkeypatch.setattr(level_matching, 'matched', look)
+    _, logs = train(detectors.config(
+        tmp_path, 'detr', hook(detectors, 'detr', queries=queries)))
+    for entry in logs.entries:
+        for key in LOSSES:
+            assert entry[f'distill.{key}'] > 0
+    # scores of 7 classes, and 4 numbers of the box
+    assert set(seen) == {((2, 11, 12, 1), (2, 11, queries, 1),
+                          (2, 11, min(queries, 12), 1), False)}
+
+
+def test_a_class_map_leaves_the_boxes(detectors, tmp_path):
+    taught = hook(detectors, 'deformable')
+    names = tuple('abcdef')
+    taught['teacher'].update(classes=dict(by='name'))
+    taught['teacher']['config']['train_dataloader'] = dict(dataset=dict(
+        metainfo=dict(classes=('c', 'x', 'a', 'y', 'z', 'd'))))
+    cfg = detectors.config(tmp_path, 'deformable', taught)
+    cfg.train_dataloader.dataset.metainfo = dict(classes=names)
+    _, logs = train(cfg)
+    for entry in logs.entries:
+        for key in LOSSES:
+            assert entry[f'distill.{key}'] > 0
+
+
+def test_queries_and_maps_are_not_compared(detectors, tmp_path):
+    losses = dict(loss_kd=LOSSES['loss_kd'])
+    for name, teacher, says in (
+            ('detr', 'retinanet', '12 object queries of the student'),
+            ('retinanet', 'detr', '12 object queries of the teacher')):
+        with pytest.raises(ConfigError, match=(
+                rf"DistillHook\.losses\.loss_kd\.source: .*{says}.*"
+                "'NFDLoss' with source='features'")):
+            train(detectors.config(tmp_path, name, hook(
+                detectors, name, teacher, losses=losses)))
