@@ -37,8 +37,8 @@ def preprocessed(image, form):
         form.std).view(3, 1, 1)
 
 
-@pytest.mark.parametrize('ours, theirs', itertools.product(
-    (RGB, BGR, RAW), repeat=2))
+@pytest.mark.parametrize('ours, theirs', list(itertools.product(
+    (RGB, BGR, RAW), repeat=2)))
 def test_one_normalisation_becomes_another(ours, theirs):
     image = 255 * torch.rand(2, 3, 8, 8)
     inputs = preprocessed(image, ours)
