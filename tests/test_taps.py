@@ -160,6 +160,26 @@ def test_gradient_flows_through_a_tap():
     assert model.stem.weight.grad.abs().sum() > 0
 
 
+def test_gradient_flows_through_a_clone():
+    model = Model(inplace=True)
+    tap = tapped(model, 'stem')
+    tap.clone = True
+    tap.open()
+    model(torch.rand(2, 3, 8, 8))
+    tap.take()[0].sum().backward()
+    assert model.stem.weight.grad.abs().sum() > 0
+
+
+def test_what_a_failed_pass_left_is_forgotten():
+    model = Model()
+    tap = tapped(model, 'stem')
+    for value in (0., 1.):  # the first pass fails behind the tap
+        tap.open()
+        model.stem(torch.full((1, 3, 2, 2), value))
+    level, = tap.take()
+    assert torch.equal(level, model.stem(torch.ones(1, 3, 2, 2)))
+
+
 @pytest.mark.parametrize('source', ['features', 'logits', 'stem', 'parts'])
 def test_closed_resources_leave_no_hook(source):
     model = Model()
