@@ -11,6 +11,7 @@ from torch import nn
 
 from mmselfkd import ConfigError, DistillHook
 from mmselfkd.distillation import ENTRY, DistillationRun
+from mmselfkd.distillation.monitor import linear_cka
 from mmselfkd.losses import DistillationLoss, kd_loss, nfd_loss
 from mmselfkd.teachers import ModelTeacher
 
@@ -458,7 +459,7 @@ def test_a_level_that_teaches_nothing_is_named():
         def emit(self, record):
             told.append(record.getMessage())
 
-    MMLogger.get_instance('a level in vain').addHandler(Keep())
+    MMLogger.get_instance(f'run{id(told)}').addHandler(Keep())
     student = Net(4)
     run = begin(student, teacher_of(Net(6)), dict(
         loss_x=dict(type=Vain, source=['first', 'second'])))
@@ -523,6 +524,20 @@ def test_nothing_is_attached_where_nothing_is_trained():
     assert not hasattr(student, ENTRY)
     assert list(student.state_dict()) == list(Net(4).state_dict())
     run.close()
+
+
+def test_the_logged_similarity_is_of_the_first_features():
+    student, teacher, seen = Net(4), Net(4), {}
+    for name, net in dict(student=student, teacher=teacher).items():
+        net.second.register_forward_hook(
+            lambda module, args, out, name=name: seen.update(
+                {name: out.detach()}))
+    run = begin(student, teacher_of(teacher), dict(
+        loss_b=dict(type='NFDLoss', source='second'),
+        loss_a=dict(type='NFDLoss', source='first')))
+    losses = student(inputs(), mode='loss')
+    run.close()
+    assert losses['distill.cka'] == linear_cka(**seen) < 0.999
 
 
 def test_what_the_log_says_of_it():
