@@ -21,6 +21,10 @@ class Given(DistillationLoss):
     takes_weight = True
     needs_label = True
     calls: list = []
+    built: list = []
+
+    def build(self, student, teacher, image):
+        Given.built.append((student, teacher, image))
 
     def forward(self, student, teacher, *, label=None, weight=None):
         Given.calls.append((student, label, weight))
@@ -45,13 +49,14 @@ def layout():
     return BatchLayout(torch.zeros(2, 3, 8, 8), samples, MMDetHost(), 255)
 
 
-def term_of(kind, layout, **options):
+def term_of(kind, layout, is_map=True, **options):
     """On two levels of a head with anchors, and their pairs."""
-    Given.calls = []
+    Given.calls, Given.built = [], []
     config = LossConfig('loss_x', dict(type=kind, source='x', **options),
                         'key', ['teacher'])
     levels = [torch.rand(2, ANCHORS * CLASSES, side, side) for side in (8, 4)]
-    places = [Place([], reading=Reading('classes', 'sigmoid', CLASSES))]
+    places = [Place([], reading=Reading('classes', 'sigmoid', CLASSES),
+                    is_map=is_map)]
     matcher = LevelMatcher(config, levels, levels, places, places)
     pairs = matcher(levels, levels, layout)
     return LossTerm(config, matcher, pairs, torch.zeros(2, 3, 8, 8)), pairs
@@ -69,6 +74,25 @@ def test_every_anchor_has_the_weight_and_label_of_its_image(
         for i in range(2 * ANCHORS):  # image by image
             assert torch.equal(weight[i], expected[i // ANCHORS])
             assert (labels[i] == i // ANCHORS).all()
+
+
+def test_it_is_built_on_each_pair(layout):
+    image = torch.zeros(2, 3, 8, 8)
+    _, pairs = term_of(Given, layout)
+    for (student, teacher, of), (s, t) in zip(Given.built, pairs, strict=True):
+        assert student is s and teacher is t and of.shape == image.shape
+
+
+def test_no_region_at_all_is_one_that_says_nothing(layout):
+    """Every rank calls the loss, with regions or without."""
+    term, _ = term_of(Given, layout, is_map=False)
+    empty = torch.rand(0, CLASSES, 1, 1, requires_grad=True)
+    value = term.value([(empty, empty)], None, torch.zeros(2, 3, 8, 8),
+                       layout)
+    (student, label, weight), = Given.calls
+    assert student.shape == (1, CLASSES, 1, 1) and not student.any()
+    assert label is weight is None
+    assert value.requires_grad
 
 
 @pytest.mark.parametrize('kind, value', [(Given, 40.), (Summed, 80.)])
