@@ -122,11 +122,12 @@ TESTS = {
     'hooks/views.py': ['test_hooks/test_views.py'],
     'hosts/building.py': ['test_teachers/test_self_teacher.py'],
     'hosts/heads.py': ['test_hosts/test_own_head.py', *HOSTS],
-    'hosts/host.py': ['test_hosts/test_own_host.py', *HOSTS],
+    'hosts/host.py': [
+        'test_hosts/test_own_host.py', 'test_layout.py', *HOSTS],
     'hosts/mmdet.py': ['test_hosts/test_mmdet.py'],
     'hosts/mmseg.py': ['test_hosts/test_mmseg.py',
                        'test_teachers/test_mix.py'],
-    'hosts/places.py': ['test_taps.py', *HOSTS],
+    'hosts/places.py': ['test_hosts/test_places.py'],
     'hosts/regions.py': ['test_hosts/test_regions.py'],
     'hosts/tokens.py': [
         'test_hosts/test_mmseg.py::test_tokens_of_a_grid_become_a_map',
