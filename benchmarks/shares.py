@@ -32,7 +32,7 @@ from measuring import at_least, table, write
 from methods import find_method, is_distillation
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
 from torch.nn.modules.batchnorm import _BatchNorm
 from train import load_config
@@ -156,10 +156,10 @@ def randomise(cfg, folder):
         cfg (Config): Of the run.
         folder (Path): For their checkpoint.
     """
-    loader = Runner.build_dataloader(
-        dict(cfg.train_dataloader, num_workers=0, persistent_workers=False),
-        seed=0)
-    batch = next(iter(loader))
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        batch = next(iter(Runner.build_dataloader(
+            dict(cfg.train_dataloader, num_workers=0,
+                 persistent_workers=False), seed=0)))
     for hook in cfg.custom_hooks:
         if 'config' not in hook.get('teacher', {}):
             continue
@@ -265,13 +265,15 @@ def percent(value):
 
 def apart(rows, names):
     """What a config by itself would log, of a run of several."""
-    others = [{key for key in row if key.startswith('distill.')
-               and '__' in key and key.removeprefix('distill.') not in names}
-              for row in rows]
-    return [dict({key: value for key, value in row.items()
-                  if key not in foreign}, loss=row['loss'] - sum(
-                      row[key] for key in foreign))
-            for row, foreign in zip(rows, others)]
+    found = []
+    for row in rows:
+        foreign = {key for key in row
+                   if '__' in key and key.rpartition('.')[2] not in names}
+        others = sum(value for key, value in row.items() if key in foreign
+                     and key == f'distill.{key.rpartition(".")[2]}')
+        found.append(dict({key: value for key, value in row.items()
+                           if key not in foreign}, loss=row['loss'] - others))
+    return found
 
 
 def lines(title, rows, names, windows):

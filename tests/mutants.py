@@ -131,6 +131,8 @@ TESTS = {
     'hosts/regions.py': ['test_hosts/test_regions.py'],
     'hosts/tokens.py': [
         'test_hosts/test_mmseg.py::test_tokens_of_a_grid_become_a_map',
+        'test_hosts/test_mmseg.py'
+        '::test_where_a_transformer_says_its_patch_size',
         'test_hosts/test_tokens.py::test_class_tokens_are_no_levels'],
     'models/bifpn.py': ['test_models/test_bifpn.py'],
     'models/depth_head.py': ['test_models/test_depth_head.py'],

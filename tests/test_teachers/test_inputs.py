@@ -14,7 +14,7 @@ from mmselfkd import ConfigError
 from mmselfkd.hosts import Host, InputFormat
 from mmselfkd.layout import BatchLayout
 from mmselfkd.teachers import BatchContext, ModelTeacher
-from mmselfkd.teachers.inputs import InputAdapter
+from mmselfkd.teachers.inputs import InputAdapter, with_overrides
 
 RGB = InputFormat((10., 20., 30.), (2., 4., 8.), is_swapped=True)
 BGR = InputFormat((31., 22., 13.), (3., 5., 7.))
@@ -128,6 +128,13 @@ def test_a_level_is_cut_to_what_covers_the_input():
         expected = (torch.arange(cells) + 0.5) * size[1] / cells
         torch.testing.assert_close(
             got[0, 0, 0], expected.clamp(*centres[[0, -1]].tolist()))
+
+
+def test_only_what_is_said_is_another():
+    form = with_overrides(RGB, size=(8, 8), mean=None)
+    assert form.size == (8, 8)
+    assert (form.mean, form.std, form.is_swapped) == (
+        RGB.mean, RGB.std, RGB.is_swapped)
 
 
 def test_one_size_only():
