@@ -100,9 +100,11 @@ def test_several_configs_in_one_run(tiny, tmp_path, monkeypatch):
             [cell.strip() for cell in line.strip('|').split('|')][:6]
             for line in out.read_text().splitlines() if line.startswith('|')]
     apart, together = tables.values()
-    for rows in apart, together:
-        assert [row[:2] for row in rows[2:]] == [
-            ['one', '`loss_nfd`'], ['other', '`loss_kd`'], ['', '`loss_cwd`']]
-    for row, same in zip(apart[2:], together[2:]):
-        for a, b in zip(row[2:], same[2:]):  # other draws of the batch
-            assert float(a[:-2]) == pytest.approx(float(b[:-2]), rel=0.1) > 0
+    apart, together = ({row[1]: row[2:] for row in rows[2:]}
+                       for rows in (apart, together))
+    assert set(apart) == set(together) == {
+        '`loss_nfd`', '`loss_kd`', '`loss_cwd`'}
+    for name, cells in apart.items():
+        for a, b in zip(cells, together[name]):  # other draws of the batch
+            assert float(a[:-2]) > 0
+            assert float(a[:-2]) == pytest.approx(float(b[:-2]), rel=0.1)
