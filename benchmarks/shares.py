@@ -3,15 +3,23 @@
 Trains every config for some iterations, on its data and schedule, the latter
 shortened in proportion; measures every second iteration by the hook's own
 ``diagnose``; and prints a markdown table of medians, right after the warm-up
-of the learning rate and at the end. With ``--narrow N`` the convolutions of a
-PSPNet on Cityscapes have 1 / N of their channels, the teacher has random
-weights and the images are those of CamVid, in the config's own crop.
+of the learning rate and at the end.
+
+``--random-teachers``: these have the weights they are built with, and the BN
+statistics of one training batch, so that their maps have the sizes of a
+network's. ``--narrow N``: of a PSPNet on Cityscapes the convolutions have 1 /
+N of their channels, the teacher is random and the images are those of CamVid.
+``--together``: one run with the losses of all configs, which must be of one
+pair; each config's shares are those among its own losses and the task's.
 
     python benchmarks/shares.py configs/skd/skd_fpn_*camvid* --iters 100
+    python benchmarks/shares.py configs/*/*pspnet_r101-r18* --narrow 1 \
+        --crop 512 512 --together --iters 1 --window 1
     python benchmarks/shares.py configs/toy/fpn_r18-w8*.py --teacher T.py \
         --teacher-checkpoint W.pth --methods SKDHook NFDHook
 """
 import argparse
+import copy
 import itertools
 import time
 from pathlib import Path
@@ -24,11 +32,14 @@ from measuring import at_least, table, write
 from methods import find_method, is_distillation
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
+from torch.nn.modules.batchnorm import _BatchNorm
 from train import load_config
 
 from mmselfkd import DistillHook
-from mmselfkd.distillation.diagnosis import HIGH, LOW
+from mmselfkd.distillation import diagnosis
+from mmselfkd.distillation.diagnosis import HIGH, LOW, gradient_shares
 
 PREFIX = 'distill.share.'
 HEADER = ('config', 'loss', 'of the loss, first', 'of the loss, last',
@@ -116,13 +127,12 @@ def narrowed(model, factor):
     model.backbone.pop('init_cfg', None)
 
 
-def on_a_cpu(cfg, factor):
+def on_a_cpu(cfg, factor, crop=None):
     """The paper's pair, narrowed, without its weights and its data."""
     narrowed(cfg.model, factor)
     for hook in cfg.custom_hooks:
         if 'config' in hook.get('teacher', {}):
-            teacher = Config.fromfile(
-                Config._get_cfg_path(hook.teacher.config, '')[0])
+            teacher = _config_of(hook.teacher)
             narrowed(teacher.model, factor)
             hook.teacher = dict(
                 config=dict(model=teacher.model.to_dict(),
@@ -132,6 +142,100 @@ def on_a_cpu(cfg, factor):
     data.dataset.pipeline = cfg.train_dataloader.dataset.pipeline
     data.batch_size = cfg.train_dataloader.batch_size
     cfg.train_dataloader = data
+    if crop is not None:
+        cfg.model.data_preprocessor.size = tuple(crop)
+        for step in data.dataset.pipeline:
+            if step.type == 'RandomCrop':
+                step.crop_size = tuple(crop)
+
+
+def randomise(cfg, folder):
+    """Give the teachers their first weights and the statistics of a batch.
+
+    Args:
+        cfg (Config): Of the run.
+        folder (Path): For their checkpoint.
+    """
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        batch = next(iter(Runner.build_dataloader(
+            dict(cfg.train_dataloader, num_workers=0,
+                 persistent_workers=False), seed=0)))
+    for hook in cfg.custom_hooks:
+        if 'config' not in hook.get('teacher', {}):
+            continue
+        config = _config_of(hook.teacher)
+        config.model.pop('pretrained', None)
+        config.model.backbone.pop('init_cfg', None)
+        model = MODELS.build(dict(config.model, _scope_=config.get(
+            'default_scope')))
+        model.init_weights()
+        model.train()
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                module.momentum = None  # the mean of all batches: this one
+        with torch.no_grad():
+            model(**model.data_preprocessor(copy.deepcopy(batch), True),
+                  mode='tensor')
+        path = Path(folder) / 'teacher.pth'
+        torch.save(dict(state_dict=model.state_dict()), path)
+        hook.teacher = dict(
+            config=dict(model=config.model.to_dict(),
+                        default_scope=config.get('default_scope')),
+            checkpoint=str(path))
+
+
+def _config_of(teacher):
+    """The config of a teacher's model."""
+    if isinstance(teacher.config, str):
+        return Config.fromfile(Config._get_cfg_path(teacher.config, '')[0]
+                               if '::' in teacher.config else teacher.config)
+    return Config(copy.deepcopy(dict(teacher.config)))
+
+
+def joined(configs):
+    """The first config with the losses of all, at their whole weight.
+
+    Args:
+        configs (dict[str, Config]): By name, each with one distillation hook
+            and the same teacher.
+
+    Returns:
+        tuple[Config, dict]: It, and the names of each config's losses.
+    """
+    losses, names = {}, {}
+    for title, cfg in configs.items():
+        hook, = (h for h in cfg.custom_hooks
+                 if is_distillation(h, cfg.get('default_scope')))
+        own = copy.deepcopy(find_method(
+            hook.type.rpartition('.')[2], None)[1].preset)
+        for name, changes in hook.get('losses', {}).items():
+            own[name] = dict(own.get(name, {}), **changes)
+        names[title] = []
+        for name, loss in own.items():
+            loss.pop('schedule', None)
+            names[title].append(f'{title.replace("-", "_")}__{name}')
+            losses[names[title][-1]] = loss
+    first = next(iter(configs.values()))
+    teacher = next(h.teacher for h in first.custom_hooks if 'teacher' in h)
+    first.custom_hooks = [dict(
+        type='mmselfkd.DistillHook', teacher=teacher, losses=losses)]
+    return first, names
+
+
+def among(groups):
+    """``gradient_shares`` among the losses of each group by themselves."""
+
+    def shares(task, losses, edges, scale=1.):
+        found = {}, {}
+        for names in groups:
+            of = [name for name in names if name in losses]
+            for whole, part in zip(found, gradient_shares(
+                    task, {name: losses[name] for name in of},
+                    {name: edges[name] for name in of}, scale)):
+                whole.update(part)
+        return found
+
+    return shares
 
 
 def measured(cfg, iters):
@@ -159,6 +263,19 @@ def percent(value):
     return '-' if value is None else f'{100 * value:.3g} %'
 
 
+def apart(rows, names):
+    """What a config by itself would log, of a run of several."""
+    found = []
+    for row in rows:
+        foreign = {key for key in row
+                   if '__' in key and key.rpartition('.')[2] not in names}
+        others = sum(value for key, value in row.items() if key in foreign
+                     and key == f'distill.{key.rpartition(".")[2]}')
+        found.append(dict({key: value for key, value in row.items()
+                           if key not in foreign}, loss=row['loss'] - others))
+    return found
+
+
 def lines(title, rows, names, windows):
     """The table's rows of one config.
 
@@ -183,7 +300,7 @@ def lines(title, rows, names, windows):
         far = [what for what, share in (
             ('loss', of_loss[1]), ('gradient', of_gradient[1]))
             if share is not None and not LOW <= share <= HIGH]
-        yield (title, f'`{name}`', *map(percent, of_loss + of_gradient),
+        yield (title, f'`{name.rpartition("__")[2]}`', *map(percent, of_loss + of_gradient),
                ' and '.join(far), '-' if cosine is None else f'{cosine:.2f}',
                '-' if cost is None else f'{cost:.2f}')
         title, cost = '', None  # once a config
@@ -196,31 +313,46 @@ def main():
                         help='hooks to add to the configs, each by itself')
     parser.add_argument('--teacher', help='of those that have none')
     parser.add_argument('--teacher-checkpoint')
-    parser.add_argument('--iters', type=at_least(4), default=100)
-    parser.add_argument('--window', type=at_least(2), default=10,
+    parser.add_argument('--iters', type=at_least(1), default=100)
+    parser.add_argument('--window', type=at_least(1), default=10,
                         help='iterations of a median, every second measured')
     parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--random-teachers', action='store_true')
     parser.add_argument('--narrow', type=at_least(1), metavar='N')
+    parser.add_argument('--crop', type=int, nargs=2, metavar=('H', 'W'),
+                        help='with --narrow')
+    parser.add_argument('--together', action='store_true')
     parser.add_argument('--out', type=Path)
     args = parser.parse_args()
-    found, first = [], ''
+    configs = {}
     for path, method in itertools.product(args.configs, args.methods):
         cfg = load(path, method, args.teacher, args.teacher_checkpoint)
         if args.narrow:
-            on_a_cpu(cfg, args.narrow)
+            on_a_cpu(cfg, args.narrow, args.crop)
+        configs[Path(path).stem if method is None else method] = cfg
+    runs = [(cfg, {title: None}) for title, cfg in configs.items()]
+    if args.together:
+        runs = [joined(configs)]
+        diagnosis.gradient_shares = among(runs[0][1].values())
+    found = []
+    for cfg, titles in runs:
         warm_up = shortened(cfg, args.iters)
         cfg.randomness = dict(seed=args.seed)
+        warm_up = min(warm_up, args.iters - args.window)
         windows = [slice(warm_up, warm_up + args.window),
                    slice(args.iters - args.window, args.iters)]
-        first = f'{warm_up} to {warm_up + args.window - 1}'
         torch.manual_seed(args.seed)
-        rows, names = measured(cfg, args.iters)
-        title = Path(path).stem if method is None else method
-        found += lines(title, rows, names, windows)
+        with TemporaryDirectory() as folder:
+            if args.random_teachers or args.narrow:
+                randomise(cfg, folder)
+            rows, names = measured(cfg, args.iters)
+        for title, own in titles.items():
+            found += lines(title, apart(rows, own or names), own or names,
+                           windows)
         write(table(HEADER, found) + '\n\n' + LEGEND.format(
-            first=first, last=f'{args.iters - args.window} to '
-            f'{args.iters - 1}', iters=args.iters, seed=args.seed, low=LOW),
-            args.out)
+            first=f'{warm_up} to {warm_up + args.window - 1}',
+            last=f'{args.iters - args.window} to {args.iters - 1}',
+            iters=args.iters, seed=args.seed, low=LOW), args.out)
 
 
 if __name__ == '__main__':

@@ -1,11 +1,12 @@
 """The docs say what is there, and what is there is documented."""
+import ast
 import importlib
 import inspect
 import re
 
 from methods import catalogue
 
-from mmselfkd import hooks, losses
+from mmselfkd import hooks, losses, schedules
 
 
 def test_every_promise_has_its_tests(root):
@@ -53,3 +54,20 @@ def test_tables_hold_every_method_and_loss(root):
     classes = {name for name in losses.__all__ if name.endswith('Loss')}
     assert set('`, `'.join(compared).split('`, `')) >= classes - {
         'AdversarialLoss', 'DistillationLoss'}
+
+
+def test_defaults_are_the_documented_ones():
+    """What a docstring says an argument defaults to; 'Default to' of two."""
+    said, wrong = 0, []
+    for module in (losses, schedules):
+        for name in module.__all__:
+            part = getattr(module, name)
+            text = ' '.join(inspect.getdoc(part).split())
+            for argument, value in re.findall(
+                    r'(\w+) \([^()]*\): (?:(?!\w+ \([^()]*\): ).)*?'
+                    r"Defaults to ([\w.'-]+?)\.(?= |$)", text):
+                default = inspect.signature(part).parameters[argument].default
+                said += 1
+                if ast.literal_eval(value) != default:
+                    wrong.append(f'{name}.{argument}: {value}, {default!r}')
+    assert not wrong and said > 140

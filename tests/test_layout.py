@@ -153,6 +153,13 @@ def test_no_label_in_the_data(host):
     assert layout(host=host).label() is None
 
 
+@pytest.mark.parametrize('shape, size', [
+    ((6, 4), (6, 4)), ((6, 4, 3), (6, 4)), ((9, 4), (8, 4)), ((6, 99), (6, 9)),
+    (None, (8, 9))])
+def test_size_of_an_image_in_its_input(shape, size):
+    assert Host().image_size(sample(shape), (8, 9)) == size
+
+
 def test_where_the_image_is():
     assert layout(sample((32, 48))).image() is None
     got = layout(sample((32, 48)), sample((17, 24))).image()

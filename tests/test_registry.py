@@ -7,6 +7,7 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import DefaultScope
 
 from mmselfkd import ConfigError, NFDHook, losses, schedules
+from mmselfkd.errors import describe, nearest
 from mmselfkd.registry import MODELS, SCHEDULES, TEACHERS, build_part
 
 
@@ -96,3 +97,18 @@ def test_what_is_offered_is_given_where_it_is_taken():
     for cls, key in ((Takes, 'k'), (Refuses, None)):
         built = build_part(dict(type=cls), MODELS, 'k', offered=dict(key='k'))
         assert getattr(built, 'key', None) == key
+
+
+def test_an_error_is_described_with_its_name_where_that_says_more():
+    assert describe(ValueError('no')) == describe(TypeError('no')) == 'no'
+    assert describe(KeyError('no')) == "KeyError: 'no'"
+
+
+def test_what_is_named_in_place_of_a_misspelt_one():
+    names = ['neck', 'neck2', 'decode_head', 'backbone']
+    assert nearest('nek', names, most=1) == "; nearest: 'neck'"
+    assert nearest('nek', names, most=2) == "; nearest: 'neck', 'neck2'"
+    assert nearest('xyz', ['b', 'a']) == "; allowed: 'a', 'b'"
+    assert nearest('xyz', []) == '; allowed: nothing'
+    assert nearest('xyz', names, examples=['logits']) == (
+        "; allowed: 'logits' and the modules inside")

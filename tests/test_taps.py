@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from mmselfkd.errors import ConfigError
-from mmselfkd.taps import Tap
+from mmselfkd.taps import Tap, reach
 
 
 class BaseDecodeHead(nn.Module):
@@ -158,6 +158,66 @@ def test_gradient_flows_through_a_tap():
     model = Model()
     run(model, 'stem').take()[0].sum().backward()
     assert model.stem.weight.grad.abs().sum() > 0
+
+
+def test_gradient_flows_through_a_clone():
+    model = Model(inplace=True)
+    tap = tapped(model, 'stem')
+    tap.clone = True
+    tap.open()
+    model(torch.rand(2, 3, 8, 8))
+    tap.take()[0].sum().backward()
+    assert model.stem.weight.grad.abs().sum() > 0
+
+
+def test_what_a_failed_pass_left_is_forgotten():
+    model = Model()
+    tap = tapped(model, 'stem')
+    for value in (0., 1.):  # the first pass fails behind the tap
+        tap.open()
+        model.stem(torch.full((1, 3, 2, 2), value))
+    level, = tap.take()
+    assert torch.equal(level, model.stem(torch.ones(1, 3, 2, 2)))
+
+
+def test_of_passes_that_fail_the_furthest_is_recorded():
+    """Each gets past the tap; one that saw nothing does not count."""
+    model, done = Model(), []
+    tap = tapped(model, 'stem')
+
+    def failing(times):
+        def call():
+            done.append(times)
+            for _ in range(times):
+                model.stem(torch.rand(1, 3, 2, 2))
+            raise RuntimeError(f'after {times}')
+        return call
+
+    calls = [failing(times) for times in (0, 1, 3, 2)]
+    assert reach([tap], calls) == 2
+    assert len(tap.take()) == 3
+    assert done == [0, 1, 3, 2, 3]
+    with pytest.raises(RuntimeError, match='after 0'):
+        reach([tap], calls[:1])
+
+
+def test_where_the_levels_lie_in_the_graph():
+    model = Model()
+    tap = tapped(model, 'stem')
+    tap.keeps_edges = True
+    tap.open()
+    loss = model(torch.rand(2, 3, 8, 8)).square().sum()
+    level, = tap.take()
+    edge, = tap.take_edges()
+    assert tap.take_edges() == []
+    by_edge, = torch.autograd.grad(loss, [edge], retain_graph=True)
+    by_level, = torch.autograd.grad(loss, [level])
+    assert torch.equal(by_edge, by_level) and by_edge.abs().sum() > 0
+    with torch.no_grad():
+        tap.open()
+        model(torch.rand(2, 3, 8, 8))
+        tap.take()
+    assert tap.take_edges() == []
 
 
 @pytest.mark.parametrize('source', ['features', 'logits', 'stem', 'parts'])

@@ -71,3 +71,40 @@ def test_a_pair_on_a_cpu():
     assert any(step.get('crop_size') == (512, 1024) for step in pipeline)
     assert 'camvid' in cfg.train_dataloader.dataset.data_root
     assert cfg.train_cfg.max_iters == cfg.param_scheduler[0].end == 8
+
+
+def test_several_configs_in_one_run(tiny, tmp_path, monkeypatch):
+    """Each has the shares of a run of its own; the teachers are random."""
+    tables = {}
+    for name, losses in dict(
+            one=dict(loss_nfd=dict(type='NFDLoss', source='features')),
+            other=dict(loss_kd=dict(type='KDLoss', source='logits'),
+                       loss_cwd=dict(type='CWDLoss', source='logits'))
+    ).items():
+        tiny.config(tmp_path, dict(
+            type='mmselfkd.DistillHook', losses=losses,
+            teacher=tiny.teacher(checkpoint='absent.pth')), iters=4,
+            **{'model.decode_head.dropout_ratio': 0.,
+               'model.auxiliary_head.dropout_ratio': 0.}).dump(
+                   tmp_path / f'{name}.py')
+    paths = [str(tmp_path / f'{name}.py') for name in ('one', 'other')]
+    for flags in ((), ('--together', )):
+        out = tmp_path / 'table.md'
+        monkeypatch.setattr(sys, 'argv', [
+            'shares.py', *paths, '--random-teachers', '--iters', '1',
+            '--window', '1', '--out', str(out), *flags])
+        monkeypatch.setattr(shares.diagnosis, 'gradient_shares',
+                            shares.gradient_shares)
+        shares.main()
+        tables[flags] = [
+            [cell.strip() for cell in line.strip('|').split('|')][:6]
+            for line in out.read_text().splitlines() if line.startswith('|')]
+    apart, together = tables.values()
+    apart, together = ({row[1]: row[2:] for row in rows[2:]}
+                       for rows in (apart, together))
+    assert set(apart) == set(together) == {
+        '`loss_nfd`', '`loss_kd`', '`loss_cwd`'}
+    for name, cells in apart.items():
+        for a, b in zip(cells, together[name]):  # other draws of the batch
+            assert float(a[:-2]) > 0
+            assert float(a[:-2]) == pytest.approx(float(b[:-2]), rel=0.1)

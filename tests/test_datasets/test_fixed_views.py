@@ -11,7 +11,11 @@ from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 
 from mmselfkd.datasets import FixedViews
-from mmselfkd.datasets.fixed_views import digest, irreproducible
+from mmselfkd.datasets.fixed_views import (
+    digest,
+    irreproducible,
+    nested,
+)
 from mmselfkd.errors import ConfigError
 from mmselfkd.registry import TRANSFORMS
 
@@ -163,6 +167,18 @@ def test_what_is_not_reproducible_is_named():
         dict(type='mmdet.Mosaic', img_scale=(32, 32)), own)) == 'OwnGenerator'
     assert irreproducible(boxes(base=[own], length=1)) == 'OwnGenerator'
     assert irreproducible(FixedViews(Moods(), 1)) == 'Moods'
+
+
+def test_data_sets_inside_others():
+    class Around:
+
+        def __init__(self, **inner):
+            vars(self).update(inner)
+
+    one, two = Around(), Around()
+    private, both = Around(_dataset=one), Around(datasets=[one, two])
+    assert list(nested(Around(dataset=private)))[1:] == [private, one]
+    assert list(nested(both)) == [both, one, two]
 
 
 def test_looking_leaves_the_transforms_as_they_were():

@@ -11,6 +11,7 @@ from torch import nn
 
 from mmselfkd import ConfigError, DistillHook
 from mmselfkd.distillation import ENTRY, DistillationRun
+from mmselfkd.distillation.monitor import linear_cka
 from mmselfkd.losses import DistillationLoss, kd_loss, nfd_loss
 from mmselfkd.teachers import ModelTeacher
 
@@ -52,6 +53,15 @@ class Scaled(DistillationLoss):
     def forward(self, student, teacher):
         Scaled.calls.append((id(self.scale), tuple(student.shape)))
         return (student * self.scale).square().mean()
+
+
+class Drawn(DistillationLoss):
+    """A random number."""
+
+    channels = 'any'
+
+    def forward(self, student, teacher):
+        return 0 * student.sum() + torch.rand(())
 
 
 class Vain(DistillationLoss):
@@ -378,10 +388,15 @@ def test_the_task_schedule_scales_losses_alone():
 
     student = Levels(4)
     plain = student(x := inputs(), mode='loss')
-    run = begin(student, dict(type='StudentAsTeacher'), dict(
-        loss_own=dict(type=Distance, source=pair('first', 'second'))),
-        task_schedule=dict(type='LinearRamp', start_factor=0.25, end=4))
+    teacher = teacher_of(Net(4))
+    ours = dict(loss_own=dict(type=Distance, source='second'))
+    run = begin(student, teacher, ours)
+    unscaled = student(x, mode='loss')['distill.loss_own']
+    run.close()
+    run = begin(student, teacher, ours, task_schedule=dict(
+        type='LinearRamp', start_factor=0.25, end=4))
     losses = student(x, mode='loss')
+    assert losses['distill.loss_own'] == unscaled > 0
     assert losses['loss_box'] == [0.25, 0.25]
     torch.testing.assert_close(losses['loss_task'], plain['loss_task'] / 4)
     torch.testing.assert_close(losses['accuracy'], plain['accuracy'])
@@ -458,7 +473,7 @@ def test_a_level_that_teaches_nothing_is_named():
         def emit(self, record):
             told.append(record.getMessage())
 
-    MMLogger.get_instance('a level in vain').addHandler(Keep())
+    MMLogger.get_instance(f'run{id(told)}').addHandler(Keep())
     student = Net(4)
     run = begin(student, teacher_of(Net(6)), dict(
         loss_x=dict(type=Vain, source=['first', 'second'])))
@@ -523,6 +538,41 @@ def test_nothing_is_attached_where_nothing_is_trained():
     assert not hasattr(student, ENTRY)
     assert list(student.state_dict()) == list(Net(4).state_dict())
     run.close()
+
+
+def test_draws_follow_from_seed_rank_iteration_and_name(monkeypatch):
+    student = Net(4)
+    run = begin(student, teacher_of(Net(4)), {
+        name: dict(type=Drawn, source='first')
+        for name in ('loss_a', 'loss_b')})
+
+    def drawn(iteration=0, rank=0, seed=0):
+        monkeypatch.setattr(
+            'mmselfkd.distillation.run.get_rank', lambda: rank)
+        run.seed = seed
+        run.begin_iteration(iteration)
+        losses = student(inputs(), mode='loss')  # draws the inputs as well
+        return [losses[f'distill.loss_{name}'].item() for name in 'ab']
+
+    first = drawn()
+    assert drawn() == first
+    numbers = {*first, *drawn(iteration=1), *drawn(rank=1), *drawn(seed=1)}
+    assert len(numbers) == 8
+    run.close()
+
+
+def test_the_logged_similarity_is_of_the_first_features():
+    student, teacher, seen = Net(4), Net(4), {}
+    for name, net in dict(student=student, teacher=teacher).items():
+        net.second.register_forward_hook(
+            lambda module, args, out, name=name: seen.update(
+                {name: out.detach()}))
+    run = begin(student, teacher_of(teacher), dict(
+        loss_b=dict(type='NFDLoss', source='second'),
+        loss_a=dict(type='NFDLoss', source='first')))
+    losses = student(inputs(), mode='loss')
+    run.close()
+    assert losses['distill.cka'] == linear_cka(**seen) < 0.999
 
 
 def test_what_the_log_says_of_it():

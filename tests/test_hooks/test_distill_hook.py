@@ -61,6 +61,57 @@ def test_agreement_is_of_class_scores_where_there_are_any(
     assert not any('/' in name for log in logs.entries for name in log)
 
 
+def test_what_is_logged_of_class_scores_by_hand(tiny, tmp_path):
+    """Of the first term that compares such, on the head's own labels."""
+    seen = {}
+
+    def watch(runner):
+        def see(name):  # the first time; a validation follows
+            def keep(module, args, out):
+                seen.setdefault(name, out.detach())
+            return keep
+
+        model = runner.model
+        for name, head in (('student', model.decode_head),
+                           ('teacher', teacher_model(runner).decode_head)):
+            # so that all classes are found; the heads start small
+            torch.manual_seed(4)
+            torch.nn.init.normal_(head.conv_seg.weight)
+            # in front of the tap, behind which the teacher's pass ends
+            head.conv_seg.register_forward_hook(see(name), prepend=True)
+        def see_label(module, args, kwargs):
+            seen.setdefault('label', torch.cat([
+                sample.gt_sem_seg.data for sample in kwargs['data_samples']]))
+
+        model.register_forward_pre_hook(see_label, with_kwargs=True)
+
+    losses = dict(
+        loss_nfd=NFD, loss_kd=KD, loss_other=dict(
+            KD, source=pair('auxiliary_head.conv_seg', 'logits')))
+    cfg = tiny.config(tmp_path, distil(tiny, losses, diagnose=dict(
+        interval=1)), iters=1, **{'model.decode_head.ignore_index': 0,
+                              'train_dataloader.batch_size': 8})
+    runner, _ = train(cfg, At(before_train=watch))
+    student, teacher = (seen[name].argmax(1) for name in (
+        'student', 'teacher'))
+    label = torch.nn.functional.interpolate(
+        seen['label'][:, None].float(), student.shape[1:])[:, 0]
+    counts, agree = label != 0, student == teacher
+    right = counts & (teacher == label)
+    wrong = counts & (teacher != label)
+    expected = {
+        'agreement': agree.float().mean(),
+        'teacher_accuracy': right.sum() / counts.sum(),
+        'agreement_right': agree[right].float().mean(),
+        'agreement_wrong': agree[wrong].float().mean()}
+    assert not counts.all() and right.any() and wrong.any()
+    logged = {name.removeprefix('train/distill.'): buffer.current()
+              for name, buffer in runner.message_hub.log_scalars.items()}
+    for name, value in expected.items():
+        assert 0 < value < 1
+        assert logged[name] == pytest.approx(value.item()), name
+
+
 def test_a_loss_sees_the_student_and_the_teacher(tiny, tmp_path, spy):
     """Against a plain forward of the same models on the same batch."""
     start = tmp_path / 'start.pth'

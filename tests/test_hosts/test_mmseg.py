@@ -10,6 +10,7 @@ from torch import nn
 
 from mmselfkd.errors import ConfigError
 from mmselfkd.hosts import Host, MMSegHost, Reading, host_of
+from mmselfkd.hosts.tokens import token_grid
 from mmselfkd.taps import Tap
 
 
@@ -180,3 +181,14 @@ def test_tokens_without_a_grid_stay_in_a_row():
     model.forward = lambda inputs, mode: model.block(torch.rand(2, 7, 5))
     level, = take(model, 'block', torch.rand(2, 3, 16, 16))
     assert level.shape == (2, 5, 7, 1)
+
+
+@pytest.mark.parametrize('said, height', [
+    (dict(patch_size=4), 2), (dict(patch_size=(2, 4)), 4),
+    (dict(patch_size=[2, 4]), 4), (dict(patch_sizes=[7], strides=[4]), 2)])
+def test_where_a_transformer_says_its_patch_size(said, height):
+    model = nn.Module()
+    model.part = nn.Module()
+    vars(model.part).update(said, num_prefix_tokens=2)
+    assert token_grid(model, 'part', 2 + height * 3, (8, 12)) == (
+        height, 3, 2)

@@ -7,7 +7,8 @@ from mmseg.models import FCNHead
 from torch import nn
 
 from mmselfkd import ConfigError, register_head
-from mmselfkd.hosts import host_of
+from mmselfkd.hosts import Reading, host_of
+from mmselfkd.hosts.heads import find_head_spec
 
 
 class MyHead(FCOSHead):
@@ -66,6 +67,16 @@ def test_an_attribute_that_does_not_exist(host, options, source, says,
 def test_what_cannot_be_registered(options, outside):
     with pytest.raises(ConfigError, match=r"register_head\('MyHead', "):
         register_head('MyHead', **options)
+
+
+@pytest.mark.parametrize('activation', ['softmax', 'sigmoid'])
+def test_the_activation_that_is_said(activation, outside):
+    register_head('MyOwnHead', classes='conv', activation=activation)
+    head = type('MyOwnHead', (nn.Module, ), {})()
+    head.conv = nn.Conv2d(1, 1, 1)
+    place = find_head_spec(head).place(head, 'classes')
+    assert place.modules == [head.conv]
+    assert place.reading == Reading('classes', activation)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from mmselfkd.losses import (
     nfd_loss,
     pairwise_loss,
 )
-from mmselfkd.losses._maps import resize_label
+from mmselfkd.losses._maps import pooled, resize_label
 
 LOSSES = [
     KDLoss(2.0),
@@ -53,6 +53,13 @@ def maps(*shape, seed=0, scale=1.0):
     generator = torch.Generator().manual_seed(seed)
     student = scale * torch.randn(shape, generator=generator)
     return student, scale * torch.randn(shape, generator=generator)
+
+
+def test_patches_at_the_border_are_smaller():
+    level = torch.arange(6.).view(1, 1, 2, 3)  # 0 1 2, 3 4 5
+    assert pooled(level, None) is pooled(level, 1) is level
+    assert pooled(level, 2).flatten().tolist() == [2, 3.5]
+    assert pooled(level, 2, 'max').flatten().tolist() == [4, 5]
 
 
 @every_loss

@@ -204,6 +204,8 @@ def test_bad_arguments():
     for options in (dict(num_classes=0), dict(ignore_index='none')):
         with pytest.raises(ValueError, match=next(iter(options))):
             IFVDLoss(**options)
+        with pytest.raises(ValueError, match=next(iter(options))):
+            ifvd_loss(student, teacher, label=label, **options)
     with pytest.raises(ValueError, match='the same N, H and W'):
         ifvd_loss(student, teacher[:, :, :2], label=label)
     with pytest.raises(ValueError, match='weight must have shape'):

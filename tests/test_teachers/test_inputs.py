@@ -15,7 +15,7 @@ from mmselfkd import ConfigError
 from mmselfkd.hosts import Host, InputFormat
 from mmselfkd.layout import BatchLayout
 from mmselfkd.teachers import BatchContext, ModelTeacher, timm_teacher
-from mmselfkd.teachers.inputs import InputAdapter
+from mmselfkd.teachers.inputs import InputAdapter, with_overrides
 
 RGB = InputFormat((10., 20., 30.), (2., 4., 8.), is_swapped=True)
 BGR = InputFormat((31., 22., 13.), (3., 5., 7.))
@@ -38,8 +38,8 @@ def preprocessed(image, form):
         form.std).view(3, 1, 1)
 
 
-@pytest.mark.parametrize('ours, theirs', itertools.product(
-    (RGB, BGR, RAW), repeat=2))
+@pytest.mark.parametrize('ours, theirs', list(itertools.product(
+    (RGB, BGR, RAW), repeat=2)))
 def test_one_normalisation_becomes_another(ours, theirs):
     image = 255 * torch.rand(2, 3, 8, 8)
     inputs = preprocessed(image, ours)
@@ -129,6 +129,13 @@ def test_a_level_is_cut_to_what_covers_the_input():
         expected = (torch.arange(cells) + 0.5) * size[1] / cells
         torch.testing.assert_close(
             got[0, 0, 0], expected.clamp(*centres[[0, -1]].tolist()))
+
+
+def test_only_what_is_said_is_another():
+    form = with_overrides(RGB, size=(8, 8), mean=None)
+    assert form.size == (8, 8)
+    assert (form.mean, form.std, form.is_swapped) == (
+        RGB.mean, RGB.std, RGB.is_swapped)
 
 
 def test_one_size_only():
