@@ -52,6 +52,7 @@ TESTS = {
         'test_distillation/test_level_matching.py', RUN],
     'distillation/loss_term.py': [RUN],
     'distillation/run.py': [RUN],
+    'distillation/auto_weight.py': ['test_distillation/test_auto_weight.py'],
     'distillation/discriminators.py': [
         RUN, 'test_distillation/test_discriminators.py'],
     'distillation/monitor.py': ['test_distillation/test_monitor.py'],
