@@ -8,7 +8,8 @@ __all__ = ['ConfigError']
 # what people write who come from other projects: what it is called here
 SYNONYMS = dict(pretrained='checkpoint', ckpt='checkpoint',
                 load_from='checkpoint', tau='temperature', T='temperature',
-                alpha='loss_weight', lambda_kd='loss_weight')
+                alpha='loss_weight', lambda_kd='loss_weight',
+                weight='loss_weight')
 
 
 class ConfigError(ValueError):

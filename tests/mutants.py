@@ -74,6 +74,7 @@ TESTS = {
         'test_distillation/test_discriminators.py'],
     'distillation/level_matching.py': [
         'test_distillation/test_level_matching.py', RUN],
+    'distillation/auto_weight.py': ['test_distillation/test_auto_weight.py'],
     'distillation/loss_config.py': [RUN, ERRORS + 'bad_losses'],
     'distillation/loss_term.py': [
         'test_distillation/test_loss_term.py',

@@ -1,6 +1,7 @@
 """How much each loss moves the student, and what it has left to teach."""
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from ..errors import ConfigError, config_errors, nearest
 from ..losses._maps import resize_label
 from .monitor import render
 
+Edges = dict[str, Sequence[GradientEdge]]  # by the name of the loss
 PREFIXES = ('distill.share.', 'distill.cosine.')
 AGREEMENTS = ('distill.agreement_right', 'distill.agreement_wrong')
 # of the gradient: a two-hundredth, and 20 times what all the others give
@@ -49,7 +51,7 @@ def log_names(losses: Iterable[str]) -> list[str]:
 
 def gradient_shares(
         task: torch.Tensor, losses: dict[str, torch.Tensor],
-        edges: dict[str, Sequence[GradientEdge]], scale: float = 1.
+        edges: Edges, scale: float = 1.
 ) -> tuple[dict[str, float], dict[str, float]]:
     r"""The part of each loss in the gradient at what it looks at.
 
@@ -61,26 +63,53 @@ def gradient_shares(
         share_k = \frac{|g_k(k)|}{\sum_j |g_j(k)|}, \qquad
         cosine_k = \frac{g_k(k) \cdot g_0(k)}{|g_k(k)| |g_0(k)|}
 
-    Levels that the loss :math:`k` does not reach do not count for it. With
-    several ranks the vectors are those of the whole batch.
-
-    The graph stays as it is, and no gradient of a parameter is touched.
-
     Args:
         task (Tensor): The student's own loss, a scalar.
         losses (dict[str, Tensor]): The weighted distillation losses.
         edges (dict[str, Sequence[GradientEdge]]): Where the levels of each
             lie in the graph.
-        scale (float): Factor of the losses, so that half precision holds
-            the gradients. Defaults to 1.
+        scale (float): See :func:`gradient_norms`. Defaults to 1.
 
     Returns:
         tuple[dict, dict]: Shares in [0, 1] and cosines in [-1, 1] by name.
         What has no gradient or one that is not finite is left out.
     """
-    places = list(dict.fromkeys(e for found in edges.values() for e in found))
-    if not places or not losses:
+    if not any(edges.values()):
         return {}, {}
+    norms, products = gradient_norms(
+        task, losses, {name: edges[name] for name in losses}, scale)
+    own = norms[1:].diagonal()
+    shares = own / norms.sum(0)
+    cosines = products / (own * norms[0])
+    shares_by_name, cosines_by_name = (
+        {name: value for name, value in zip(losses, found.tolist())
+         if math.isfinite(value)} for found in (shares, cosines))
+    return shares_by_name, cosines_by_name
+
+
+def gradient_norms(
+        task: torch.Tensor, losses: dict[str, torch.Tensor],
+        edges: Edges, scale: float = 1.) -> tuple[torch.Tensor, torch.Tensor]:
+    """Norms of all gradients at what some of the losses look at.
+
+    Levels that the loss k does not reach do not count for it. With several
+    ranks the vectors are those of the whole batch. The graph stays as it is,
+    and no gradient of a parameter is touched.
+
+    Args:
+        task (Tensor): The student's own loss, a scalar.
+        losses (dict[str, Tensor]): J distillation losses.
+        edges (dict[str, Sequence[GradientEdge]]): Where the levels of the
+            K of them lie in the graph, at least one.
+        scale (float): Factor of the losses, so that half precision holds
+            the gradients. Defaults to 1.
+
+    Returns:
+        tuple[Tensor, Tensor]: Norms (1 + J, K) of the gradients of the task
+        and the losses at the levels of each k, times ``scale``, and the
+        products (K, ) of the gradient of k with that of the task.
+    """
+    places = list(dict.fromkeys(e for found in edges.values() for e in found))
     squares, dots, looks = torch.zeros(
         3, 1 + len(losses), len(places), dtype=torch.float64,
         device=task.device)
@@ -92,20 +121,35 @@ def gradient_shares(
             if gradient is None:
                 continue
             squares[j, i] = _product(gradient, gradient)
-            looks[j, i] = name is not None and places[i] in edges[name]
+            looks[j, i] = name in edges and places[i] in edges[name]
             if tasks is not None:
                 dots[j, i] = _product(gradient, tasks)
-    table = torch.cat([squares @ looks[1:].T, (dots * looks).sum(1)[None, 1:]])
+    rows = [1 + list(losses).index(name) for name in edges]
+    dots, looks = dots[rows], looks[rows]
+    table = torch.cat([squares @ looks.T, (dots * looks).sum(1)[None]])
     all_reduce(table)
     *lengths, products = table.cpu()
-    norms = torch.stack(lengths).sqrt()
-    own = norms[1:].diagonal()
-    shares = own / norms.sum(0)
-    cosines = products / (own * norms[0])
-    shares_by_name, cosines_by_name = (
-        {name: value for name, value in zip(losses, found.tolist())
-         if math.isfinite(value)} for found in (shares, cosines))
-    return shares_by_name, cosines_by_name
+    return torch.stack(lengths).sqrt(), products
+
+
+@contextmanager
+def walked_through_again(key: str) -> Iterator[None]:
+    """Blame ``key`` where the graph of a step bears no second walk.
+
+    Raises:
+        ConfigError: A module ran, or the graph was gone.
+    """
+    guard = nn.modules.module.register_module_forward_pre_hook(_refuse_to_run)
+    try:
+        yield
+    except RuntimeError as error:
+        raise ConfigError(
+            f'{key}: the gradient at the tapped features cannot be measured '
+            f'({error}); with activation checkpointing (with_cp) or a '
+            'compiled model between what a loss looks at and the losses, '
+            'leave it out') from error
+    finally:
+        guard.remove()
 
 
 def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -115,7 +159,7 @@ def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def _gradients(value: torch.Tensor, places: Sequence[GradientEdge],
                scale: float) -> Sequence[torch.Tensor | None]:
     """Of a scalar, with respect to places of its graph, which stays."""
-    if not value.requires_grad:
+    if not places or not value.requires_grad:
         return [None] * len(places)
     with torch.autocast(value.device.type, enabled=False):
         return torch.autograd.grad(
@@ -153,26 +197,15 @@ class Diagnosis:
         return iteration % self.interval == 0
 
     def measure(self, task: torch.Tensor, losses: dict[str, torch.Tensor],
-                edges: dict[str, Sequence[GradientEdge]],
-                scale: float = 1.) -> None:
+                edges: Edges, scale: float = 1.) -> None:
         """Shares and cosines; see :func:`gradient_shares`.
 
         Raises:
             ConfigError: This graph cannot be walked through twice.
         """
-        guard = nn.modules.module.register_module_forward_pre_hook(
-            _refuse_to_run)
-        try:
+        with walked_through_again(
+                f'{self.key} = {dict(interval=self.interval)!r}'):
             found = gradient_shares(task, losses, edges, scale)
-        except RuntimeError as error:
-            raise ConfigError(
-                f'{self.key} = {dict(interval=self.interval)!r}: the gradient '
-                f'at the tapped features cannot be measured ({error}); with '
-                'activation checkpointing (with_cp) or a compiled model '
-                'between what a loss looks at and the losses, leave it out'
-            ) from error
-        finally:
-            guard.remove()
         for prefix, values in zip(PREFIXES, found):
             for name, value in values.items():
                 self._add(prefix + name, value)

@@ -3,7 +3,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any, get_args
 
-from ..checks import check_integer_or_none, check_not_negative
+from ..checks import check_integer_or_none, check_not_negative, is_number
 from ..errors import ConfigError, blamed_on, config_errors, nearest
 from ..hosts.branches import POSITIVES
 from ..losses.base import DistillationLoss
@@ -15,11 +15,15 @@ from .plain_loss import as_distillation_loss
 # what a loss declares by one of a few words
 DECLARED = ('channels', 'sizes', 'level_reduction')
 # what an entry may have beside the arguments of its loss
-OPTIONS = ('source', 'loss_weight', 'schedule', 'foreground', 'classes')
+OPTIONS = ('source', 'loss_weight', 'share', 'schedule', 'foreground',
+           'classes')
+AUTO, SHARE = 'auto', 0.3  # a weight that follows from a share, by default
 
 
 class LossConfig:
     """``loss_weight * schedule(t) * loss`` of what ``source`` names.
+
+    Where ``loss_weight`` is ``'auto'``, it follows from ``share``.
 
     Args:
         name (str): The key in ``losses``; logged as ``distill.<name>``.
@@ -29,6 +33,8 @@ class LossConfig:
 
     Attributes:
         loss (DistillationLoss): The loss.
+        loss_weight (float): 1 where it is ``'auto'``.
+        share (float | None): The wanted share of the gradient where it is.
         student_sources, teacher_sources (list[Source]): What it compares.
         foreground (float | None): Share of the objects in an image's weight.
         classes (int | None): Channels of one anchor of class scores, where
@@ -55,11 +61,11 @@ class LossConfig:
             raise ConfigError(f"{key}.source is missing: for example 'logits',"
                               " 'features' or 'backbone[3]'")
         source = cfg.pop('source')
-        self.loss_weight = cfg.pop('loss_weight', 1.0)
+        self.loss_weight, self.share = _weight_and_share(
+            cfg.pop('loss_weight', 1.0), cfg.pop('share', None), key)
         self.foreground = cfg.pop('foreground', None)
         self.classes = cfg.pop('classes', None)
         with config_errors():
-            check_not_negative(f'{key}.loss_weight', self.loss_weight)
             check_integer_or_none(f'{key}.classes', self.classes, 1)
             if self.foreground is not None:  # the share of the objects
                 check_not_negative(
@@ -117,5 +123,29 @@ class LossConfig:
         return other
 
     def weight_at(self, iteration: int, epoch: int) -> float:
-        """The weight in this iteration; at 0 the loss costs nothing."""
+        """The weight in this iteration; at 0 the loss costs nothing.
+
+        The factor of the schedule where the weight is ``'auto'``.
+        """
         return self.loss_weight * factor_at(self.schedule, iteration, epoch)
+
+
+def _weight_and_share(weight: Any, share: Any,
+                      key: str) -> tuple[float, float | None]:
+    """What the loss is multiplied by, and the share that it follows from."""
+    key, of_share = f'{key}.loss_weight', f'{key}.share'
+    if isinstance(weight, str) and weight != AUTO:
+        raise ConfigError(f'{key} = {weight!r}: a number is needed, or '
+                          f'{AUTO!r}' + nearest(weight, [AUTO]))
+    if weight != AUTO:
+        if share is not None:
+            raise ConfigError(f'{of_share} = {share!r}: needs {key} = '
+                              f'{AUTO!r}, but that is {weight!r}')
+        with config_errors():
+            check_not_negative(key, weight)
+        return weight, None
+    share = SHARE if share is None else share
+    if not is_number(share) or not 0 < share < 1:
+        raise ConfigError(f'{of_share} = {share!r}: the share of the gradient '
+                          f'is a number between 0 and 1, such as {SHARE}')
+    return 1., share

@@ -32,6 +32,22 @@ def tap_student(model: nn.Module, configs: Iterable[LossConfig],
     return taps
 
 
+def student_paths(config: LossConfig,
+                  teachers: dict[str, Teacher]) -> list[str]:
+    """The student's sources that a loss looks at, by itself or a teacher."""
+    return [path for owner, name in config.student_sources
+            for path in ([name] if owner == STUDENT else
+                         teachers[owner].student_sources)]
+
+
+def total_loss(losses: dict[str, Any]) -> torch.Tensor:
+    """The sum of a model's losses, as mmengine makes it."""
+    parts = [
+        part.mean() for name, value in losses.items() if 'loss' in name
+        for part in (value if isinstance(value, (list, tuple)) else [value])]
+    return torch.stack(parts).sum()
+
+
 def record(taps: dict[str, Tap], sources: Iterable[str],
            run: Callable[[], Any]) -> None:
     """Call ``run`` with the taps of ``sources`` open."""

@@ -20,8 +20,9 @@ from ..hosts import Place, host_of
 from ..sources import STUDENT, Levels, Source, gather
 from ..taps import Tap
 from ..teachers import BatchContext, ModelTeacher, Teacher, TeacherOutput
+from .auto_weight import check_reached
 from .level_matching import FEATURES, LevelMatcher
-from .loss_config import LossConfig
+from .loss_config import AUTO, LossConfig
 from .loss_term import LossTerm
 from .recording import (
     all_levels,
@@ -29,7 +30,9 @@ from .recording import (
     positives_of,
     record,
     run_tapped,
+    student_paths,
     tap_student,
+    total_loss,
 )
 from .unlabelled import run_unlabelled, unlabelled_value, why_labelled_only
 
@@ -44,7 +47,8 @@ class Rehearsal:
         changed (list[str]): The student's sources whose tensors are changed
             in place behind the tap.
         own_losses (list[str]): Keys of what trains the teachers themselves.
-        values (dict[str, float]): The weighted value of each loss.
+        values (dict[str, float]): The weighted value of each loss whose
+            weight is known.
         task (float): The sum of the student's own losses.
     """
     terms: list[LossTerm] = field(default_factory=list)
@@ -92,7 +96,9 @@ def rehearse(student: nn.Module, twin: nn.Module,
     with randomness.preserved(), ExitStack() as temporary:
         taps = tap_student(twin, configs, teachers, temporary)
         levels, result.task = _run_twin(
-            twin, taps, inputs, host_of(student).snapshot(samples))
+            twin, taps, inputs, host_of(student).snapshot(samples),
+            [config for config in configs if config.share is not None],
+            teachers)
         context = BatchContext(
             student, inputs, samples, levels,
             lambda other, sources: run_tapped(
@@ -139,7 +145,8 @@ def rehearse(student: nn.Module, twin: nn.Module,
                                    inputs, context.layout,
                                    positives_of(found))
             term.level_losses.train()
-            result.values[term.name] = config.loss_weight * float(value)
+            if config.share is None:
+                result.values[term.name] = config.loss_weight * float(value)
             result.terms.append(term)
             result.rows.append(_row(term, ours, theirs))
         if unlabelled is not None:
@@ -175,12 +182,19 @@ def _rehearse_unlabelled(key: str, terms: Sequence[LossTerm],
 
 
 def _run_twin(twin: nn.Module, taps: dict[str, Tap], inputs: torch.Tensor,
-              samples: Any) -> tuple[dict[str, Levels], float]:
-    """The levels of the copy, and the sum of its losses."""
+              samples: Any, auto: Sequence[LossConfig],
+              teachers: dict[str, Teacher]) -> tuple[dict[str, Levels], float]:
+    """The levels of the copy, and the sum of its losses.
+
+    Where weights are ``auto``, with a graph, to see whether they can be.
+    """
     losses: dict[str, Any] = {}
+    for tap in taps.values():
+        tap.keeps_edges = bool(auto)
     try:
-        record(taps, list(taps), lambda: losses.update(
-            twin(inputs, samples, mode='loss')))
+        with torch.set_grad_enabled(bool(auto)):
+            record(taps, list(taps), lambda: losses.update(
+                twin(inputs, samples, mode='loss')))
     except Exception as error:  # the student's own, without distillation
         raise ConfigError(
             f'model: the student itself, a {type(twin).__name__}, fails in '
@@ -190,7 +204,15 @@ def _run_twin(twin: nn.Module, taps: dict[str, Tap], inputs: torch.Tensor,
         abs(float(part.mean())) for name, value in losses.items()
         if 'loss' in name for part in (
             value if isinstance(value, (list, tuple)) else [value]))
-    return {path: tap.take(inputs.shape) for path, tap in taps.items()}, task
+    levels = {path: [level.detach() for level in tap.take(inputs.shape)]
+              for path, tap in taps.items()}
+    edges = {path: tap.take_edges() for path, tap in taps.items()}
+    for config in auto:
+        with torch.enable_grad():
+            check_reached(config, total_loss(losses), [
+                edge for path in student_paths(config, teachers)
+                for edge in edges[path]])
+    return levels, task
 
 
 def _first_output(teacher: Teacher, context: BatchContext,
@@ -288,8 +310,10 @@ def _row(term: LossTerm, student: Levels, teacher: Levels) -> tuple:
     adapters = [f'{m.in_channels}->{m.out_channels}' for m in term.adapters
                 if isinstance(m, nn.Conv2d)]
     config = term.config
+    weight = f'{config.loss_weight:g}' if config.share is None else (
+        f'{AUTO}, share {config.share:g}')
     schedule = type(config.schedule).__name__ if config.schedule else ''
     return (f'distill.{term.name}', config.loss_name,
             show(config.student_sources, student),
             show(config.teacher_sources, teacher),
-            ' '.join(adapters) or '-', f'{config.loss_weight:g} {schedule}')
+            ' '.join(adapters) or '-', f'{weight} {schedule}')

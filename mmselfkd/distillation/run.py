@@ -24,7 +24,8 @@ from ..teachers import (
     TeacherOutput,
     build_teacher,
 )
-from .diagnosis import Diagnosis
+from .auto_weight import AutoWeights
+from .diagnosis import Diagnosis, Edges
 from .discriminators import DiscriminatorTrainer
 from .level_matching import resize_like
 from .loss_term import LossTerm
@@ -35,13 +36,18 @@ from .recording import (
     label_for,
     positives_of,
     run_tapped,
+    student_paths,
     tap_student,
+    total_loss,
 )
 from .rehearsal import rehearse
 from .unlabelled import run_unlabelled, unlabelled_value, why_labelled_only
 
 ENTRY = 'mmselfkd'  # the submodule of the student with what is trained along
 AGREEMENT_INTERVAL = 10  # iterations between two agreement measurements
+
+# by the name in the log: term, its share of the batch, unweighted value
+Found = dict[str, tuple[LossTerm, float, torch.Tensor | None]]
 
 
 class DistillationRun:
@@ -120,6 +126,7 @@ class DistillationRun:
                 unlabelled=None if unlabelled is None else (
                     (plan.unlabelled or ('unlabelled', ))[0], *unlabelled))
             self.terms = self.rehearsal.terms
+            self.auto = AutoWeights([term.config for term in self.terms])
             self.discriminators = {
                 term.name: DiscriminatorTrainer(term)
                 for term in self.terms if term.loss.is_adversarial
@@ -175,7 +182,8 @@ class DistillationRun:
         for path in self.rehearsal.changed:
             self._taps[path].clone = True
         for tap in self._taps.values():
-            tap.keeps_edges = self.diagnosis is not None
+            tap.keeps_edges = (
+                self.diagnosis is not None or bool(self.auto.terms))
         for handle in (
                 self.student.register_forward_pre_hook(
                     self._before_forward, with_kwargs=True),
@@ -284,30 +292,26 @@ class DistillationRun:
         outputs |= self._ask(context, early=False)
         for output in outputs.values():
             output.join()
-        own = losses
-        losses = own | self._losses(context, outputs)
+        own, places = losses, self._places(edges)
+        losses = own | self._losses(context, outputs, own, places)
         if self._measure_gradients:
-            self._diagnose(own, losses, edges)
+            assert self.diagnosis is not None
+            self.diagnosis.measure(
+                total_loss(own),
+                {name: losses[f'distill.{name}'] for name in places},
+                places, self._loss_scale())
         return losses
 
-    def _diagnose(self, own: dict[str, Any], losses: dict[str, Any],
-                  edges: dict[str, list[GradientEdge]]) -> None:
-        """Measure the gradients of all losses at what each looks at."""
-        assert self.diagnosis is not None
+    def _places(self, edges: dict[str, list[GradientEdge]]) -> Edges:
+        """Where in the graph each loss looks, of this iteration's."""
         sources = {
-            term.name: [
-                path for owner, name in term.config.student_sources
-                for path in ([name] if owner == STUDENT else
-                             self.teachers[owner].student_sources)]
+            term.name: student_paths(term.config, self.teachers)
             for term in self.terms if self.weights[term.name]}
         sources.update({
-            name: self.teachers[name.partition('.')[0]].student_sources
+            name: list(self.teachers[name.partition('.')[0]].student_sources)
             for name in self.rehearsal.own_losses})
-        self.diagnosis.measure(
-            _total(own),
-            {name: losses[f'distill.{name}'] for name in sources},
-            {name: [edge for path in paths for edge in edges[path]]
-             for name, paths in sources.items()}, self._loss_scale())
+        return {name: [edge for path in paths for edge in edges[path]]
+                for name, paths in sources.items()}
 
     def _ask(self, context: BatchContext,
              early: bool) -> dict[str, TeacherOutput]:
@@ -331,16 +335,16 @@ class DistillationRun:
             self.seed, get_rank(), self._iteration, name)
 
     def _losses(self, context: BatchContext,
-                outputs: dict[str, TeacherOutput]) -> dict[str, torch.Tensor]:
+                outputs: dict[str, TeacherOutput], task: dict[str, Any],
+                places: Edges) -> dict[str, torch.Tensor]:
         """The entries for the loss dict of this forward pass."""
         levels = all_levels(context, outputs)
-        losses = self._unlabelled_losses(context)
+        found = self._unlabelled_values(context)
         compared: dict[LossTerm, tuple[torch.Tensor, torch.Tensor]] = {}
         for term in self.terms:
-            weight = self.weights[term.name]
-            if weight == 0:
-                losses[f'distill.{term.name}'] = term.zero(
-                    context.inputs.device)
+            share = self._labelled_share(term)
+            if self.weights[term.name] == 0:
+                found[term.name] = term, share, None
                 continue
             ours = gather(term.config.student_sources, levels)
             self.monitor.check_gradients(
@@ -353,16 +357,21 @@ class DistillationRun:
                 value = term.value(
                     pairs, label, context.inputs, context.layout,
                     positives_of(levels))
-            share = self._labelled_share(term)
-            losses[f'distill.{term.name}'] = weight * share * value
+            found[term.name] = term, share, value
             if pairs[0][0].numel():  # there may be no RoI
                 compared[term] = pairs[0]
             if term.loss.is_adversarial:
                 self.discriminators[term.name].see(
                     pairs, context.inputs, share)
-        for name, output in outputs.items():
-            for key, value in output.losses.items():
-                losses[f'distill.{name}.{key}'] = value
+        own = {f'{name}.{key}': value for name, output in outputs.items()
+               for key, value in output.losses.items()}
+        self._set_weights(task, found, own, places)
+        weights = self.auto.weigh(self.weights)
+        losses = {
+            f'distill.{name}': term.zero(context.inputs.device)
+            if value is None else weights[term.name] * share * value
+            for name, (term, share, value) in found.items()}
+        losses |= {f'distill.{name}': value for name, value in own.items()}
         if compared and self._measure_agreement:
             losses.update(_agreement(compared, outputs, context.layout))
         if self.diagnosis is not None and self._measure_gradients:
@@ -371,9 +380,18 @@ class DistillationRun:
                 self.diagnosis.compare(*scores)
         return losses
 
-    def _unlabelled_losses(self, labelled: BatchContext
-                           ) -> dict[str, torch.Tensor]:
-        """The entries of the images without labels."""
+    def _set_weights(self, task: dict[str, Any], found: Found,
+                     own: dict[str, torch.Tensor], places: Edges) -> None:
+        """Those that follow from the gradients, where it is their turn."""
+        values = {term.name: value for name, (term, _, value) in found.items()
+                  if name == term.name and value is not None}
+        if self.auto.is_due(self._iteration, values):
+            self.auto.measure(
+                total_loss(task), values, own, self.weights, places,
+                self._task_factor, self._loss_scale())
+
+    def _unlabelled_values(self, labelled: BatchContext) -> Found:
+        """The losses on the images without labels."""
         self._share = 0.
         if self._unlabelled is None:
             return {}
@@ -383,12 +401,12 @@ class DistillationRun:
         if share is None:
             share = len(inputs) / (len(inputs) + len(labelled.inputs))
         self._share = share
-        losses = {f'distill.{name}': term.zero(inputs.device)
-                  for term, name in self._with_unlabelled.items()}
+        values: Found = {name: (term, share, None)
+                         for term, name in self._with_unlabelled.items()}
         on = [term for term in self._with_unlabelled
               if self.weights[term.name] * share > 0]
         if not on:
-            return losses
+            return values
         context = BatchContext(
             self.student, inputs, samples, iteration=self._iteration,
             seed=self.seed, is_labelled=False)
@@ -399,11 +417,10 @@ class DistillationRun:
             name = self._with_unlabelled[term]
             with self._derived(name):
                 value, pairs = unlabelled_value(term, context, found)
-            losses[f'distill.{name}'] = (
-                self.weights[term.name] * share * value)
+            values[name] = term, share, value
             if term.loss.is_adversarial:
                 self.discriminators[term.name].see(pairs, inputs, share)
-        return losses
+        return values
 
     def _labelled_share(self, term: LossTerm) -> float:
         return 1 - self._share if term in self._with_unlabelled else 1.
@@ -424,12 +441,17 @@ class DistillationRun:
 
     @property
     def measured(self) -> dict[str, float]:
-        """What the diagnosis of this iteration found, by its log name."""
-        return {} if self.diagnosis is None else self.diagnosis.values
+        """What was found of the gradients, by its name in the log."""
+        found = self.auto.values(
+            [name for name, weight in self.weights.items() if weight])
+        return found if self.diagnosis is None else (
+            found | self.diagnosis.values)
 
     def conclude(self, classes: Sequence[str] | None = None) -> Iterator[str]:
         """What the log says at the end."""
         yield self.monitor.summary()
+        if self.auto.terms:
+            yield self.auto.summary()
         if self.diagnosis is not None:
             yield self.diagnosis.summary()
             yield from self.diagnosis.advice(classes)
@@ -519,14 +541,6 @@ def _call(args: tuple, kwargs: dict) -> tuple[torch.Tensor, Any, str]:
     values = dict(zip(('inputs', 'data_samples', 'mode'), args), **kwargs)
     return (values['inputs'], values.get('data_samples'),
             values.get('mode', 'tensor'))
-
-
-def _total(losses: dict[str, Any]) -> torch.Tensor:
-    """The sum of a model's losses, as mmengine makes it."""
-    parts = [
-        part.mean() for name, value in losses.items() if 'loss' in name
-        for part in (value if isinstance(value, (list, tuple)) else [value])]
-    return torch.stack(parts).sum()
 
 
 def _scaled(loss: Any, factor: float) -> Any:

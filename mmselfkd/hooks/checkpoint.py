@@ -35,14 +35,18 @@ class StateHook(Hook):
     itself from its own, early ``after_load_checkpoint``.
 
     Args:
-        run (DistillationRun): Whose discriminators and teachers are saved.
+        run (DistillationRun): Whose discriminators, teachers and automatic
+            weights are saved.
     """
 
     priority = 'LOWEST'
 
     def __init__(self, run: DistillationRun) -> None:
         self.discriminators: dict[str, Any] = run.discriminators
+        self.weights = {f'weight of {name}': term
+                        for name, term in run.auto.terms.items()}
         self._logged = run.logged
+        self._weight_keys = list(run.auto.values(run.auto.terms))
         self.teachers = {
             name: teacher for name, teacher in run.teachers.items()
             if teacher.state_dict()}
@@ -52,7 +56,8 @@ class StateHook(Hook):
             modules=_pop(checkpoint['state_dict'], PREFIX),
             ema=_pop(checkpoint.get('ema_state_dict', {}), EMA_PREFIX),
             discriminators=_states(self.discriminators),
-            teachers=_states(self.teachers))
+            teachers=_states(self.teachers),
+            weights=_states(self.weights))
         if 'optimizer' in checkpoint:
             entry['optimizer'] = _each(
                 runner, checkpoint, _split_optimizer)
@@ -81,7 +86,8 @@ class StateHook(Hook):
         now = {n.removeprefix(PREFIX) for n in own}
         before = set(saved)
         for kind, ours in (('discriminators', self.discriminators),
-                           ('teachers', self.teachers)):
+                           ('teachers', self.teachers),
+                           ('weights', self.weights)):
             states = entry.get(kind, {})
             kept |= {name for name in ours.keys() & states.keys()
                      if _loads(ours[name], states[name])}
@@ -114,6 +120,7 @@ class StateHook(Hook):
         """Keep values of losses that are gone out of the log."""
         ours = {f'train/distill.{name}' for name in self._logged}
         ours |= {f'train/{name}' for name in [
+            *self._weight_keys,
             *AGREEMENTS, *log_names(self._logged),
             *map(critic_key, self.discriminators)]}
         hub = checkpoint.get('message_hub')

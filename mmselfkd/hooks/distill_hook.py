@@ -32,13 +32,14 @@ class DistillHook(Hook):
             ``FrozenTeacher``, or ``type`` and the arguments of another one),
             or a dict of named ones. Some method hooks have one of their own.
         losses (dict[str, dict]): Loss by key. Each has ``type`` and the
-            arguments of the loss, ``source``, ``loss_weight`` (1.0) and
-            optionally ``schedule``; with boxes in the data ``foreground``,
-            the share of the objects in the weight of an image (0.5); and
-            ``classes``, the channels of one anchor, where class scores come
-            from a head that is not known. In a method hook they change the
-            method's own losses key by key, ``None`` switching one off, or
-            add further ones.
+            arguments of the loss, ``source``, ``loss_weight`` (1.0, or
+            ``'auto'``: such that the loss is ``share``, 0.3, of the gradient
+            at what it looks at) and optionally ``schedule``; with boxes in
+            the data ``foreground``, the share of the objects in the weight
+            of an image (0.5); and ``classes``, the channels of one anchor,
+            where class scores come from a head that is not known. In a
+            method hook they change the method's own losses key by key,
+            ``None`` switching one off, or add further ones.
         task_schedule (dict, optional): A schedule whose factor scales the
             student's own losses.
         inherit (str | list[str], optional): Modules, such as ``['neck',

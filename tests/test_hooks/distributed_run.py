@@ -14,9 +14,10 @@ HOOKS = dict(
         diagnose=dict(interval=3),
         losses=dict(
             loss_kd=dict(type='KDLoss', source='logits'),
-            loss_nfd=dict(type='NFDLoss', source='features'),
+            loss_nfd=dict(
+                type='NFDLoss', source='features', loss_weight='auto'),
             loss_late=dict(
-                type='NFDLoss', source='backbone[3]',
+                type='NFDLoss', source='backbone[3]', loss_weight='auto',
                 schedule=dict(type='LinearRamp', begin=2, end=3)),
             loss_ho=dict(
                 type='HolisticLoss', source='logits', mode='hinge',

@@ -32,7 +32,11 @@ def launch(hook, work_dir, batch_size, processes, norms='group',
 
 
 def test_two_processes_equal_one_of_twice_the_batch(tmp_path):
-    """Student, EMA, adapters (one of them idle at first), discriminator."""
+    """Student, EMA, adapters (one of them idle at first), discriminator.
+
+    And the weights that follow from gradients, from the first iteration of
+    each loss.
+    """
     one = launch('frozen', tmp_path / 'one', 4, 1)
     two = launch('frozen', tmp_path / 'two', 2, 2)
     extra, other = one['mmselfkd'], two['mmselfkd']
@@ -40,9 +44,12 @@ def test_two_processes_equal_one_of_twice_the_batch(tmp_path):
     assert_same(extra['discriminators']['loss_ho']['losses'],
                 other['discriminators']['loss_ho']['losses'])
     shares, same = map(measured, (one, two))
-    assert len(shares) == 8  # share and cosine of each
+    weights = {key for key in shares if 'weight' in key}
+    assert len(weights) == 2
+    assert len(shares) == 2 + 8  # share and cosine of each
     for key, values in shares.items():
-        assert len(values) == (1 if 'late' in key else 2), key
+        times = (1, 1) if 'late' in key else (4, 2)
+        assert len(values) == times[key not in weights], key
         assert same[key] == pytest.approx(list(values), rel=1e-3, abs=1e-5)
 
 
@@ -109,10 +116,11 @@ def test_images_without_labels_are_split_over_the_ranks(tmp_path):
 
 
 def measured(checkpoint):
-    """The shares of the gradients that the log has."""
+    """What the log has of the gradients."""
     return {key: buffer.data[0] for key, buffer in
             checkpoint['message_hub']['log_scalars'].items()
-            if 'distill.share' in key or 'distill.cosine' in key}
+            if any(f'distill.{name}.' in key
+                   for name in ('share', 'cosine', 'weight'))}
 
 
 def assert_close(one, two, **tolerances):

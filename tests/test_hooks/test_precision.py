@@ -231,6 +231,20 @@ def test_agreement_and_shares_are_those_of_full_precision(tiny, tmp_path):
             assert torch.equal(linear_cka(student, teacher), expected)
 
 
+def test_a_weight_that_follows_from_them_too(tiny, tmp_path):
+    """The gradients have the scale of the step when they are measured."""
+    hook = features(tiny)
+    hook['losses'] = dict(loss_nfd=dict(NFD, loss_weight='auto', share=0.2))
+    weights = {}
+    for dtype in (None, 'bfloat16', 'float16'):
+        runner, _ = train(tiny, tmp_path / str(dtype), hook, dtype, iters=1)
+        assert shares(runner)[0] == pytest.approx(0.2, rel=1e-3)
+        weights[dtype] = runner.message_hub.log_scalars[
+            'train/distill.weight.loss_nfd'].current()
+    for weight in weights.values():
+        assert weight == pytest.approx(weights[None], rel=0.05)
+
+
 class Extreme:
     """Constant images, huge class scores, features that are all 0."""
 

@@ -30,7 +30,7 @@ def loss_type(rng, case):
 def unknown_argument(rng, case):
     key, entry, full = pick_term(rng, case)
     name = misspelt(rng, rng.choice([
-        *arguments(LOSSES[full['type']]), 'loss_weight', 'schedule',
+        *arguments(LOSSES[full['type']]), 'loss_weight', 'share', 'schedule',
         'source']))
     entry[name] = 1
     return f'losses.{key}.{name} = 1', name
@@ -74,7 +74,8 @@ def option_of_a_loss(rng, case):
 def loss_weight(rng, case):
     key, entry, _ = pick_term(rng, case)
     entry['loss_weight'] = rng.choice(
-        [-1, -0.1, nan, inf, '1', None, True, [], {}, [1.], 1e30, 10**400])
+        [-1, -0.1, nan, inf, '1', 'atuo', None, True, [], {}, [1.], 1e30,
+         10**400])
     return f'losses.{key}.loss_weight = {entry["loss_weight"]!r}', (
         'loss_weight')
 
