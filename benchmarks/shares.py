@@ -209,7 +209,10 @@ def joined(configs):
         own = copy.deepcopy(find_method(
             hook.type.rpartition('.')[2], None)[1].preset)
         for name, changes in hook.get('losses', {}).items():
-            own[name] = dict(own.get(name, {}), **changes)
+            if changes is None:
+                del own[name]
+            else:
+                own[name] = dict(own.get(name, {}), **changes)
         names[title] = []
         for name, loss in own.items():
             loss.pop('schedule', None)
