@@ -111,6 +111,9 @@ def shortened(cfg, iters):
     for hook in cfg.custom_hooks:
         if is_distillation(hook, cfg.get('default_scope')):
             hook.diagnose = dict(interval=2)
+            teacher = hook.get('teacher') or {}
+            for name in {'begin', 'interval'} & set(teacher):
+                teacher[name] = max(1, round(teacher[name] * factor))
     return warm_up
 
 
