@@ -277,8 +277,9 @@ def apart(rows, names):
                    if '__' in key and key.rpartition('.')[2] not in names}
         others = sum(value for key, value in row.items() if key in foreign
                      and key == f'distill.{key.rpartition(".")[2]}')
-        found.append(dict({key: value for key, value in row.items()
-                           if key not in foreign}, loss=row['loss'] - others))
+        found.append(dict(
+            {key: value for key, value in row.items() if key not in foreign},
+            loss=row['loss'] - others, ms=None if foreign else row['ms']))
     return found
 
 
