@@ -111,6 +111,9 @@ def shortened(cfg, iters):
     for hook in cfg.custom_hooks:
         if is_distillation(hook, cfg.get('default_scope')):
             hook.diagnose = dict(interval=2)
+            teacher = hook.get('teacher') or {}
+            for name in {'begin', 'interval'} & set(teacher):
+                teacher[name] = max(1, round(teacher[name] * factor))
     return warm_up
 
 
@@ -209,7 +212,10 @@ def joined(configs):
         own = copy.deepcopy(find_method(
             hook.type.rpartition('.')[2], None)[1].preset)
         for name, changes in hook.get('losses', {}).items():
-            own[name] = dict(own.get(name, {}), **changes)
+            if changes is None:
+                del own[name]
+            else:
+                own[name] = dict(own.get(name, {}), **changes)
         names[title] = []
         for name, loss in own.items():
             loss.pop('schedule', None)
@@ -271,8 +277,9 @@ def apart(rows, names):
                    if '__' in key and key.rpartition('.')[2] not in names}
         others = sum(value for key, value in row.items() if key in foreign
                      and key == f'distill.{key.rpartition(".")[2]}')
-        found.append(dict({key: value for key, value in row.items()
-                           if key not in foreign}, loss=row['loss'] - others))
+        found.append(dict(
+            {key: value for key, value in row.items() if key not in foreign},
+            loss=row['loss'] - others, ms=None if foreign else row['ms']))
     return found
 
 

@@ -159,8 +159,10 @@ TESTS = {
         '::test_compiled_teacher_gives_the_same',
         'test_teachers/test_execution.py'
         '::test_options_that_cannot_be_had', FROZEN],
-    'teachers/forward.py': [FROZEN],
-    'teachers/frozen.py': [FROZEN],
+    'teachers/forward.py': ['test_teachers/test_forward.py'],
+    'teachers/frozen.py': [
+        FROZEN, 'test_teachers/test_class_map.py'
+        '::test_names_of_the_config_and_of_old_files'],
     'teachers/inputs.py': ['test_teachers/test_inputs.py'],
     'teachers/mix.py': ['test_teachers/test_mix.py'],
     'teachers/model_teacher.py': [

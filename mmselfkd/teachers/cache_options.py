@@ -59,6 +59,8 @@ def readable(count: float) -> str:
     Example:
         >>> readable(1_234_567)
         '1.2 MB'
+        >>> readable(12)
+        '12 B'
     """
     name = next((name for name, unit in reversed(UNITS.items())
                  if count >= unit), 'B')

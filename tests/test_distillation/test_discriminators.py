@@ -1,12 +1,14 @@
 """The discriminator's turn: its own optimizer, in proportion to the lr."""
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers import At, distillation
 from helpers import train as train_config
 
+from mmselfkd.distillation import discriminators
 from mmselfkd.distillation.run import critic_key
 from mmselfkd.losses import HolisticLoss
 
@@ -98,6 +100,21 @@ def test_learning_rate_follows_the_students_schedule(tiny, tmp_path):
             lr for _, lr in watch.lrs)]):
         assert own == pytest.approx(10 * student, rel=1e-6)
     assert watch.lrs[3][0] < 0.5 * watch.lrs[0][0]
+
+
+def test_its_start_is_that_of_the_first_rank(monkeypatch):
+    """Also where each rank draws numbers of its own (diff_rank_seed)."""
+    losses = torch.nn.ModuleList([HolisticLoss(), HolisticLoss()])
+    for loss in losses:
+        loss.build(*torch.rand(2, 2, 3, 8, 8), torch.rand(2, 3, 16, 16))
+    sent = []
+    monkeypatch.setattr(
+        discriminators, 'broadcast',
+        lambda tensor, src: sent.append((tensor.data_ptr(), src)))
+    discriminators.DiscriminatorTrainer(SimpleNamespace(
+        level_losses=losses, loss=losses[0], key='key'))
+    state = losses.state_dict().values()
+    assert sent == [(tensor.data_ptr(), 0) for tensor in state] != []
 
 
 def test_no_turn_while_the_weight_is_zero(tiny, tmp_path):

@@ -9,6 +9,7 @@ from mmengine.structures import BaseDataElement, InstanceData
 from mmselfkd.errors import ConfigError
 from mmselfkd.hosts import MMDetHost, Reading, host_of, watched_modules
 from mmselfkd.taps import Tap
+from mmselfkd.teachers import BatchContext
 
 
 def place(model, source):
@@ -173,3 +174,5 @@ def test_what_the_host_says_of_a_detector(build):
     assert host.has_fixed_strides(model)
     assert host.num_classes(model) == 6
     assert host.ignore_index(model) == -100
+    context = BatchContext(model, torch.zeros(1, 3, 8, 8), None)
+    assert context.layout.padding_label == -100

@@ -120,6 +120,22 @@ def test_depth():
         place(model, 'logits')
 
 
+def test_the_pixel_loss_of_a_head_that_classifies_masks():
+    """That of a stand-in, of its classes and of what it ignores."""
+    model = nn.Module()
+    model.decode_head = type('MaskFormerHead', (nn.Module, ), {})()
+    vars(model.decode_head).update(
+        num_classes=3, ignore_index=1, align_corners=False, channels=4)
+    loss = MMSegHost().pixel_loss(model, 'key')
+    assert loss.ignore_index == 1
+    scores = torch.randn(1, 3, 2, 2)
+    label = torch.tensor([[[0, 1], [1, 2]]])
+    taken = torch.nn.functional.cross_entropy(
+        scores, label, ignore_index=1, reduction='sum')
+    torch.testing.assert_close(
+        loss.value(scores, [(label, 1.)]), taken / 4)  # mmseg's mean
+
+
 def test_a_model_of_no_host():
     """Any module is a source; what is misspelt has a nearest one."""
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())

@@ -200,6 +200,14 @@ def test_bad_argument_of_minibatch(options):
         CIRKDMiniBatchLoss(**options)
 
 
+@pytest.mark.parametrize('size', [(4, 1), (1, 4)])
+def test_a_row_or_a_column_has_pixels_to_compare(size):
+    level = torch.rand(1, 2, *size)
+    CIRKDMiniBatchLoss().check(level, level)
+    with pytest.raises(ValueError, match='pool=4'):
+        CIRKDMiniBatchLoss(pool=4).check(level, level)
+
+
 # -- pixels against a memory --------------------------------------------------
 
 

@@ -348,3 +348,17 @@ def test_module_equals_function():
                        tfd_inter_loss(shallow, deep))
     assert torch.equal(TFDIntraLoss()(shallow, shallow),
                        tfd_intra_loss(shallow, shallow))
+
+
+def test_padding_does_not_choose_the_salient_channels():
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(
+        2, 2, 4, 4, 4, generator=generator, dtype=torch.float64)
+    expected = tfd_intra_loss(student, teacher)
+    weight = torch.nn.functional.pad(torch.ones(2, 1, 4, 4), (0, 4, 0, 4))
+    for bright in range(4):
+        padded = [torch.nn.functional.pad(x, (0, 4, 0, 4))
+                  for x in (student, teacher)]
+        padded[1][:, bright, 4:] = 50
+        torch.testing.assert_close(
+            tfd_intra_loss(*padded, weight=weight), expected)

@@ -184,14 +184,15 @@ def cross_entropy(logits, label, valid):
     return total / count
 
 
-@pytest.mark.parametrize('iteration', [0, 1])
-def test_own_losses_by_naive_loops(student, iteration):
+@pytest.mark.parametrize('iteration, ignored', [(0, 255), (1, 255), (1, 3)])
+def test_own_losses_by_naive_loops(student, iteration, ignored):
     """Two images of other classes, and a share that lets both count."""
     student.decode_head.conv_seg.weight.data.normal_()
+    student.decode_head.ignore_index = ignored
     labels = torch.stack([torch.randint(0, 2, (1, 32, 32)),
                           torch.randint(4, 7, (1, 32, 32))])
-    labels[0, :, :8] = 255
-    labels[1, :, :, :4] = 255
+    labels[0, :, :8] = ignored
+    labels[1, :, :, :4] = ignored
     context = context_for(student, 2, labels, iteration=iteration)
     teacher = fitted(student, context)
     for layer in *teacher.module.classifiers, teacher.module.classifier:
@@ -201,8 +202,8 @@ def test_own_losses_by_naive_loops(student, iteration):
     assert 0.2 < share < 0.8
     first = labels[:, 0]
     second = first[order]
-    valid = (first != 255) & (second != 255)
-    assert torch.equal(output.label, first.masked_fill(~valid, 255))
+    valid = (first != ignored) & (second != ignored)
+    assert torch.equal(output.label, first.masked_fill(~valid, ignored))
 
     def mixed(logits):
         return share * cross_entropy(logits, first, valid) + (
@@ -212,7 +213,7 @@ def test_own_losses_by_naive_loops(student, iteration):
     _, branches = teacher.module(
         context.levels['backbone'][:-1], context.levels['features'][0])
     expected = dict(
-        loss_branches=sum(cross_entropy(x, first, first != 255)
+        loss_branches=sum(cross_entropy(x, first, first != ignored)
                           for x in branches),
         loss_mixed=sum(map(mixed, levels['mixed.branches'] +
                            levels['mixed.logits'])),

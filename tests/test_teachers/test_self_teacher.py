@@ -48,6 +48,7 @@ def fitted(student, context=None, requests=('neck', 'logits'),
 
 
 def test_channels_and_classes_are_the_students(student):
+    student.decode_head.ignore_index = 3
     teacher, context = fitted(student)
     output = rehearse(teacher, context)
     channels = [x.shape[1] for x in context.levels['pyramid']]
@@ -58,6 +59,7 @@ def test_channels_and_classes_are_the_students(student):
     assert output.levels['logits'][0].shape[1] == 7
     head = teacher.module.decode_head
     assert head.loss_decode.avg_non_ignore  # as the student's
+    assert head.ignore_index == 3
     assert head.loss_decode is not student.decode_head.loss_decode
 
 
