@@ -9,13 +9,13 @@ from .version import __version__
 
 __all__ = [
     'AICSDHook', 'AttnFDHook', 'CIRKDHook', 'CWDHook', 'CombinedTeacher',
-    'ConfigError', 'CrossKDHook', 'DISTHook', 'DistillHook', 'EMATeacher',
-    'FGDHook', 'FRSKDHook', 'FitNetsHook', 'FrozenTeacher', 'ICSDHook',
-    'IFVDHook', 'KADTDHook', 'LDHook', 'MGDHook', 'MixSKDHook', 'MixTeacher',
-    'ModelTeacher', 'NFDHook', 'PKDHook', 'SKDHook', 'SRDHook', 'SelfTeacher',
-    'SnapshotTeacher', 'StudentAsTeacher', 'TFDHook', 'TimmTeacher',
-    'TransformersTeacher', '__version__', 'register_head',
-    'register_host'
+    'ConfigError', 'CrossKDHook', 'DISTHook', 'DistillHook',
+    'DistillVisualizationHook', 'EMATeacher', 'FGDHook', 'FRSKDHook',
+    'FitNetsHook', 'FrozenTeacher', 'ICSDHook', 'IFVDHook', 'KADTDHook',
+    'LDHook', 'MGDHook', 'MixSKDHook', 'MixTeacher', 'ModelTeacher', 'NFDHook',
+    'PKDHook', 'SKDHook', 'SRDHook', 'SelfTeacher', 'SnapshotTeacher',
+    'StudentAsTeacher', 'TFDHook', 'TimmTeacher', 'TransformersTeacher',
+    '__version__', 'register_head', 'register_host'
 ]
 
 if find_spec('mmengine') is None:
@@ -41,6 +41,7 @@ else:
         CWDHook,
         DISTHook,
         DistillHook,
+        DistillVisualizationHook,
         FGDHook,
         FitNetsHook,
         FRSKDHook,

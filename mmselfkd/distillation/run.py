@@ -27,7 +27,7 @@ from ..teachers import (
 from .auto_weight import AutoWeights
 from .diagnosis import Diagnosis, Edges
 from .discriminators import DiscriminatorTrainer
-from .level_matching import resize_like
+from .level_matching import Pairs, resize_like
 from .loss_term import LossTerm
 from .monitor import Monitor, accuracy, class_agreement, linear_cka, render
 from .plan import Plan
@@ -48,6 +48,8 @@ AGREEMENT_INTERVAL = 10  # iterations between two agreement measurements
 
 # by the name in the log: term, its share of the batch, unweighted value
 Found = dict[str, tuple[LossTerm, float, torch.Tensor | None]]
+
+Observer = Callable[[LossTerm, Pairs, BatchContext], None]
 
 
 class DistillationRun:
@@ -82,6 +84,11 @@ class DistillationRun:
         dataset_length (int, optional): Images of the training set, where it
             says so.
 
+    Attributes:
+        observer (Callable | None): Called in the forward pass with each term
+            that is on, the pairs of levels that it compares in the labelled
+            batch, and that batch.
+
     Raises:
         ConfigError: Whatever in the plan cannot work for this student.
     """
@@ -102,6 +109,7 @@ class DistillationRun:
         self._task_factor, self._iteration, self._share = 1.0, 0, 0.
         self._measure_agreement = self._measure_gradients = False
         self._loss_scale = loss_scale
+        self.observer: Observer | None = None
         self.diagnosis = None if plan.diagnose is None else Diagnosis(
             f'{plan.key}.diagnose', plan.diagnose)
         self._context: BatchContext | None = None
@@ -358,6 +366,8 @@ class DistillationRun:
                     pairs, label, context.inputs, context.layout,
                     positives_of(levels))
             found[term.name] = term, share, value
+            if self.observer is not None:
+                self.observer(term, pairs, context)
             if pairs[0][0].numel():  # there may be no RoI
                 compared[term] = pairs[0]
             if term.loss.is_adversarial:

@@ -20,10 +20,12 @@ from .pkd_hook import PKDHook
 from .skd_hook import SKDHook
 from .srd_hook import SRDHook
 from .tfd_hook import TFDHook
+from .visualization import DistillVisualizationHook
 
 __all__ = [
     'AICSDHook', 'AttnFDHook', 'CIRKDHook', 'CWDHook', 'CrossKDHook',
-    'DISTHook', 'DistillHook', 'FGDHook', 'FRSKDHook', 'FitNetsHook',
-    'ICSDHook', 'IFVDHook', 'KADTDHook', 'LDHook', 'MGDHook', 'MixSKDHook',
-    'NFDHook', 'PKDHook', 'SKDHook', 'SRDHook', 'TFDHook'
+    'DISTHook', 'DistillHook', 'DistillVisualizationHook', 'FGDHook',
+    'FRSKDHook', 'FitNetsHook', 'ICSDHook', 'IFVDHook', 'KADTDHook', 'LDHook',
+    'MGDHook', 'MixSKDHook', 'NFDHook', 'PKDHook', 'SKDHook', 'SRDHook',
+    'TFDHook'
 ]

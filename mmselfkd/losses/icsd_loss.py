@@ -97,8 +97,8 @@ class _DivergenceDistance(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, student, teacher, temperature, weight):
-        theirs = _divergences(teacher, temperature, weight)[0]
-        ours, p, log_p = _divergences(student, temperature, weight)
+        theirs = class_divergences(teacher, temperature, weight)[0]
+        ours, p, log_p = class_divergences(student, temperature, weight)
         difference = ours - theirs
         if ctx.needs_input_grad[0]:
             by_ours = difference * (2 / difference.numel() / temperature)
@@ -112,7 +112,7 @@ class _DivergenceDistance(torch.autograd.Function):
         return grad * ctx.slope, None, None, None
 
 
-def _divergences(logits, temperature, weight):
+def class_divergences(logits, temperature, weight):
     """KL(p_i || p_j) of all class maps (N, K, K), p and log p (N, K, H W)."""
     log_p = logits.double().flatten(2) / temperature
     if weight is not None:
