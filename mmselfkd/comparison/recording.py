@@ -37,6 +37,11 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(part, path)
 
 
+def read_json(path: Path) -> Any:
+    """What it holds; an empty dict if it is not there."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
 @register_hook
 class ComparisonHook(Hook):
     """Makes runs of one seed alike, and writes down what each costs.

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import ConfigError
 from .job_queue import FAILURE
 from .logs import Log, first_metric, read_log
-from .recording import EVALUATION, FACTS, FINAL, write_json
+from .recording import EVALUATION, FACTS, FINAL, read_json, write_json
 
 PLAIN, TEACHER = 'plain student', 'teacher'
 PLAN = 'run.json'
@@ -51,13 +51,22 @@ class Plan:
         if path.exists():
             old = json.loads(path.read_text())
             for part in ('settings', 'method_settings'):
-                for key, was, now in differing(old[part], text[part]):
-                    raise ConfigError(
-                        f'{key} = {now!r}, but {folder} was started with '
-                        f'{was!r}; another --work-dir is needed, or remove '
-                        'that folder')
+                check_same(old[part], text[part], folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, text)
+
+
+def check_same(old: Any, new: Any, folder: Path) -> None:
+    """That what lies in a folder was made with the settings of now.
+
+    Raises:
+        ConfigError: It was not. The message names the first key that differs,
+            and both values.
+    """
+    for key, was, now in differing(old, new):
+        raise ConfigError(
+            f'{key} = {now!r}, but {folder} was started with {was!r}; another '
+            '--work-dir is needed, or remove that folder')
 
 
 def differing(one: Any, other: Any, key: str = ''
@@ -140,14 +149,10 @@ class Run:
 def read_run(folder: Path) -> Run:
     """The run of a work directory that has a ``run.json``."""
 
-    def read(name: str) -> Any:
-        path = folder / name
-        return json.loads(path.read_text()) if path.exists() else {}
-
     failure = folder / FAILURE
     return Run(
-        folder, Plan(**read(PLAN)), read_log(folder), read(FACTS),
-        read(EVALUATION),
+        folder, Plan(**read_json(folder / PLAN)), read_log(folder),
+        read_json(folder / FACTS), read_json(folder / EVALUATION),
         failure.read_text().strip() if failure.exists() else '')
 
 
