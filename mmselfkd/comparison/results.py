@@ -148,7 +148,6 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """The run of a work directory that has a ``run.json``."""
-
     failure = folder / FAILURE
     return Run(
         folder, Plan(**read_json(folder / PLAN)), read_log(folder),
