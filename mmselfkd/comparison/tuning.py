@@ -150,12 +150,14 @@ class Study:
             trial = optuna.Trial(self.study, frozen._trial_id)
             self._report(trial, frozen.intermediate_values, folder)
             measured = read_json(folder / EVALUATION).get('metrics')
-            if measured:
-                self.study.tell(trial, self._signed(measured),
-                                skip_if_finished=True)
-            elif (folder / PRUNED).exists():
-                self.study.tell(trial, state=optuna.trial.TrialState.PRUNED,
-                                skip_if_finished=True)
+            value = self._signed(measured) if measured else math.nan
+            if math.isfinite(value):
+                self.study.tell(trial, value, skip_if_finished=True)
+            elif measured or (folder / PRUNED).exists():
+                states = optuna.trial.TrialState
+                self.study.tell(
+                    trial, state=states.FAIL if measured else states.PRUNED,
+                    skip_if_finished=True)
 
     def _report(self, trial: Any, known: Container[int],
                 folder: Path) -> None:
