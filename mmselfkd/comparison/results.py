@@ -275,7 +275,7 @@ def _warnings(groups: Sequence[Group]) -> Iterator[str]:
             yield ('one seed only: no deviation and no interval; two runs of '
                    'one method may differ as much')
         for name, runs in methods.items():
-            for seed in group.seeds:
+            for seed in group.seeds if runs else ():
                 state = (runs[seed].state(group.metric) if seed in runs
                          else 'missing')
                 if state != 'finished':
