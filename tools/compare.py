@@ -55,11 +55,10 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit('terminated'))
     comparison = Comparison(args)
     try:
-        jobs = comparison.jobs()
+        failed = comparison.run(comparison.jobs())
+        results = read_results([comparison.folder])
     except ConfigError as error:
         sys.exit(str(error))
-    failed = comparison.run(jobs)
-    results = read_results([comparison.folder])
     paths = write_tables(results, comparison.folder)
     print('\n' + as_markdown(results))
     print('Written: ' + ', '.join(map(str, paths)))

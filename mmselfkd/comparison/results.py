@@ -131,8 +131,10 @@ class Run:
     def state(self, metric: str | None) -> str:
         """``'finished'``, or what keeps it out of the means."""
         if self.evaluation:
-            if metric is None or not math.isfinite(self.value(metric)):
-                return f'{metric or "metric"} is NaN'
+            if metric not in self.evaluation['metrics']:
+                return f'{metric or "a metric"} was not measured'
+            if not math.isfinite(self.value(metric)):
+                return f'{metric} is NaN'
             last = self.log.train.get(max(self.log.train, default=-1), {})
             if not math.isfinite(last.get('loss', 0)):
                 return f'loss is {last["loss"]} at its end'
@@ -259,27 +261,32 @@ def _warnings(groups: Sequence[Group]) -> Iterator[str]:
         yield (f'mixed: table {i} is of other runs than table 1, which are '
                'not compared with each other; ' + '; '.join(keys[:3]) +
                f' and {len(keys) - 3} further differences' * (len(keys) > 3))
-    for group in groups:
-        methods = group.methods()
-        if len({digest(run.plan.method_settings['teacher'])
-                for run in group.runs
-                if run.plan.method_settings.get('teacher')}) > 1:
-            yield 'mixed: the methods of one table have different teachers'
-        for name in methods:
-            if name.endswith(')') and '(' in name:
-                yield (f'mixed: {name} are runs of a method of which there '
-                       'are others, with other settings or of another folder')
-        if not methods[PLAIN]:
-            yield 'there is no plain student: no gains'
-        if len(group.seeds) == 1:
-            yield ('one seed only: no deviation and no interval; two runs of '
-                   'one method may differ as much')
-        for name, runs in methods.items():
-            for seed in group.seeds if runs else ():
-                state = (runs[seed].state(group.metric) if seed in runs
-                         else 'missing')
-                if state != 'finished':
-                    yield f'{name}, seed {seed}: {state}'
-        if group.teacher and group.teacher.state(group.metric) not in (
-                'finished', ):
-            yield f'teacher: {group.teacher.state(group.metric)}'
+    for i, group in enumerate(groups, 1):
+        which = f'table {i}: ' * (len(groups) > 1)
+        yield from (which + text for text in _warnings_of(group))
+
+
+def _warnings_of(group: Group) -> Iterator[str]:
+    methods = group.methods()
+    if len({digest(run.plan.method_settings['teacher'])
+            for run in group.runs
+            if run.plan.method_settings.get('teacher')}) > 1:
+        yield 'mixed: the methods of one table have different teachers'
+    for name in methods:
+        if name.endswith(')') and '(' in name:
+            yield (f'mixed: {name} are runs of a method of which there '
+                   'are others, with other settings or of another folder')
+    if not methods[PLAIN]:
+        yield 'there is no plain student: no gains'
+    if len(group.seeds) == 1:
+        yield ('one seed only: no deviation and no interval; two runs of '
+               'one method may differ as much')
+    for name, runs in methods.items():
+        for seed in group.seeds if runs else ():
+            state = (runs[seed].state(group.metric) if seed in runs
+                     else 'missing')
+            if state != 'finished':
+                yield f'{name}, seed {seed}: {state}'
+    if group.teacher and group.teacher.state(group.metric) not in (
+            'finished', ):
+        yield f'teacher: {group.teacher.state(group.metric)}'
