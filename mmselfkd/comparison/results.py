@@ -131,7 +131,7 @@ class Run:
     def state(self, metric: str | None) -> str:
         """``'finished'``, or what keeps it out of the means."""
         if self.evaluation:
-            if metric not in self.evaluation['metrics']:
+            if metric is None or metric not in self.evaluation['metrics']:
                 return f'{metric or "a metric"} was not measured'
             if not math.isfinite(self.value(metric)):
                 return f'{metric} is NaN'

@@ -4,6 +4,7 @@ import math
 import sys
 
 import pytest
+import torch
 import tune
 
 from mmselfkd import ConfigError
@@ -114,7 +115,7 @@ def test_runs_of_a_trial(command):
 
 def test_what_waits_for_the_teacher(command, tmp_path):
     weights = tmp_path / 'w.pth'
-    weights.touch()
+    torch.save(dict(a=1), weights)
     folder = command('--methods', 'NFDHook', *TEACHER[:2],
                      '--teacher-checkpoint', weights, '--metric', 'mAP',
                      '--trials', 2)
