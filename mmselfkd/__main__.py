@@ -17,6 +17,8 @@ COMMANDS = {
                       'ask a cached teacher everything beforehand'),
     'compare': ('compare.py',
                 'train the plain student and several methods, and compare'),
+    'tune': ('tune.py',
+             'search loss weights, temperatures and schedules of methods'),
     'report': ('report.py', 'one page of comparisons'),
     'methods': ('methods.py', 'list the method hooks'),
     'convert': ('convert_checkpoint.py',

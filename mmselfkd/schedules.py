@@ -19,6 +19,11 @@ from .checks import (
 
 __all__ = ['LinearRamp', 'CosineRamp', 'ExponentialRamp', 'Step', 'Stop']
 
+# what a search tries beside the schedule of a preset; shares of the run
+SHAPES = dict(
+    rising=dict(type='LinearRamp', end=0.3),
+    falling=dict(type='LinearRamp', start_factor=1.0, end_factor=0.0))
+
 
 class _Ramp:
     """A factor that changes from ``begin`` to ``end`` and is then constant.

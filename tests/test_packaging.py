@@ -44,8 +44,8 @@ def test_metadata_requires_nothing_that_pins_torch(wheel):
     ]
     assert required == ['torch', 'safetensors']
     assert metadata['Requires-Python'] == '>=3.10'
-    assert {'compare', 'onedl', 'timm', 'transformers', 'upstream'} == set(
-        metadata.get_all('Provides-Extra'))
+    assert set(metadata.get_all('Provides-Extra')) == {
+        'compare', 'onedl', 'timm', 'transformers', 'tune', 'upstream'}
 
 
 def test_types_are_published(wheel):

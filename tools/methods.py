@@ -1,12 +1,15 @@
-"""The method hooks: for ``train.py --method``, and for ``custom_hooks``."""
+"""The method hooks: for the command lines, and for ``custom_hooks``."""
 import argparse
+import importlib
 import inspect
+import os
+import re
 import sys
 from difflib import SequenceMatcher
 from pathlib import Path
 
 import yaml
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 
 from mmselfkd import DistillHook
@@ -101,6 +104,78 @@ def make_entry(name, scope, teacher, checkpoint, options, trust):
             sys.exit(f'--method {name}: teacher.{key} is given, '
                      f'{flag} is missing')
     return entry
+
+
+class Method:
+    """One method of the command line.
+
+    Args:
+        text (str): Such as ``NFDHook`` or ``my_hook.py:inherit=neck``.
+        scope (str | None): The default scope of the student's config.
+    """
+
+    def __init__(self, text, scope):
+        self.text, self.scope = text, scope
+        name, options = split(text)
+        if name.endswith('.py'):
+            name = hook_of_file(name)
+        parser = argparse.ArgumentParser()
+        parser.add_argument('--options', nargs='*', action=DictAction)
+        self.name = name
+        self.options = parser.parse_args(['--options', *options]).options
+        _, self.hook = find_method(name, scope)
+        short = name.rpartition('.')[2].removesuffix('Hook').lower()
+        changes = [option.rpartition('.')[2] for option in options]
+        self.slug = re.sub(r'[^\w.=-]+', '_', '-'.join([short, *changes]))
+
+    @property
+    def needs_teacher(self):
+        own = {'teacher.type', 'teacher.config'} & set(self.options)
+        return self.hook.preset_teacher is None and not own
+
+    def entry(self, teacher, checkpoint, trust, options=None):
+        """Its entry of ``custom_hooks``, with further options."""
+        if not self.needs_teacher:
+            teacher = checkpoint = None
+        return make_entry(self.name, self.scope, teacher, checkpoint,
+                          {**self.options, **(options or {})}, trust)
+
+
+def split(text):
+    """The name of a method, and its options.
+
+    A colon that begins no option belongs to the value before it.
+    """
+    name, *parts = text.split(':')
+    options = []
+    for part in parts:
+        if re.match(r'[\w.]+=', part):
+            options.append(part)
+        elif options:
+            options[-1] += f':{part}'
+        else:
+            sys.exit(f'--methods {text!r}: {part!r} is no key.path=value')
+    return name, options
+
+
+def hook_of_file(path):
+    """``module.Class`` of the one method hook that a file defines."""
+    file = Path(path).resolve()
+    if not file.is_file():
+        sys.exit(f'--methods {path!r}: there is no such file')
+    # the runs find it there too
+    sys.path.insert(0, str(file.parent))
+    os.environ['PYTHONPATH'] = os.pathsep.join(
+        filter(None, [str(file.parent), os.environ.get('PYTHONPATH')]))
+    module = importlib.import_module(file.stem)
+    found = [
+        name for name, hook in vars(module).items()
+        if inspect.isclass(hook) and issubclass(hook, DistillHook)
+        and hook.__module__ == module.__name__]
+    if len(found) != 1:
+        sys.exit(f'--methods {path!r}: one class is needed that derives from '
+                 f'DistillHook; there are {found or "none"}')
+    return f'{file.stem}.{found[0]}'
 
 
 def catalogue():

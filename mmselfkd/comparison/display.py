@@ -9,7 +9,8 @@ from rich.live import Live
 from rich.table import Table
 
 from .job_queue import FAILURE, Job
-from .results import read_run
+from .logs import read_log
+from .recording import FACTS, read_json
 
 INTERVAL = 2.0  # seconds between looks at the logs
 
@@ -18,7 +19,7 @@ class Display:
     """A live table of jobs; used as a context.
 
     Args:
-        jobs (Sequence[Job]): Whose folders have a ``run.json``.
+        jobs (Sequence[Job]): In the order of the table.
         slots (int): How many run at a time.
         console (Console): Defaults to one on stdout.
     """
@@ -75,22 +76,21 @@ def progress(job: Job) -> tuple[str, str, str, float, float]:
 
     The seconds are NaN before the first iteration was logged.
     """
-    run = read_run(job.folder)
-    last = max(run.log.train, default=0)
-    total = run.facts.get('iterations', math.nan)
-    loss = run.log.train[last]['loss'] if last else math.nan
-    step = job.next_step()
-    if step is None:
-        state, left = 'finished', 0.0
+    log = read_log(job.folder)
+    last = max(log.train, default=0)
+    total = read_json(job.folder / FACTS).get('iterations', math.nan)
+    loss = log.train[last]['loss'] if last else math.nan
+    if job.next_step() is None:
+        state, left = job.ended(), 0.0
     elif (job.folder / FAILURE).exists():
         state, left = 'failed', 0.0
     elif not last:
         state, left = 'waits', math.nan
     else:
-        state, left = 'trains', (total - last) * run.log.step_seconds
+        state, left = 'trains', (total - last) * log.step_seconds
     return (state, f'{last} of {total}' if last else '',
             f'{loss:.3f}' if last else '', left,
-            total * run.log.step_seconds)
+            total * log.step_seconds)
 
 
 def duration(seconds: float) -> str:

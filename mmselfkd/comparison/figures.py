@@ -4,6 +4,7 @@ They are read in grey too: lines differ in their strokes, points in their
 shapes.
 """
 import io
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle
 from typing import Any
@@ -18,6 +19,7 @@ from .statistics import Difference
 from .tables import part_gains
 
 WIDTH, HEIGHT = 4.6, 3.1  # inches: two beside each other on a screen
+TITLE, LABEL, LINE = 46, 62, 0.15  # characters in a line, inches of a line
 # dark, and of different lightness; stroke; shape
 STYLES = (('#000000', '-', 'o'), ('#c1272d', '--', 's'),
           ('#0b6fa4', '-.', '^'), ('#d98200', ':', 'D'),
@@ -48,10 +50,26 @@ def as_svg(figure: Figure) -> str:
 def _axes(title: str, x: str, height: float = HEIGHT) -> tuple[Figure, Any]:
     figure = Figure(figsize=(WIDTH, height), layout='constrained')
     axes = figure.subplots()
-    axes.set_title(title, fontsize='medium')
+    axes.set_title(_wrapped(title, TITLE), fontsize='medium')
     axes.set_xlabel(x)
     axes.spines[['top', 'right']].set_visible(False)
     return figure, axes
+
+
+def _wrapped(name: str, width: int) -> str:
+    """In several lines, where a variant of a method has a long name."""
+    return textwrap.fill(name.replace(':', ': '), width) if len(
+        name) > width else name
+
+
+def _legend(figure: Figure, axes: Any) -> None:
+    """Below the axes, which stay as high as they are."""
+    lines, names = axes.get_legend_handles_labels()
+    labels = [_wrapped(name, LABEL) for name in names]
+    rows = sum(label.count('\n') + 1 for label in labels)
+    figure.set_figheight(figure.get_figheight() + LINE * rows)
+    figure.legend(lines, labels, loc='outside lower left', frameon=False,
+                  fontsize='x-small')
 
 
 def task_loss(record: Mapping[str, Any]) -> float | None:
@@ -118,7 +136,7 @@ def _curve(title: str, methods: Mapping[str, Mapping[int, Run]],
                 steps, lines.min(0), lines.max(0), color=look['color'],
                 alpha=0.15, linewidth=0)
     if axes.lines:
-        axes.legend(frameon=False, fontsize='x-small')
+        _legend(figure, axes)
     return as_svg(figure)
 
 
@@ -130,10 +148,11 @@ def _smoothed(line: np.ndarray) -> np.ndarray:
 
 
 def gains(group: Group) -> str | None:
-    """The gain of each class, with its interval; None without classes."""
+    """The gain of each class, with its interval; None if there is none."""
     by_part = part_gains(group)
     methods = [name for name in group.methods() if name != PLAIN]
-    if not by_part or not methods:
+    if not any(gain.seeds for found in by_part.values()
+               for gain in found.values()):
         return None
     style = styles([PLAIN, *methods])
     rows = len(by_part) * (len(methods) + 1)
@@ -155,7 +174,7 @@ def gains(group: Group) -> str | None:
     axes.set_ylim(len(by_part) - 0.5, -0.5)
     axes.set_xlabel(metric_of(group.metric or 'metric').title + ' points')
     _bound(axes, by_part)
-    axes.legend(frameon=False, fontsize='x-small', loc='best')
+    _legend(figure, axes)
     return as_svg(figure)
 
 

@@ -19,11 +19,14 @@ class Step:
         command (Callable): Gives the command, when it is started.
         done (Callable): Whether nothing of it is left to do.
         env (Mapping[str, str]): Changes to the environment.
+        given_up (Callable): Whether it shall end although it is not done. It
+            must count as done from then on.
     """
 
     command: Callable[[], Sequence[str]]
     done: Callable[[], bool]
     env: Mapping[str, str] = field(default_factory=dict)
+    given_up: Callable[[], bool] = lambda: False
 
 
 @dataclass
@@ -35,12 +38,14 @@ class Job:
         folder (Path): Its lock, ``console.txt`` and ``failure.txt`` lie there.
         steps (Sequence[Step]): In their order.
         ready (Callable): Whether the job can be started.
+        ended (Callable): What to call it once all steps are done.
     """
 
     name: str
     folder: Path
     steps: Sequence[Step]
     ready: Callable[[], bool] = lambda: True
+    ended: Callable[[], str] = lambda: 'finished'
 
     def next_step(self) -> Step | None:
         """The first step that is not done."""
@@ -51,7 +56,7 @@ class Job:
 class _Active:
     job: Job
     slot: int
-    lock: IO[str] | None = None  # None while another process has it
+    lock: IO[str]
     step: Step | None = None
     process: subprocess.Popen | None = None
 
@@ -95,41 +100,37 @@ class JobQueue:
                 for active in list(self.active):
                     self._proceed(active)
                 self.look()
-                if self.active:
+                if self.pending or self.active:
                     time.sleep(POLL)
         finally:
             self._stop()
         return self.failed
 
     def _start_some(self) -> None:
+        elsewhere = False
         for job in list(self.pending):
             if len(self.active) == len(self.slots):
                 return
-            if job.ready():
-                self.pending.remove(job)
-                used = {active.slot for active in self.active}
-                free = min(set(range(len(self.slots))) - used)
-                job.folder.mkdir(parents=True, exist_ok=True)
-                active = _Active(job, free)
-                self.active.append(active)
-                self._lock(active)
-        if not self.active:  # nothing will make them ready
+            if not job.ready():
+                continue
+            job.folder.mkdir(parents=True, exist_ok=True)
+            lock = _locked(job.folder / 'lock')
+            if lock is None and self.wait:
+                elsewhere = True
+                continue
+            self.pending.remove(job)
+            if lock is None:
+                self.say(f'{job.name}: another process trains it')
+                continue
+            used = {active.slot for active in self.active}
+            free = min(set(range(len(self.slots))) - used)
+            active = _Active(job, free, lock)
+            self.active.append(active)
+            self._next(active)
+        if not self.active and not elsewhere:  # nothing makes them ready
             for job in self.pending:
                 self._fail(job, 'what it needs has failed')
             self.pending.clear()
-
-    def _lock(self, active: _Active) -> None:
-        lock = open(active.job.folder / 'lock', 'w')
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            if not self.wait:
-                self.say(f'{active.job.name}: another process trains it')
-                self.active.remove(active)
-            return
-        active.lock = lock
-        self._next(active)
 
     def _next(self, active: _Active) -> None:
         """Start the next step, if there is one."""
@@ -137,13 +138,12 @@ class JobQueue:
         active.step = job.next_step()
         if active.step is None:
             if active.process is not None:
-                self._told('finished', job)
+                self._told(job.ended(), job)
             self._release(active)
             return
         if active.process is None:
             self._told('start', job)
         (job.folder / FAILURE).unlink(missing_ok=True)
-        assert active.lock is not None
         with open(job.folder / 'console.txt', 'a') as console:
             active.process = subprocess.Popen(
                 list(map(str, active.step.command())), stdout=console,
@@ -152,14 +152,14 @@ class JobQueue:
                 pass_fds=[active.lock.fileno()])
 
     def _proceed(self, active: _Active) -> None:
-        if active.lock is None:
-            self._lock(active)
-            return
         assert active.process is not None and active.step is not None
+        given_up = active.step.given_up()
+        if given_up:
+            _end(active.process)
         code = active.process.poll()
         if code is None:
             return
-        if code == 0 and active.step.done():
+        if given_up or code == 0 and active.step.done():
             self._next(active)
             return
         self._fail(active.job, _last_words(active.job.folder) or (
@@ -174,8 +174,7 @@ class JobQueue:
 
     def _release(self, active: _Active) -> None:
         self.active.remove(active)
-        if active.lock is not None:
-            active.lock.close()
+        active.lock.close()
 
     def _told(self, what: str, job: Job) -> None:
         self.say(f'{time.strftime("%H:%M:%S")} {what} {job.name}')
@@ -189,6 +188,22 @@ class JobQueue:
             if active.process is not None:
                 active.process.wait()
             self._release(active)
+
+
+def _locked(path: Path) -> IO[str] | None:
+    """The lock; None while another process has it."""
+    lock = open(path, 'w')
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    return lock
+
+
+def _end(process: subprocess.Popen) -> None:
+    process.terminate()
+    process.wait()
 
 
 def _last_words(folder: Path) -> str:

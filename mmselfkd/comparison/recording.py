@@ -23,6 +23,7 @@ from mmengine.hooks import Hook
 
 from .. import randomness
 from ..distillation import ENTRY, DistillationRun
+from ..errors import ConfigError
 from ..hooks import DistillHook
 from ..hooks.setup import unwrapped
 from ..registry import register_hook
@@ -35,6 +36,19 @@ def write_json(path: Path, value: Any) -> None:
     part = path.with_suffix('.part')
     part.write_text(json.dumps(value))
     os.replace(part, path)
+
+
+def read_json(path: Path) -> Any:
+    """What it holds; an empty dict if it is not there.
+
+    Raises:
+        ConfigError: It is no JSON.
+    """
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except json.JSONDecodeError as error:
+        raise ConfigError(f'{path} is damaged ({error}); remove it, and what '
+                          'it held is made anew') from error
 
 
 @register_hook

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import ConfigError
 from .job_queue import FAILURE
 from .logs import Log, first_metric, read_log
-from .recording import EVALUATION, FACTS, FINAL, write_json
+from .recording import EVALUATION, FACTS, FINAL, read_json, write_json
 
 PLAIN, TEACHER = 'plain student', 'teacher'
 PLAN = 'run.json'
@@ -51,13 +51,22 @@ class Plan:
         if path.exists():
             old = json.loads(path.read_text())
             for part in ('settings', 'method_settings'):
-                for key, was, now in differing(old[part], text[part]):
-                    raise ConfigError(
-                        f'{key} = {now!r}, but {folder} was started with '
-                        f'{was!r}; another --work-dir is needed, or remove '
-                        'that folder')
+                check_same(old[part], text[part], folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, text)
+
+
+def check_same(old: Any, new: Any, folder: Path) -> None:
+    """That what lies in a folder was made with the settings of now.
+
+    Raises:
+        ConfigError: It was not. The message names the first key that differs,
+            and both values.
+    """
+    for key, was, now in differing(old, new):
+        raise ConfigError(
+            f'{key} = {now!r}, but {folder} was started with {was!r}; another '
+            '--work-dir is needed, or remove that folder')
 
 
 def differing(one: Any, other: Any, key: str = ''
@@ -122,8 +131,10 @@ class Run:
     def state(self, metric: str | None) -> str:
         """``'finished'``, or what keeps it out of the means."""
         if self.evaluation:
-            if metric is None or not math.isfinite(self.value(metric)):
-                return f'{metric or "metric"} is NaN'
+            if metric is None or metric not in self.evaluation['metrics']:
+                return f'{metric or "a metric"} was not measured'
+            if not math.isfinite(self.value(metric)):
+                return f'{metric} is NaN'
             last = self.log.train.get(max(self.log.train, default=-1), {})
             if not math.isfinite(last.get('loss', 0)):
                 return f'loss is {last["loss"]} at its end'
@@ -139,15 +150,10 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """The run of a work directory that has a ``run.json``."""
-
-    def read(name: str) -> Any:
-        path = folder / name
-        return json.loads(path.read_text()) if path.exists() else {}
-
     failure = folder / FAILURE
     return Run(
-        folder, Plan(**read(PLAN)), read_log(folder), read(FACTS),
-        read(EVALUATION),
+        folder, Plan(**read_json(folder / PLAN)), read_log(folder),
+        read_json(folder / FACTS), read_json(folder / EVALUATION),
         failure.read_text().strip() if failure.exists() else '')
 
 
@@ -255,27 +261,32 @@ def _warnings(groups: Sequence[Group]) -> Iterator[str]:
         yield (f'mixed: table {i} is of other runs than table 1, which are '
                'not compared with each other; ' + '; '.join(keys[:3]) +
                f' and {len(keys) - 3} further differences' * (len(keys) > 3))
-    for group in groups:
-        methods = group.methods()
-        if len({digest(run.plan.method_settings['teacher'])
-                for run in group.runs
-                if run.plan.method_settings.get('teacher')}) > 1:
-            yield 'mixed: the methods of one table have different teachers'
-        for name in methods:
-            if name.endswith(')') and '(' in name:
-                yield (f'mixed: {name} are runs of a method of which there '
-                       'are others, with other settings or of another folder')
-        if not methods[PLAIN]:
-            yield 'there is no plain student: no gains'
-        if len(group.seeds) == 1:
-            yield ('one seed only: no deviation and no interval; two runs of '
-                   'one method may differ as much')
-        for name, runs in methods.items():
-            for seed in group.seeds:
-                state = (runs[seed].state(group.metric) if seed in runs
-                         else 'missing')
-                if state != 'finished':
-                    yield f'{name}, seed {seed}: {state}'
-        if group.teacher and group.teacher.state(group.metric) not in (
-                'finished', ):
-            yield f'teacher: {group.teacher.state(group.metric)}'
+    for i, group in enumerate(groups, 1):
+        which = f'table {i}: ' * (len(groups) > 1)
+        yield from (which + text for text in _warnings_of(group))
+
+
+def _warnings_of(group: Group) -> Iterator[str]:
+    methods = group.methods()
+    if len({digest(run.plan.method_settings['teacher'])
+            for run in group.runs
+            if run.plan.method_settings.get('teacher')}) > 1:
+        yield 'mixed: the methods of one table have different teachers'
+    for name in methods:
+        if name.endswith(')') and '(' in name:
+            yield (f'mixed: {name} are runs of a method of which there '
+                   'are others, with other settings or of another folder')
+    if not methods[PLAIN]:
+        yield 'there is no plain student: no gains'
+    if len(group.seeds) == 1:
+        yield ('one seed only: no deviation and no interval; two runs of '
+               'one method may differ as much')
+    for name, runs in methods.items():
+        for seed in group.seeds if runs else ():
+            state = (runs[seed].state(group.metric) if seed in runs
+                     else 'missing')
+            if state != 'finished':
+                yield f'{name}, seed {seed}: {state}'
+    if group.teacher and group.teacher.state(group.metric) not in (
+            'finished', ):
+        yield f'teacher: {group.teacher.state(group.metric)}'

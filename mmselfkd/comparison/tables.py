@@ -250,14 +250,15 @@ def as_json(results: Results) -> str:
             gains={part: {name: gain._asdict() for name, gain in by.items()}
                    for part, by in part_gains(group).items()}))
     return json.dumps(
-        _finite(dict(tables=tables, warnings=results.warnings)), indent=1)
+        finite(dict(tables=tables, warnings=results.warnings)), indent=1)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """With None for what is not finite, as JSON needs it."""
     if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -1,4 +1,5 @@
-"""Recorded views, the procedural toy datasets, a transform for few labels."""
+"""Views and parts of data sets, toy scenes, a transform for few labels."""
+from .dataset_part import dataset_part
 from .fixed_views import FixedViews
 from .keep_labels import KeepLabels
 from .toy_depth import ToyDepthDataset
@@ -9,5 +10,6 @@ from .view_sampler import ViewSampler
 
 __all__ = [
     'FixedViews', 'KeepLabels', 'Scene', 'SceneObject', 'ToyDepthDataset',
-    'ToyDetDataset', 'ToySegDataset', 'ViewSampler', 'make_scene'
+    'ToyDetDataset', 'ToySegDataset', 'ViewSampler', 'dataset_part',
+    'make_scene'
 ]

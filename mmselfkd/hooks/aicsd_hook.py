@@ -55,3 +55,7 @@ class AICSDHook(DistillHook):
             type='KDLoss', source='logits', ignore_index=None,
             loss_weight=20 / 7, schedule=_DOWN))
     preset_task_schedule = _UP
+    search_space = {
+        'losses.loss_icsd.loss_weight': (0.001, 0.1),
+        'losses.loss_kd.loss_weight': (0.3, 30),
+        'losses.loss_kd.temperature': (0.5, 8)}

@@ -1,5 +1,6 @@
 """AttnFD as a preset of DistillHook."""
 from ..registry import register_hook
+from ..schedules import SHAPES
 from .distill_hook import DistillHook
 
 
@@ -29,3 +30,6 @@ class AttnFDHook(DistillHook):
         loss_attnfd=dict(
             type='AttnFDLoss', source=['backbone[-1]', 'features'],
             loss_weight=0.33))
+    search_space = {
+        'losses.loss_attnfd.loss_weight': (0.03, 3),
+        'losses.*.schedule': SHAPES}

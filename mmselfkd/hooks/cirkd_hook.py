@@ -35,3 +35,8 @@ class CIRKDHook(DistillHook):
             type='CIRKDMiniBatchLoss', source='features', loss_weight=1.0),
         loss_memory=dict(
             type='CIRKDMemoryLoss', source='features', loss_weight=1.0))
+    search_space = {
+        'losses.loss_kd.loss_weight': (0.1, 10),
+        'losses.loss_kd.temperature': (0.5, 8),
+        'losses.loss_minibatch.loss_weight': (0.1, 10),
+        'losses.loss_memory.loss_weight': (0.1, 10)}

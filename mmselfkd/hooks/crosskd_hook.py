@@ -1,5 +1,6 @@
 """CrossKD as a preset of DistillHook."""
 from ..registry import register_hook
+from ..schedules import SHAPES
 from .distill_hook import DistillHook
 
 
@@ -27,3 +28,6 @@ class CrossKDHook(DistillHook):
     preset = dict(
         loss_crosskd=dict(
             type='CrossKDLoss', source='branches.-1', loss_weight=1.0))
+    search_space = {
+        'losses.loss_crosskd.loss_weight': (0.1, 10),
+        'losses.*.schedule': SHAPES}

@@ -1,5 +1,6 @@
 """CWD as a preset of DistillHook."""
 from ..registry import register_hook
+from ..schedules import SHAPES
 from .distill_hook import DistillHook
 
 
@@ -27,3 +28,7 @@ class CWDHook(DistillHook):
 
     preset = dict(
         loss_cwd=dict(type='CWDLoss', source='logits', loss_weight=3.0))
+    search_space = {
+        'losses.loss_cwd.loss_weight': (0.3, 30),
+        'losses.loss_cwd.temperature': (1, 16),
+        'losses.*.schedule': SHAPES}

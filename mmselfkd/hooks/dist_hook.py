@@ -1,5 +1,6 @@
 """DIST as a preset of DistillHook."""
 from ..registry import register_hook
+from ..schedules import SHAPES
 from .distill_hook import DistillHook
 
 
@@ -24,3 +25,7 @@ class DISTHook(DistillHook):
 
     preset = dict(
         loss_dist=dict(type='DISTLoss', source='logits', loss_weight=1.0))
+    search_space = {
+        'losses.loss_dist.loss_weight': (0.1, 10),
+        'losses.loss_dist.temperature': (0.5, 8),
+        'losses.*.schedule': SHAPES}

@@ -69,6 +69,7 @@ class DistillHook(Hook):
     preset: dict[str, dict] = {}
     preset_teacher: dict | None = None
     preset_task_schedule: dict | None = None
+    search_space: dict = {}  # what tools/tune.py searches
 
     def __init__(self,
                  teacher: dict | None = None,

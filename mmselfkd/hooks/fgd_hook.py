@@ -1,5 +1,6 @@
 """FGD as a preset of DistillHook."""
 from ..registry import register_hook
+from ..schedules import SHAPES
 from .distill_hook import DistillHook
 
 
@@ -27,3 +28,7 @@ class FGDHook(DistillHook):
 
     preset = dict(
         loss_fgd=dict(type='FGDLoss', source='features', loss_weight=1.0))
+    search_space = {
+        'losses.loss_fgd.loss_weight': (0.1, 10),
+        'losses.loss_fgd.temperature': (0.1, 2),
+        'losses.*.schedule': SHAPES}

@@ -1,5 +1,6 @@
 """FitNets as a preset of DistillHook."""
 from ..registry import register_hook
+from ..schedules import SHAPES
 from .distill_hook import DistillHook
 
 
@@ -25,3 +26,6 @@ class FitNetsHook(DistillHook):
 
     preset = dict(
         loss_hint=dict(type='FitNetsLoss', source='features', loss_weight=1.0))
+    search_space = {
+        'losses.loss_hint.loss_weight': (0.1, 10),
+        'losses.*.schedule': SHAPES}

@@ -3,6 +3,7 @@ import copy
 from typing import Any
 
 from ..registry import register_hook
+from ..schedules import SHAPES
 from .distill_hook import DistillHook
 
 _RAMP = dict(type='ExponentialRamp', begin=2 / 3)
@@ -69,6 +70,11 @@ class FRSKDHook(DistillHook):
             type='KDLoss', source='logits', ignore_index=None,
             loss_weight=1.0, schedule=_RAMP))
     preset_teacher = dict(type='SelfTeacher')
+    search_space = {
+        'losses.loss_at.loss_weight': (0.4, 40),
+        'losses.loss_kd.loss_weight': (0.1, 10),
+        'losses.loss_kd.temperature': (0.5, 8),
+        'losses.*.schedule': dict(constant=None, **SHAPES)}
 
     def __init__(self, teacher: Any = None, **kwargs: Any) -> None:
         if isinstance(teacher, dict) and 'source' in teacher:

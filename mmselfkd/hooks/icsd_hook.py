@@ -1,5 +1,6 @@
 """ICSD as a preset of DistillHook."""
 from ..registry import register_hook
+from ..schedules import SHAPES
 from .distill_hook import DistillHook
 
 
@@ -26,3 +27,7 @@ class ICSDHook(DistillHook):
 
     preset = dict(
         loss_icsd=dict(type='ICSDLoss', source='logits', loss_weight=0.01))
+    search_space = {
+        'losses.loss_icsd.loss_weight': (0.001, 0.1),
+        'losses.loss_icsd.temperature': (0.5, 8),
+        'losses.*.schedule': SHAPES}

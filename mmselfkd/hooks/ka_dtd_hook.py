@@ -1,5 +1,6 @@
 """KA and DTD as a preset of DistillHook."""
 from ..registry import register_hook
+from ..schedules import SHAPES
 from .distill_hook import DistillHook
 
 
@@ -38,3 +39,7 @@ class KADTDHook(DistillHook):
             adjust=dict(type='ProbabilityShift'),
             dynamic_temperature=dict(type='FLSW', beta=40.0, gamma=1.0)))
     preset_teacher = dict(type='EMATeacher')
+    search_space = {
+        'losses.loss_kd.loss_weight': (0.1, 10),
+        'losses.loss_kd.temperature': (1, 100),
+        'losses.*.schedule': SHAPES}

@@ -1,5 +1,6 @@
 """LD as a preset of DistillHook."""
 from ..registry import register_hook
+from ..schedules import SHAPES
 from .distill_hook import DistillHook
 
 
@@ -31,3 +32,7 @@ class LDHook(DistillHook):
         loss_ld=dict(
             type='LDLoss', loss_weight=2.0, source=dict(
                 student=['boxes', 'logits'], teacher='boxes')))
+    search_space = {
+        'losses.loss_ld.loss_weight': (0.2, 20),
+        'losses.loss_ld.temperature': (1, 100),
+        'losses.*.schedule': SHAPES}

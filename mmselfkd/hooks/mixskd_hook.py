@@ -68,3 +68,8 @@ class MixSKDHook(DistillHook):
             temperature=3.0,
             loss_weight=2.0))
     preset_teacher = dict(type='MixTeacher')
+    search_space = {
+        'losses.loss_fea.loss_weight': (0.1, 10),
+        'losses.loss_dis.loss_weight': (0.1, 10),
+        'losses.loss_b.loss_weight': (0.1, 10),
+        'losses.loss_f.loss_weight': (0.2, 20)}

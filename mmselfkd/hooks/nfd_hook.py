@@ -1,5 +1,6 @@
 """NFD as a preset of DistillHook."""
 from ..registry import register_hook
+from ..schedules import SHAPES
 from .distill_hook import DistillHook
 
 
@@ -25,3 +26,6 @@ class NFDHook(DistillHook):
 
     preset = dict(
         loss_nfd=dict(type='NFDLoss', source='features', loss_weight=2.0))
+    search_space = {
+        'losses.loss_nfd.loss_weight': (0.2, 20),
+        'losses.*.schedule': SHAPES}

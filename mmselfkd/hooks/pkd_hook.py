@@ -1,5 +1,6 @@
 """PKD as a preset of DistillHook."""
 from ..registry import register_hook
+from ..schedules import SHAPES
 from .distill_hook import DistillHook
 
 
@@ -27,3 +28,6 @@ class PKDHook(DistillHook):
 
     preset = dict(
         loss_pkd=dict(type='PKDLoss', source='features', loss_weight=10.0))
+    search_space = {
+        'losses.loss_pkd.loss_weight': (1, 100),
+        'losses.*.schedule': SHAPES}

@@ -1,5 +1,6 @@
 """SRD as a preset of DistillHook."""
 from ..registry import register_hook
+from ..schedules import SHAPES
 from .distill_hook import DistillHook
 
 
@@ -24,3 +25,6 @@ class SRDHook(DistillHook):
 
     preset = dict(
         loss_srd=dict(type='SRDLoss', source='features', loss_weight=1.0))
+    search_space = {
+        'losses.loss_srd.loss_weight': (0.1, 10),
+        'losses.*.schedule': SHAPES}

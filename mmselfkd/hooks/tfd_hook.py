@@ -1,5 +1,6 @@
 """TFD as a preset of DistillHook."""
 from ..registry import register_hook
+from ..schedules import SHAPES
 from .distill_hook import DistillHook
 
 _RAMP = dict(type='LinearRamp', end=1 / 12)
@@ -43,3 +44,7 @@ class TFDHook(DistillHook):
             type='TFDIntraLoss', source='backbone', loss_weight=0.0004,
             schedule=_RAMP))
     preset_teacher = dict(type='StudentAsTeacher')
+    search_space = {
+        'losses.loss_inter.loss_weight': (5e-4, 5e-2),
+        'losses.loss_intra.loss_weight': (4e-5, 4e-3),
+        'losses.*.schedule': dict(constant=None, **SHAPES)}

@@ -1,4 +1,5 @@
 """The queue of commands; test_saturation_run.py has more on whole queues."""
+import fcntl
 import os
 import subprocess
 import sys
@@ -110,6 +111,34 @@ def test_what_another_process_runs(job, tmp_path, wait):
     else:
         assert said == ['another process trains it']
         assert one.next_step() is not None
+
+
+def test_a_job_of_another_process_does_not_hold_up_the_others(job, tmp_path):
+    """With one slot: what is free is run while that is waited for."""
+    held, free = job('held', 'true'), job('free', 'true')
+    held.folder.mkdir()
+    with open(held.folder / 'lock', 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+        def look():
+            if (free.folder / '0').exists() and not lock.closed:
+                lock.close()
+
+        failed, said = run(held, free, wait=True, look=look)
+    assert failed == [] and said == [
+        'start free', 'finished free', 'start held', 'finished held']
+
+
+def test_a_step_that_is_given_up_ends(job, tmp_path):
+    """What it is called is up to the job; it has not failed."""
+    marker = tmp_path / 'enough'
+    long = job('long', 'touch $0; exec sleep 60'.replace('$0', str(marker)))
+    step, = long.steps
+    step.given_up = step.done = marker.exists
+    long.ended = lambda: 'pruned'
+    assert run(long, job('next', 'true')) == ([], [
+        'start long', 'pruned long', 'start next', 'finished next'])
+    assert not (long.folder / FAILURE).exists()
 
 
 def test_nothing_is_left_running(job, tmp_path):

@@ -144,6 +144,19 @@ def test_an_interval_wider_than_the_picture(folder):
     assert figures.gains(group).count('<svg') == 1
 
 
+def test_long_names_and_no_plain_student(tmp_path):
+    """A variant's name takes lines below the curves, not their place."""
+    name = 'NFDHook:' + ':'.join(
+        f'losses.loss_nfd.schedule.{key}=1' for key in ('begin', 'end'))
+    write_run(tmp_path, name, 0, 40.)
+    group, = read_results([tmp_path]).groups
+    assert figures.gains(group) is None
+    for _, figure in figures.curves(group):
+        words = re.findall(r'<text[^>]*>([^<]*)<', figure)
+        assert 'NFDHook: losses.loss_nfd.schedule.begin=1:' in words
+        assert max(map(len, words)) <= figures.LABEL
+
+
 def test_without_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['report.py', str(tmp_path)])
     with pytest.raises(SystemExit, match='no run of a comparison'):

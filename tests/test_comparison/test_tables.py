@@ -90,6 +90,7 @@ def test_one_seed_has_no_interval(tmp_path):
 
 @pytest.mark.parametrize('change, state', [
     (dict(value=math.nan), 'mIoU is NaN'),
+    (dict(value=1., metric='aAcc'), 'mIoU was not measured'),
     (dict(losses=(2., math.nan)), 'loss is nan at its end')])
 def test_nan_makes_the_mean_nan(tmp_path, change, state):
     for seed in (0, 1):
@@ -100,6 +101,14 @@ def test_nan_makes_the_mean_nan(tmp_path, change, state):
     assert '| NFDHook | 1 of 2 | NaN | - | NaN |' in tables.as_markdown(
         results)
     assert results.warnings == [f'NFDHook, seed 1: {state}']
+
+
+def test_a_file_that_is_cut_off(tmp_path):
+    folder = write_run(tmp_path, value=40.)
+    (folder / 'evaluation.json').write_text('{"metrics": {"mI')
+    with pytest.raises(ConfigError, match='evaluation.json is damaged .*; '
+                                          'remove it'):
+        read_results([tmp_path])
 
 
 def test_missing_failed_and_unfinished_runs_are_named(tmp_path):
@@ -128,6 +137,7 @@ def test_other_settings_are_another_table(tmp_path, part):
     assert len(results.groups) == 2
     assert results.warnings[0].startswith('mixed: table 2')
     assert f'{part}.other: None and 1' in results.warnings[0]
+    assert 'table 2: there is no plain student: no gains' in results.warnings
     assert all(math.isnan(row.gain.mean)
                for group in results.groups for row in tables.make_rows(group))
 

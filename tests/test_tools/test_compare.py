@@ -8,6 +8,7 @@ import time
 
 import compare
 import pytest
+import runs
 import torch
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
@@ -254,17 +255,17 @@ def test_slurm(comparison, tmp_path, monkeypatch):
 
 
 def test_what_a_run_goes_on_from(tmp_path):
-    assert compare.resume(tmp_path) == []
+    assert runs.resume(tmp_path) == []
     for name in ('iter_2.pth', 'iter_10.pth', 'best_mIoU_iter_12.pth'):
         torch.save(dict(a=1), tmp_path / name)
     last = tmp_path / 'last_checkpoint'
     last.write_text(str(tmp_path / 'iter_10.pth'))
-    assert compare.resume(tmp_path) == ['--resume']
+    assert runs.resume(tmp_path) == ['--resume']
     whole = (tmp_path / 'iter_10.pth').read_bytes()
     (tmp_path / 'iter_10.pth').write_bytes(whole[:-30])  # cut off
-    assert compare.resume(tmp_path) == ['--resume', tmp_path / 'iter_2.pth']
+    assert runs.resume(tmp_path) == ['--resume', tmp_path / 'iter_2.pth']
     (tmp_path / 'iter_2.pth').unlink()
-    assert compare.resume(tmp_path) == []
+    assert runs.resume(tmp_path) == []
 
 
 def test_progress_in_a_terminal(comparison, tmp_path):
