@@ -27,6 +27,7 @@ from measuring import (
 from torch import nn
 
 from mmselfkd import losses
+from mmselfkd.distillation.query_matching import matched
 
 matplotlib.use('Agg')
 from matplotlib import pyplot  # noqa: E402
@@ -37,6 +38,7 @@ FEATURES = ((2, 128, 16, 16), (2, 128, 32, 32), (2, 128, 64, 64),
 SIDES = ((2, 68, 16, 16), (2, 68, 32, 32), (2, 68, 64, 64))
 WIDE = (2, 128, 128, 256)
 LOGITS = ((2, 19, 16, 16), (2, 19, 32, 32), (2, 19, 64, 64))
+QUERIES = ((2, 24, 10, 10), (2, 24, 30, 30))
 CLASSES = ((1, 10, 64, 64), (1, 50, 64, 64), (1, 150, 64, 64))
 LIMIT = 4 * 2**30  # bytes that a naive form may take; else it is not run
 NEAR = 1e-3  # distance of the student from the teacher, relative
@@ -71,6 +73,8 @@ class Case:
             positions.
         of_module (bool): Whether the plain form gets the loss too, for what
             it has learned or remembers.
+        kinked (bool): Whether the slope jumps at the teacher, so that near
+            it rounding decides on which side a number lies.
     """
     name: str
     build: Callable[[], nn.Module]
@@ -81,6 +85,7 @@ class Case:
     mutual: bool = False
     quadratic: bool = False
     of_module: bool = False
+    kinked: bool = False
 
 
 def _kd(name, dynamic=None, adjust=None, sizes=LOGITS):
@@ -147,6 +152,34 @@ class _WithRegions(losses.LDLoss):
             student, teacher, regions=naive.ld_regions(student.detach()))
 
 
+class _WithHead(losses.CrossKDLoss):
+    """With a head of its own, of 8 classes and 17 bins, on one level."""
+
+    positives = 50.
+
+    def build(self, student, teacher, image):
+        self.classes, self.boxes = (
+            nn.Conv2d(teacher.shape[1], count, 3, padding=1).to(
+                teacher.device).requires_grad_(False) for count in (8, 68))
+
+    def forward(self, student, teacher):
+        return super().forward(
+            [student] * 2, [teacher] * 2, head=self._ends,
+            positives=self.positives)
+
+    def _ends(self, maps):
+        return [(self.classes(maps[0])[:, None], self.boxes(maps[1])[:, None])]
+
+
+class _OfQueries(losses.KDLoss):
+    """Of matched queries, one a position."""
+
+    def forward(self, student, teacher):
+        ours, theirs = matched(naive.as_queries(student),
+                               naive.as_queries(teacher), False)
+        return super().forward(ours[:, :-4], theirs[:, :-4])
+
+
 CASES = (
     _kd('KDLoss', sizes=LOGITS + CLASSES),
     _kd('KDLoss, probability shift', adjust='ProbabilityShift'),
@@ -161,6 +194,10 @@ CASES = (
     Case('PKDLoss', losses.PKDLoss, naive.pkd, FEATURES),
     Case('FGDLoss', _WithObjects, naive.fgd, FEATURES[:3], of_module=True),
     Case('LDLoss', _WithRegions, naive.ld, SIDES, positive=False),
+    Case('CrossKDLoss', _WithHead, naive.crosskd, FEATURES[:3],
+         of_module=True, kinked=True),
+    Case('KDLoss, queries', functools.partial(_OfQueries, ignore_index=None),
+         naive.queries, QUERIES, positive=False),
     Case('CWDLoss', losses.CWDLoss, naive.cwd, LOGITS + CLASSES,
          positive=False),
     Case('CWDLoss, features', losses.CWDLoss, naive.cwd, FEATURES),
@@ -350,6 +387,8 @@ def row(result):
     cells.update(zip(HEADER[-4:], (f'{error:.0e}' for error in result.errors)))
     if result.case.deeper:  # no map that is close to one of another size
         cells.update(dict.fromkeys(HEADER[-2:], '-'))
+    if result.case.kinked:
+        cells[HEADER[-1]] = '-'
     return list(cells.values())
 
 

@@ -168,6 +168,62 @@ def ld_regions(maps):
     return regions
 
 
+def crosskd(s, t, label, image, module):
+    """Of one level, with the channels standardised by their definition."""
+    m_s, m_t = (f.mean((0, 2, 3), keepdim=True) for f in (s, t))
+    d_s, d_t = (((f - m)**2).mean((0, 2, 3), keepdim=True).sqrt()
+                for f, m in ((s, m_s), (t, m_t)))
+    crossed = (s - m_s) / (d_s + 1e-6) * d_t + m_t
+    q, p = (torch.sigmoid(module.classes(f)) for f in (crossed, t))
+    sides, sides_t = (F.softmax(module.boxes(f).unflatten(
+        1, (4, -1)), dim=2) for f in (crossed, t))
+    entropy = -(p * q.log() + (1 - p) * (1 - q).log())
+    divergence = (sides_t * (sides_t / sides).log()).sum(2).mean(1)
+    sure = p.amax(1)
+    return ((entropy * (q - p).abs()).sum() / module.positives
+            + 4 * (sure * divergence).sum() / sure.sum())
+
+
+def queries(s, t, label, image):
+    """Soft labels of queries that are matched, costs one by one."""
+    from scipy.optimize import linear_sum_assignment
+
+    ours, theirs = as_queries(s)[..., 0], as_queries(t)[..., 0]
+    matched = []
+    for one, other in zip(ours, theirs):
+        p, q = F.softmax(one[:-4], dim=0), F.softmax(other[:-4], dim=0)
+        b, d = one[-4:], other[-4:]
+        costs = ((p[:, :, None] - q[:, None])**2).sum(0) + 5 * (
+            b[:, :, None] - d[:, None]).abs().sum(0)
+        (x1, y1, x2, y2), (u1, v1, u2, v2) = (
+            torch.cat([box[:2] - box[2:] / 2, box[:2] + box[2:] / 2])
+            for box in (b, d))
+
+        def pairs(function, a, b):
+            return function(a[:, None], b[None])
+
+        common = (pairs(torch.minimum, x2, u2) - pairs(
+            torch.maximum, x1, u1)).clamp(min=0) * (pairs(
+                torch.minimum, y2, v2) - pairs(
+                    torch.maximum, y1, v1)).clamp(min=0)
+        around = (pairs(torch.maximum, x2, u2) - pairs(
+            torch.minimum, x1, u1)) * (pairs(
+                torch.maximum, y2, v2) - pairs(torch.minimum, y1, v1))
+        union = pairs(torch.add, b[2] * b[3], d[2] * d[3]) - common
+        costs = costs + 2 * (
+            1 - common / union + (around - union) / around)
+        order = linear_sum_assignment(costs.detach().cpu().numpy())[1]
+        matched.append(other[:, torch.from_numpy(order).to(other.device)])
+    return kd(ours[:, :-4, :, None], torch.stack(matched)[:, :-4, :, None],
+              torch.zeros_like(ours[:, 0, :, None], dtype=torch.long), image)
+
+
+def as_queries(maps):
+    """Positions as queries, with the last four channels as boxes."""
+    return torch.cat([maps[:, :-4], torch.sigmoid(maps[:, -4:])], 1).flatten(
+        2)[..., None]
+
+
 def dist(s, t, label, image):
     """Correlations of the rows and of the columns of (pixels, classes)."""
     def correlation(a, b):

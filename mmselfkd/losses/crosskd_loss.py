@@ -12,8 +12,9 @@ from ._maps import (
     autocast_off,
     check_maps,
     full_precision,
-    masked_mean,
     normalise_weight,
+    sum_over_ranks,
+    total_weight,
 )
 from .base import DistillationLoss
 
@@ -30,7 +31,8 @@ def crosskd_loss(student: Sequence[Tensor],
                  positives: float | Tensor,
                  weight: Sequence[Tensor | None] | None = None,
                  beta: float = 1.0,
-                 box_weight: float | None = None) -> Tensor:
+                 box_weight: float | None = None,
+                 sync_ranks: bool = False) -> Tensor:
     r"""Difference of what the teacher's head makes of both features.
 
     .. math::
@@ -65,10 +67,11 @@ def crosskd_loss(student: Sequence[Tensor],
     term, :math:`s`, is that of the code.
 
     Differs from the official code: anchors that the student's assigner
-    ignores take part. FCOS has the weights of the other heads and 1 - GIoU
-    through P; the code has 0.4 and 0.75, the negative logarithm of the IoU,
-    and the sum of the centre-nesses of the positives for P. What ATSS says
-    of the centre-ness is not distilled.
+    ignores take part, and with ``sync_ranks`` the statistics and R are those
+    of all ranks. FCOS has the weights of the other heads and 1 - GIoU through
+    P; the code has 0.4 and 0.75, the negative logarithm of the IoU, and the
+    sum of the centre-nesses of the positives for P. What ATSS says of the
+    centre-ness is not distilled.
 
     Args:
         student (Sequence[Tensor]): features of the student at the split, for
@@ -87,6 +90,8 @@ def crosskd_loss(student: Sequence[Tensor],
             1.0.
         box_weight (float, optional): :math:`\lambda`. None: 4 for
             distributions, 1 for boxes. Defaults to None.
+        sync_ranks (bool): whether statistics and R are those of all ranks,
+            each of which makes this call then. Defaults to False.
 
     Shape:
         - student, teacher: (N, C, H, W) each, two for each level.
@@ -126,8 +131,9 @@ def crosskd_loss(student: Sequence[Tensor],
         weights = [_mean_one(w, s) for w, s in zip(
             weight or [None] * len(ours), ours)]
         masks = [None if w is None else w > 0 for w in weights]
-        ours = tuple(map(_aligned, ours, theirs, masks))
-        theirs = tuple(_cut(t, mask) for t, mask in zip(theirs, masks))
+        ours, theirs = ([_cut(x, mask) for x, mask in zip(side, masks)]
+                        for side in (ours, theirs))
+        ours = _aligned(ours, theirs, masks, sync_ranks)
         with torch.no_grad():
             targets = head(theirs)
         total = ours[0].new_zeros(())
@@ -145,7 +151,8 @@ def crosskd_loss(student: Sequence[Tensor],
             box_weight = BOX_WEIGHTS[
                 'distributions' if is_distribution else 'boxes']
         return total / count + box_weight * box_total / (
-            confidence.clamp(min=EPS) if is_distribution else count)
+            total_weight(confidence, sync_ranks) if is_distribution
+            else count)
 
 
 def _check_arguments(beta: Any, box_weight: Any) -> None:
@@ -166,26 +173,44 @@ def _cut(maps: Tensor, mask: Tensor | None) -> Tensor:
     return maps if mask is None else maps.masked_fill(~mask, 0)
 
 
-def _aligned(student: Tensor, teacher: Tensor,
-             mask: Tensor | None) -> Tensor:
-    """The student's map with mean and deviation of the teacher's channels.
+def _aligned(student: Sequence[Tensor], teacher: Sequence[Tensor],
+             masks: Sequence[Tensor | None], sync_ranks: bool) -> list[Tensor]:
+    """The student's maps with mean and deviation of the teacher's channels.
 
     A channel that is all the same gets the teacher's mean.
     """
-    student, teacher = (_cut(x, mask) for x in (student, teacher))
-    (mean, deviation), (mean_t, deviation_t) = (
-        _statistics(x, mask) for x in (student, teacher))
-    slope = (deviation_t / (deviation + EPS)).where(deviation > 0, 0)
-    return _cut((student - mean) * slope + mean_t, mask)
+    masks, count = [*masks, *masks], len(student)
+    means, deviations = _statistics([*student, *teacher], masks, sync_ranks)
+    return [
+        _cut((s - m_s) * (d_t / (d_s + EPS)).where(d_s > 0, 0) + m_t, mask)
+        for s, m_s, m_t, d_s, d_t, mask in zip(
+            student, means, means[count:], deviations, deviations[count:],
+            masks)]
 
 
-def _statistics(maps: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each channel (1, C, 1, 1)."""
-    axes = 0, 2, 3
-    mean = masked_mean(maps, axes, mask)
-    variance = masked_mean((maps - mean).square(), axes, mask)
-    is_known = variance > LEAST  # the root of 0 has no slope
-    return mean, variance.where(is_known, 1).sqrt() * is_known
+def _statistics(maps: Sequence[Tensor], masks: Sequence[Tensor | None],
+                sync_ranks: bool) -> tuple[Sequence[Tensor], list[Tensor]]:
+    """Mean and deviation of each channel of maps that are 0 in the masks.
+
+    Both (1, C, 1, 1). The sums of all maps go over the ranks at once.
+    """
+
+    def means(values: Sequence[Tensor]) -> Sequence[Tensor]:
+        sums = torch.cat([x.sum((0, 2, 3)) for x in values])
+        split = sum_over_ranks(sums, sync_ranks).split(
+            [x.shape[1] for x in values])
+        return [x.view(1, -1, 1, 1) / n for x, n in zip(split, counts)]
+
+    counts = sum_over_ranks(torch.stack([
+        x.new_tensor(x[:, 0].numel()) if mask is None else mask.sum().to(x)
+        for x, mask in zip(maps, masks)]), sync_ranks).clamp(min=1)
+    found = means(maps)
+    variances = means([
+        _cut((x - mean).square(), mask)
+        for x, mean, mask in zip(maps, found, masks)])
+    # the root of 0 has no slope
+    return found, [v.where(v > LEAST, 1).sqrt() * (v > LEAST)
+                   for v in variances]
 
 
 def _class_terms(logits: Tensor, target: Tensor, beta: float) -> Tensor:
@@ -275,4 +300,5 @@ class CrossKDLoss(DistillationLoss):
         """See :func:`crosskd_loss`."""
         return crosskd_loss(
             student, teacher, head=head, positives=positives, weight=weight,
-            beta=self.beta, box_weight=self.box_weight)
+            beta=self.beta, box_weight=self.box_weight,
+            sync_ranks=self.sync_ranks)

@@ -208,7 +208,7 @@ def test_a_constant_channel_is_finite():
 def test_no_positive_and_sure_of_nothing():
     student, teacher = maps(1), maps(2)
     head = Head(BINS)
-    head.classes.bias.fill_(-200.)
+    head.classes.bias.fill_(-2000.)
     value = crosskd_loss(student, teacher, head=head, positives=1.)
     assert value.isfinite() and value < 1e-3
 
@@ -250,3 +250,51 @@ def test_shapes_and_arguments_are_refused():
     for name, value in (('beta', -1), ('box_weight', math.nan)):
         with pytest.raises(ValueError, match=name):
             CrossKDLoss(**{name: value})
+
+
+TWO_PROCESSES = """
+import sys
+import torch
+from torch import distributed
+from mmselfkd.losses import CrossKDLoss
+
+rank, store = int(sys.argv[1]), sys.argv[2]
+distributed.init_process_group(
+    'gloo', init_method='file://' + store, rank=rank, world_size=2)
+generator = torch.Generator().manual_seed(0)
+student, teacher = (
+    [torch.randn(4, 8, *size, generator=generator, dtype=torch.float64)
+     for size in ((3, 4), (2, 2)) for _ in range(2)] for _ in range(2))
+weight = [torch.rand(4, 1, *s.shape[2:], generator=generator).gt(
+    0.3).double() for s in student]
+
+
+def head(maps):
+    return [(c[:, None, :3], b[:, None]) for c, b in zip(
+        maps[::2], maps[1::2])]
+
+
+def call(rows, positives, sync_ranks):
+    loss = CrossKDLoss()
+    loss.sync_ranks = sync_ranks
+    leaves = [s.clone().requires_grad_() for s in student]
+    value = loss([x[rows] for x in leaves], [x[rows] for x in teacher],
+                 head=head, positives=positives,
+                 weight=[w[rows] for w in weight])
+    value.backward()
+    return value.detach(), [x.grad[rows] for x in leaves]
+
+
+mine = slice(2 * rank, 2 * rank + 2)
+expected, slopes = call(slice(4), 10., False)
+value, halves = call(mine, 5., True)  # the host has the mean of the ranks
+distributed.all_reduce(value)
+torch.testing.assert_close(value / 2, expected)
+for half, slope in zip(halves, slopes):
+    torch.testing.assert_close(half / 2, slope[mine])  # DDP takes the mean
+distributed.destroy_process_group()
+"""
+
+
+def test_two_ranks_are_one_of_twice_the_batch(two_processes):
+    two_processes(TWO_PROCESSES)
