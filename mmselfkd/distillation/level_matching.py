@@ -88,7 +88,7 @@ class LevelMatcher:
             raise ConfigError(
                 f'{self._where}: {error}; a source may be a list of modules, '
                 f'also of those inside another, or {self._switch_off}'
-            ) from error
+                f'{self._or_features()}') from error
         return [self._matched(*pair) for pair in pairs] if (
             self.place.queries) else pairs
 
@@ -129,7 +129,14 @@ class LevelMatcher:
 
     def _matched(self, student: torch.Tensor, teacher: torch.Tensor
                  ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Class scores, or boxes, of matched queries."""
+        """Class scores, or boxes, of matched queries.
+
+        Raises:
+            ConfigError: They are of other classes, so nothing can be matched.
+        """
+        if student.shape[1] != teacher.shape[1]:
+            self._check_counts(Reading('classes'), Reading('classes'), [
+                (split_queries(student)[0], split_queries(teacher)[0])])
         reading = self.place.reading
         part = int(reading is not None and reading.kind == 'values')
         student, teacher = matched(
@@ -246,7 +253,11 @@ class LevelMatcher:
                     f'{tuple(t.shape)} of the teacher are not maps of the '
                     'same image: tokens whose grid is not known, or RoIs, '
                     'against something else; name sources of one kind, such '
-                    'as backbone[1] in both')
+                    f'as backbone[1] in both{self._or_features()}')
+
+    def _or_features(self) -> str:
+        """The way that is open where the outputs of heads do not fit."""
+        return '' if self.place.reading is None else f', or {ON_FEATURES}'
 
     def _check_strides(self, pairs: Pairs) -> None:
         for s, t in pairs:
@@ -262,6 +273,7 @@ class LevelMatcher:
 
     def _check_channels(self, pairs: Pairs) -> None:
         kind = self.loss.channels
+        self._check_alike(pairs)
         if kind == 'adapt':
             self._check_own_loss(pairs)
             self.adapters = build_adapters(pairs)
@@ -276,6 +288,15 @@ class LevelMatcher:
                         f'{self._where}: {self.config.loss_name} compares '
                         f'values channel by channel, but the student has '
                         f'{s.shape[1]} and the teacher {t.shape[1]}')
+
+    def _check_alike(self, pairs: Pairs) -> None:
+        """A loss that goes channel by channel, on the outputs of heads."""
+        ours, theirs = map(self._reading, (self.place, self._their_place))
+        if (ours is not None and theirs is not None
+                and ours.kind == theirs.kind != 'values'
+                and self.loss.channels in ('adapt', 'equal')
+                and not isinstance(self.loss, PlainLoss)):
+            self._check_counts(ours, theirs, pairs)
 
     def _check_own_loss(self, pairs: Pairs) -> None:
         """No adapter between class scores for a loss that did not ask."""
@@ -332,11 +353,12 @@ class LevelMatcher:
 
     def _check_counts(self, ours: Reading | None, theirs: Reading | None,
                       pairs: Pairs) -> None:
+        kind = _kind(ours or theirs or Reading('classes'))
         for s, t in pairs:
             if _parts(ours, s.shape[1]) != _parts(theirs, t.shape[1]):
                 raise ConfigError(
                     f'{self.config.key}: {self.config.loss_name} compares '
-                    'class scores, but the student has '
+                    f'{kind}, but the student has '
                     f'{_count(ours, s.shape[1])} and the teacher '
                     f'{_count(theirs, t.shape[1])}; use a teacher of the same '
                     'classes and anchors, map its classes, teacher=dict(..., '

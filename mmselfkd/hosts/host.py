@@ -236,8 +236,17 @@ class Host:
 
     def run_on_regions(self, model: nn.Module, inputs: torch.Tensor,
                        regions: dict[str, list[torch.Tensor]],
-                       paths: Sequence[str]) -> None:
-        """A forward pass for the regions that the student chose."""
+                       paths: dict[str, str]) -> None:
+        """A forward pass for the regions that the student chose.
+
+        Args:
+            model (nn.Module): The teacher's.
+            inputs (Tensor): Its input.
+            regions (dict): Of each of the student's sources, RoI by RoI
+                extractor.
+            paths (dict): What is looked at in the teacher, and where that
+                stands in the config, for the errors.
+        """
         raise TypeError(f'{type(model).__name__} has no regions')
 
     def input_format(self, model: nn.Module) -> InputFormat:

@@ -167,14 +167,20 @@ class MMDetHost(Host):
 
     def run_on_regions(self, model: Model, inputs: torch.Tensor,
                        regions: dict[str, list[torch.Tensor]],
-                       paths: Sequence[str]) -> None:
+                       paths: dict[str, str]) -> None:
         """A two-stage detector on the RoIs of the student.
 
         Its own proposals would be others: what it says of them could not be
         compared.
         """
+        head = getattr(model, 'roi_head', None)
+        if head is None:
+            path, key = next(iter(paths.items()))
+            raise ConfigError(
+                f'{key} = {path!r}: the student gives this of the RoIs that '
+                f'it samples, and a {type(model).__name__} looks at none; '
+                f'{ON_FEATURES}')
         levels = model.extract_feat(inputs)
-        head = model.roi_head
         self._check_stages(head, regions, paths)
         with _unmasked(model):
             for name in ('rpn_head', 'semantic_head'):
@@ -193,17 +199,17 @@ class MMDetHost(Host):
 
     @staticmethod
     def _check_stages(head: Model, regions: dict[str, Any],
-                      paths: Sequence[str]) -> None:
+                      paths: dict[str, str]) -> None:
         """The last stage of a cascade sees no RoI of a one-stage student."""
         rois = regions.get('rois')
         if rois is None or not isinstance(head.bbox_head, nn.ModuleList):
             return
         last = len(head.bbox_head) - 1
-        for path in paths:
+        for path, key in paths.items():
             if path in ('logits', 'boxes') and len(rois) <= last:
                 layer = 'fc_cls' if path == 'logits' else 'fc_reg'
                 raise ConfigError(
-                    f'source = {path!r}: of the {last + 1} stages of the '
+                    f'{key} = {path!r}: of the {last + 1} stages of the '
                     "teacher's cascade the last gives this, but the student "
                     f'has RoIs for {len(rois)}; write source=dict(student='
                     f"{path!r}, teacher='roi_head.bbox_head.{len(rois) - 1}"

@@ -220,7 +220,7 @@ class ModelTeacher(Teacher):
     def _run_on_regions(self, inputs: torch.Tensor, samples: Any) -> None:
         assert self._context is not None
         self._host.run_on_regions(
-            self.model, inputs, self._context.levels, list(self._taps))
+            self.model, inputs, self._context.levels, self._requests)
 
     def _compile(self, context: BatchContext) -> None:
         """Compile, and run once on a batch of the size of the run's."""

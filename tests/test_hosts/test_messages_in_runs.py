@@ -159,6 +159,47 @@ def test_a_cascade_student_of_a_teacher_with_one_head():
                for name, value in steps[-1].items())
 
 
+def retinanet(classes, anchors):
+    model = DETECTORS['retinanet'].model()
+    model['bbox_head']['num_classes'] = classes
+    model['bbox_head']['anchor_generator'].update(
+        ratios=[1.0], scales_per_octave=anchors)
+    return model
+
+
+def gfl(reg_max):
+    model = DETECTORS['gfl'].model()
+    model['bbox_head']['reg_max'] = reg_max
+    return model
+
+
+CWD = dict(type='CWDLoss', source='logits')
+BOXES = dict(type='NFDLoss', source='boxes')
+
+
+@pytest.mark.parametrize('student, teacher, loss, says', [
+    ('retinanet', retinanet(2, 27), CWD,
+     ['6 classes for each of 9 anchors', '2 classes for each of 27']),
+    ('retinanet', DETECTORS['fcos'].model(), CWD, ['9 anchors', '6 classes']),
+    ('gfl', gfl(8), BOXES, ['17 bins', '9 bins']),
+    ('detr', DETECTORS['conditional_detr'].model(), CWD, ['7 classes']),
+    ('detr', DETECTORS['conditional_detr'].model(), KD, ['6 classes']),
+    ('detr', DETECTORS['yolof'].model(), KD, ['12 object queries']),
+    ('fcos', DETECTORS['detr'].model(), KD, ['12 object queries']),
+    ('faster_rcnn', DETECTORS['fcos'].model(), KD, ['FCOS', 'RoIs'])],
+    ids=lambda value: value if isinstance(value, str) else '')
+def test_a_teacher_of_another_kind(student, teacher, loss, says):
+    """Refused by what differs, whatever the loss, with the way by features."""
+    with pytest.raises(ConfigError, match=r'^DistillHook.losses.loss_x'
+                       ) as error:
+        hosts_table.train(DETECTORS[student], hook(loss, dict(
+            config=dict(model=teacher, default_scope='mmdet'),
+            checkpoint='random')))
+    assert all(part in str(error.value) for part in says)
+    assert dict(type='NFDLoss', source='features') in list(
+        hosts_table.suggestions(str(error.value)))
+
+
 # -- the table ----------------------------------------------------------------
 
 
