@@ -7,7 +7,10 @@ the model clean and to save a stock checkpoint. An invalid one is a valid one
 with one thing spoilt; it has to end in a ConfigError before the first
 iteration that names what was spoilt. The mutations take turns.
 
-What is legal is not listed here. The losses, teachers and schedules say it:
+Cases of detectors have the losses that look at boxes or at a head, with what
+the documentation says of each; one in a few has one that is refused.
+
+Else what is legal is not listed here. The losses, teachers and schedules say it:
 by their signatures, by the attributes of ``DistillationLoss``, and by what
 they refuse. A new loss is fuzzed as soon as it is exported.
 
@@ -16,8 +19,8 @@ Models and data are those of the tests, so this needs a clone::
     python -m tests.fuzz --seed 1
 
 The files: ``values`` (arguments of a class), ``models`` (students and what
-can be tapped in them), ``cases`` (what a case is), ``valid`` and
-``mutations`` (making one), ``running``, ``checking``.
+can be tapped in them), ``cases`` (what a case is), ``valid``, ``mutations`` and
+``detectors`` (making one), ``running``, ``checking``.
 """
 import sys
 from pathlib import Path
@@ -25,8 +28,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from .checking import problems_of  # noqa: E402
+from .detectors import make_detector  # noqa: E402
 from .mutations import make_invalid  # noqa: E402
 from .running import replay  # noqa: E402
 from .valid import make_valid  # noqa: E402
 
-__all__ = ['make_invalid', 'make_valid', 'problems_of', 'replay']
+__all__ = [
+    'make_detector', 'make_invalid', 'make_valid', 'problems_of', 'replay'
+]

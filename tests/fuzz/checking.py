@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from helpers import assert_clean
+from mmengine.config import ConfigDict
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 
@@ -79,7 +80,8 @@ def _wrong_checkpoint(case: Case, outcome: Outcome,
                       folder: Path) -> list[str]:
     """It has to be that of a plain run, and ours apart from it."""
     problems = []
-    plain = MODELS.build(dict(case.cfg['model'], _scope_='mmseg'))
+    plain = MODELS.build(ConfigDict(dict(
+        case.cfg['model'], _scope_=case.cfg.get('default_scope', 'mmseg'))))
     names = list(plain.state_dict())
     last = (folder / 'work_dir' / 'last_checkpoint').read_text()
     saved = torch.load(last, weights_only=False)
