@@ -30,7 +30,7 @@ ITERATIONS = 10
 DETECTORS = dict(CrossKDHook='gfl', FGDHook='fcos', LDHook='gfl')
 METHODS = [name for name in mmselfkd.__all__
            if name.endswith('Hook') and name not in (
-               'DistillHook', *DETECTORS)]
+               'DistillHook', 'DistillVisualizationHook', *DETECTORS)]
 KD = dict(type='KDLoss', source='logits')
 
 

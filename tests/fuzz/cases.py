@@ -25,7 +25,8 @@ def of_boxes(kind: str) -> bool:
 # that can do without boxes, which the data of segmentors do not have
 METHODS = [
     name for name in mmselfkd.__all__
-    if name.endswith('Hook') and name != 'DistillHook' and not any(
+    if name.endswith('Hook') and name not in (
+        'DistillHook', 'DistillVisualizationHook') and not any(
         of_boxes(cfg['type'])
         for cfg in getattr(mmselfkd, name).preset.values())]
 
