@@ -1,4 +1,5 @@
 """Adapters of channels and sizes, anchors."""
+import pytest
 import torch
 from torch import nn
 
