@@ -307,7 +307,8 @@ def lines(title, rows, names, windows):
         far = [what for what, share in (
             ('loss', of_loss[1]), ('gradient', of_gradient[1]))
             if share is not None and not LOW <= share <= HIGH]
-        yield (title, f'`{name.rpartition("__")[2]}`', *map(percent, of_loss + of_gradient),
+        shown = f'`{name.rpartition("__")[2]}`'
+        yield (title, shown, *map(percent, of_loss + of_gradient),
                ' and '.join(far), '-' if cosine is None else f'{cosine:.2f}',
                '-' if cost is None else f'{cost:.2f}')
         title, cost = '', None  # once a config

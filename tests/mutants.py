@@ -66,6 +66,7 @@ TESTS = {
     'schedules.py': ['test_schedules.py'],
     'sources.py': ['test_sources.py'],
     'taps.py': ['test_taps.py'],
+    'datasets/dataset_part.py': ['test_comparison/test_holdout.py'],
     'datasets/fixed_views.py': ['test_datasets/test_fixed_views.py'],
     'datasets/keep_labels.py': ['test_datasets/test_keep_labels.py'],
     'datasets/view_sampler.py': ['test_datasets/test_view_sampler.py'],
@@ -87,6 +88,8 @@ TESTS = {
         'test_distillation/test_plan.py', ERRORS + 'bad_hook',
         ERRORS + 'teacher_that_no_loss_looks_at',
         ERRORS + 'names_that_a_teacher_cannot_have'],
+    'distillation/query_matching.py': [
+        'test_distillation/test_query_matching.py'],
     'distillation/recording.py': [RUN],
     'distillation/rehearsal.py': [
         RUN, 'test_hooks/test_classifier.py',
@@ -107,6 +110,7 @@ TESTS = {
         HOOK + 'schedule_counts_epochs',
         HOOK + 'validation_and_test_need_no_teacher',
         'test_distillation/test_plan.py'],
+    'hooks/drawing.py': ['test_hooks/test_visualization.py'],
     'hooks/frskd_hook.py': [
         'test_hooks/test_self_distillation.py'
         '::test_frskd_on_other_levels'],
@@ -120,7 +124,9 @@ TESTS = {
         FEATURES + 'several_optimizers',
         'test_hosts/test_kinds_in_runs.py::test_transforms_with_a_memory'],
     'hooks/unlabelled.py': UNLABELLED,
+    'hooks/visualization.py': ['test_hooks/test_visualization.py'],
     'hooks/views.py': ['test_hooks/test_views.py'],
+    'hosts/branches.py': ['test_hosts/test_branches.py'],
     'hosts/building.py': ['test_teachers/test_self_teacher.py'],
     'hosts/heads.py': ['test_hosts/test_own_head.py', *HOSTS],
     'hosts/host.py': [

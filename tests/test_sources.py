@@ -33,7 +33,7 @@ def test_of_several_teachers_one_is_named():
     (5, 'key = 5: a string'), ([], r'key = \[\]: a string'),
     (['neck', 5], r"key = \['neck', 5\]: a string"),
     (dict(student='neck'), r"key = {.*'student' and 'teacher'"),
-    (dict(student='a', teacher='b', other='c'), "exactly the keys"),
+    (dict(student='a', teacher='b', other='c'), 'exactly the keys'),
     ('teachr:neck', "key = 'teachr:neck': no teacher 'teachr'; nearest: "
      "'teacher'")])
 def test_what_is_no_source(source, says):

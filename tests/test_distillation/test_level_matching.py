@@ -1,12 +1,17 @@
 """Adapters of channels and sizes, anchors."""
+import pytest
 import torch
 from torch import nn
 
 from mmselfkd.distillation.level_matching import (
+    LevelMatcher,
     build_adapters,
     resize_like,
     split_anchors,
 )
+from mmselfkd.distillation.loss_config import LossConfig
+from mmselfkd.errors import ConfigError
+from mmselfkd.hosts import Place
 
 
 def test_convolution_only_where_the_channels_differ():
@@ -38,3 +43,17 @@ def test_anchors_become_maps_of_their_own():
         for a in range(3):
             assert torch.equal(
                 split[n * 3 + a], flat[n, :, :, a].permute(2, 0, 1))
+
+
+@pytest.mark.parametrize('is_map', [True, False])
+def test_one_column_is_a_map_where_the_host_says_so(is_map):
+    """Else it is a row of tokens, which have no place in the image."""
+    config = LossConfig('loss_x', dict(type='NFDLoss', source='x'), 'key',
+                        ['teacher'])
+    student, teacher = torch.rand(2, 4, 8, 1), torch.rand(2, 4, 4, 1)
+    places = [Place([], is_map=is_map)]
+    if is_map:
+        LevelMatcher(config, [student], [teacher], places, places)
+    else:
+        with pytest.raises(ConfigError, match='tokens whose grid'):
+            LevelMatcher(config, [student], [teacher], places, places)

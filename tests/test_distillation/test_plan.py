@@ -111,6 +111,8 @@ def test_joined_renames_teachers_and_keeps_the_plans():
         x=a, y=b, y_2=dict(type='EMATeacher'))
     assert {loss.name: loss.teachers for loss in whole.losses} == dict(
         loss_x=['x'], loss_y=['y'], loss_b=['y'], loss_e=['y_2'])
+    for loss in whole.losses:
+        assert [path for _, path in loss.sources] == ['logits', 'neck']
     assert whole.inherit == [('DistillHook.inherit', 'y', 'neck')]
     assert whole.task_schedule is second.task_schedule
     assert [loss.teachers for loss in second.losses] == [['x'], ['y']]

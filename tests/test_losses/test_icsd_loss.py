@@ -120,3 +120,11 @@ def test_bad_temperature(temperature):
         assert 'temperature must be a finite number above 0' in str(
             error.value)
         assert repr(temperature) in str(error.value)
+
+
+def test_a_temperature_whose_gradient_leaves_float32():
+    logits = torch.zeros(1, 2, 2, 2)
+    for call in (lambda: ICSDLoss(1e-7),
+                 lambda: icsd_loss(logits, logits, temperature=1e-7)):
+        with pytest.raises(ValueError, match='temperature'):
+            call()
