@@ -122,7 +122,7 @@ def draw_matrices(title: str, pair: Pair, classes: Sequence[str],
         if len(classes) <= NUMBERS:
             for (i, j), value in np.ndenumerate(matrix):
                 dark = value < (least + most) / 2
-                one.text(j, i, f'{value:.1f}', ha='center', va='center',
+                one.text(j, i, f'{value:.2g}', ha='center', va='center',
                          fontsize=7, color='white' if dark else 'black')
     bar = figure.colorbar(shown, ax=list(axes), pad=.01)
     bar.ax.tick_params(labelsize=8)

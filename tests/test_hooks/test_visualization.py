@@ -163,7 +163,7 @@ def test_a_detector_with_levels_anchors_and_padding(tmp_path, drawn, kept):
         teacher=tiny_detectors.teacher('retinanet', 16)))
     add(cfg, dict(kinds=['maps', 'similarity']))
     train(cfg)
-    for _, _, image, rows, scale, _, _ in drawn[:4]:
+    for _, _, image, rows, _, _, _ in drawn[:4]:
         assert len(rows) == 5
         for label, pair_ in rows:
             assert pair_[0].shape == pair_[1].shape
