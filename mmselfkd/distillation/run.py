@@ -155,10 +155,11 @@ class DistillationRun:
         self.monitor = Monitor(self.logged)
         for name, value in self.rehearsal.values.items():
             self.monitor.check_size(name, value, self.rehearsal.task)
-        for term in self.terms if dataset_length is not None else ():
-            for advice in term.loss.advise(dataset_length):
-                MMLogger.get_current_instance().warning(
-                    f'{term.key}.{advice}')
+        if dataset_length is not None:
+            for term in self.terms:
+                for advice in term.loss.advise(dataset_length):
+                    MMLogger.get_current_instance().warning(
+                        f'{term.key}.{advice}')
 
     # -- before training ------------------------------------------------------
 

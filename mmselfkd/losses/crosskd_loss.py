@@ -127,7 +127,8 @@ def crosskd_loss(student: Sequence[Tensor],
     for s, t in zip(student, teacher):
         check_maps(s, t)
     with autocast_off(student[0]):
-        ours, theirs = zip(*map(full_precision, student, teacher))
+        pairs = [full_precision(*pair) for pair in zip(student, teacher)]
+        ours, theirs = ([pair[i] for pair in pairs] for i in (0, 1))
         weights = [_mean_one(w, s) for w, s in zip(
             weight or [None] * len(ours), ours)]
         masks = [None if w is None else w > 0 for w in weights]

@@ -10,8 +10,8 @@ iteration that names what was spoilt. The mutations take turns.
 Cases of detectors have the losses that look at boxes or at a head, with what
 the documentation says of each; one in a few has one that is refused.
 
-Else what is legal is not listed here. The losses, teachers and schedules say it:
-by their signatures, by the attributes of ``DistillationLoss``, and by what
+Else what is legal is not listed here. The losses, teachers and schedules say
+it: by their signatures, by the attributes of ``DistillationLoss``, and by what
 they refuse. A new loss is fuzzed as soon as it is exported.
 
 Models and data are those of the tests, so this needs a clone::
@@ -19,8 +19,8 @@ Models and data are those of the tests, so this needs a clone::
     python -m tests.fuzz --seed 1
 
 The files: ``values`` (arguments of a class), ``models`` (students and what
-can be tapped in them), ``cases`` (what a case is), ``valid``, ``mutations`` and
-``detectors`` (making one), ``running``, ``checking``.
+can be tapped in them), ``cases`` (what a case is), ``valid``, ``mutations``
+and ``detectors`` (making one), ``running``, ``checking``.
 """
 import sys
 from pathlib import Path

@@ -20,7 +20,8 @@ def main():
     parser.add_argument('--invalid', type=int, default=400)
     parser.add_argument('--detectors', type=int, default=40)
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--only', help='one case: valid-N, invalid-N or detector-N')
+    parser.add_argument(
+        '--only', help='one case: valid-N, invalid-N or detector-N')
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter('ignore')

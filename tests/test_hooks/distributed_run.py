@@ -7,13 +7,6 @@ import torch.distributed as dist
 from mmengine.runner import Runner
 from tiny_runs import config, teacher
 
-DETECTOR = dict(  # of GFL
-    loss_crosskd=dict(type='CrossKDLoss', source='branches.-1'),
-    loss_ld=dict(type='LDLoss', source=dict(
-        student=['boxes', 'logits'], teacher='boxes'), loss_weight=2.0),
-    loss_fgd=dict(type='FGDLoss', source='features', loss_weight=1.0),
-    loss_pkd=dict(type='PKDLoss', source='features[0]', loss_weight=1.0))
-
 HOOKS = dict(
     frozen=dict(
         type='mmselfkd.DistillHook',
@@ -89,30 +82,13 @@ def main(name, work_dir, batch_size, norms, backend):
         torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
     if distributed:
         dist.init_process_group(backend)
-    cfg = detector(work_dir, batch_size) if name == 'detector' else segmentor(
-        name, work_dir, batch_size, norms)
+    cfg = segmentor(name, work_dir, batch_size, norms)
     if distributed:
         cfg.launcher = 'pytorch'
         cfg.model_wrapper_cfg = dict(
             type='MMDistributedDataParallel', device_ids=None,
             broadcast_buffers=False, find_unused_parameters=False)
     Runner.from_cfg(cfg).train()
-
-
-def detector(work_dir, batch_size):
-    """Images of one size, so that the padding is the same in every batch."""
-    import tiny_detectors
-
-    cfg = tiny_detectors.config(work_dir, 'gfl', dict(
-        type='mmselfkd.DistillHook', losses=DETECTOR,
-        teacher=tiny_detectors.teacher('gfl', 16)), **{
-            'train_cfg.max_iters': 4, 'optim_wrapper.optimizer.lr': 1e-3,
-            'train_dataloader.batch_size': batch_size,
-            'train_dataloader.sampler.shuffle': False})
-    resize, = (step for step in cfg.train_dataloader.dataset.pipeline
-               if step['type'] == 'RandomResize')
-    resize.update(ratio_range=(1, 1))
-    return cfg
 
 
 def segmentor(name, work_dir, batch_size, norms):

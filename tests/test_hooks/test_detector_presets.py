@@ -2,7 +2,6 @@
 import pytest
 import tiny_runs
 from helpers import assert_clean, assert_stock, load, train
-from test_distributed import assert_same, launch
 from test_presets import documented, source_cell
 from test_resume import stop_and_go
 
@@ -60,16 +59,6 @@ def test_two_and_two_are_four(detectors, tmp_path, name):
                if step['type'] == 'RandomResize')
     resize.update(ratio_range=(1, 1))  # drawn anew in a resumed run
     stop_and_go(cfg, tmp_path)
-
-
-def test_two_ranks_of_half_the_batch_are_one(tmp_path):
-    """CrossKD, LD, FGD and PKD on one GFL; what they train as well."""
-    one = launch('detector', tmp_path / 'one', 4, 1)
-    two = launch('detector', tmp_path / 'two', 2, 2)
-    assert_same(one['state_dict'], two['state_dict'])
-    ours, theirs = (x['mmselfkd']['modules'] for x in (one, two))
-    assert any('loss_fgd' in key for key in ours)
-    assert_same(ours, theirs)
 
 
 def test_losses_on_boxes_are_refused_where_there_are_none(tmp_path):
