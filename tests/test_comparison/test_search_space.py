@@ -91,7 +91,7 @@ def test_a_hook_of_the_users_own():
     ({WEIGHT: (3, 4)}, r'\(3, 4\) does not hold 2.0'),
     ({WEIGHT: (4, 1)}, 'low < high'), ({WEIGHT: (0, 4)}, '0 < low'),
     ({WEIGHT: (1, 2, 3)}, r'\(low, high\) are needed'),
-    ({WEIGHT: ['2', 'a']}, 'loss_weight must be a finite number'),
+    ({WEIGHT: ['2', 'a']}, "loss_nfd.loss_weight.*'2'"),
     ({WEIGHT: [2.0]}, 'a list of two values or more'),
     ({WEIGHT: 2.0}, 'a range'),
     ({SHAPE: [None, dict(type='LinearRamp')]}, 'give others names'),
