@@ -35,8 +35,9 @@ CHUNK = 2**19  # similarities at a time, few enough for a CPU's cache
 # with each other and with 5,120 vectors of each of 19 classes
 PAIRS = (2 * 64 * 128)**2
 MEMORY_PAIRS = 2 * 64 * 128 * 19 * 5120
-MANY = 8  # times these: a warning
-TOO_MANY = dict(cpu=16, cuda=1024)  # times these: half a minute a step or more
+# times these: a warning, from some seconds a step on
+MANY = dict(cpu=1 / 8, cuda=8)
+TOO_MANY = dict(cpu=16, cuda=1024)  # times these: half a minute or more
 
 
 class _Divergence(torch.autograd.Function):
@@ -107,6 +108,10 @@ def _shifted(logits, shift):
 
 def _chunk(maps):
     return CHUNK if maps.device.type == 'cpu' else 128 * CHUNK
+
+
+def _limit(limits, maps):
+    return limits.get(maps.device.type, limits['cuda'])
 
 
 def cirkd_minibatch_loss(student: Tensor,
@@ -353,17 +358,16 @@ class CIRKDMiniBatchLoss(DistillationLoss):
         pool = self.pool or 1
         height, width = (-(-side // pool) for side in student.shape[2:])
         pairs = (images * height * width)**2
-        times = pairs / PAIRS
-        if times < MANY:
+        times, many = pairs / PAIRS, _limit(MANY, student)
+        if times < many:
             return None
         said = (
             f'CIRKDMiniBatchLoss compares {pairs:.1e} pairs of pixels in a '
-            f'step ({images} images of {height} x {width}), {times:.0f} times '
-            'as many as in the paper; write '
-            f'pool={pool * math.ceil(times**0.25)} to compare patches of that '
-            'side')
-        limit = TOO_MANY.get(student.device.type, TOO_MANY['cuda'])
-        if self.pool is None and times >= limit:
+            f'step ({images} images of {height} x {width}), {times:.3g} '
+            'times as many as in the paper; write '
+            f'pool={pool * math.ceil((times / min(1, many))**0.25)} to '
+            'compare patches of that side')
+        if self.pool is None and times >= _limit(TOO_MANY, student):
             raise ValueError(f'{said}, or pool=1 for every pixel all the same')
         return said
 
@@ -648,14 +652,14 @@ class CIRKDMemoryLoss(DistillationLoss):
         regions = min(self.region_samples, self.region_memory)
         count = (self.num_classes or 0) * (pixels + regions)
         pairs = images * student[0, 0].numel() * count
-        times = pairs / MEMORY_PAIRS
-        if times < MANY:
+        times, many = pairs / MEMORY_PAIRS, _limit(MANY, student)
+        if times < many:
             return None
-        fewer = math.ceil(times)
+        fewer = math.ceil(times / min(1, many)) + 1
         return (
             f'CIRKDMemoryLoss compares {images} images of '
             f'{student.shape[2]} x {student.shape[3]} pixels with {count:,} '
-            f'vectors in a step, {times:.0f} times the pairs of the paper; '
+            f'vectors in a step, {times:.3g} times the pairs of the paper; '
             f'write pixel_samples={max(1, pixels // fewer)}, region_samples='
             f'{max(1, regions // fewer)} to draw fewer')
 

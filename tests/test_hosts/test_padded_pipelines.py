@@ -40,7 +40,8 @@ def mixed(dataset):
 
 @pytest.mark.parametrize('step', [
     PAD, dict(type='RandomApply', transforms=[PAD]),
-    dict(type='RandomChoice', transforms=[[dict(type='Resize', scale=(9, 9))], [PAD]])],
+    dict(type='RandomChoice', transforms=[
+        [dict(type='Resize', scale=(9, 9))], [PAD]])],
     ids=lambda step: step['type'])
 @pytest.mark.parametrize('host, wrappers', [
     ('mmseg', ()), ('mmseg', (repeated, )), ('mmdet', ()),

@@ -188,9 +188,17 @@ def test_cost_is_told_by_what_the_paper_compares(pool, images, size, said):
 
 def test_a_cpu_is_given_less():
     maps = torch.empty(2, 1, 200, 200)
-    with pytest.raises(ValueError, match=r'24 times .* pool=3 .*pool=1'):
+    with pytest.raises(ValueError, match=r'23.8 times .* pool=4 .*pool=1'):
         CIRKDMiniBatchLoss().check_cost(2, maps, maps)
-    assert '24 times' in CIRKDMiniBatchLoss(pool=1).check_cost(2, maps, maps)
+    assert '23.8 times' in CIRKDMiniBatchLoss(pool=1).check_cost(2, maps, maps)
+    assert CIRKDMiniBatchLoss(pool=4).check_cost(2, maps, maps) is None
+    memory = CIRKDMemoryLoss(num_classes=7)
+    said = memory.check_cost(2, maps, maps)
+    found = dict(re.findall(r'(\w+_samples)=(\d+)', said))
+    assert '1.8 times the pairs' in said
+    assert CIRKDMemoryLoss(num_classes=7, **{
+        name: int(value) for name, value in found.items()}).check_cost(
+            2, maps, maps) is None
 
 
 @pytest.mark.parametrize('options', [dict(temperature=0), dict(pool=0)])
