@@ -14,6 +14,13 @@ from pathlib import Path
 PATIENCE = 20  # seconds that a bad run waits to be pruned
 
 
+def write_json(path, value):
+    """As the package does, without its imports: never half a file."""
+    part = path.with_suffix('.part')
+    part.write_text(json.dumps(value))
+    part.replace(path)
+
+
 def main(tool, folder):
     """Write what a run or its test leaves in its folder."""
     plan = json.loads((folder / 'run.json').read_text())
@@ -23,10 +30,10 @@ def main(tool, folder):
     if weight < 1:
         score = math.nan
     if tool == 'test.py':
-        (folder / 'evaluation.json').write_text(json.dumps(dict(
-            metrics=dict(mIoU=score, mAcc=1.), classes={})))
+        write_json(folder / 'evaluation.json', dict(
+            metrics=dict(mIoU=score, mAcc=1.), classes={}))
         return
-    (folder / 'facts.json').write_text('{"iterations": 20}')
+    write_json(folder / 'facts.json', dict(iterations=20))
     log = folder / str(time.time_ns()) / 'vis_data' / 'scalars.json'
     log.parent.mkdir(parents=True)
     with open(log, 'w') as file:
