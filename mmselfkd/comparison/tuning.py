@@ -3,6 +3,8 @@ import fcntl
 import math
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,12 +16,7 @@ from .recording import EVALUATION, FACTS, FINAL, read_json, write_json
 from .results import PLAN, Run, check_same, read_run
 from .search_space import SearchSpace, rounded
 
-try:
-    import optuna
-except ModuleNotFoundError as error:
-    if error.name != 'optuna':
-        raise
-    optuna = None  # type: ignore[assignment]
+optuna: Any = import_module('optuna') if find_spec('optuna') else None
 
 STORAGE, PRUNED, STUDY = 'study.db', 'pruned.json', 'study.json'
 # trials before the sampler learns from others, and before one is pruned

@@ -167,11 +167,14 @@ class HeadEnd:
 def _layers(head: Any, where: str) -> tuple[str, str]:
     runs = next((cls.__name__ for cls in type(head).__mro__
                  if 'forward_single' in vars(cls)), '')
-    if runs not in LAYERS:
+    convs = [conv for name in ('cls_convs', 'reg_convs')
+             for conv in getattr(head, name, ())]
+    if runs not in LAYERS or not convs or not all(
+            hasattr(conv, 'with_activation') for conv in convs):
         raise ConfigError(
-            f'{where}: a {type(head).__name__} has not two branches of '
-            f'convolutions that are known; {", ".join(LAYERS)} and what runs '
-            f'alike have; {OTHERWISE}')
+            f'{where}: the head, a {type(head).__name__}, has not two branches '
+            f'of convolutions in a row, as {", ".join(LAYERS)} and what runs '
+            f'alike have by default; {OTHERWISE}')
     return LAYERS[runs]
 
 

@@ -3,6 +3,7 @@ from contextlib import ExitStack
 
 import pytest
 import torch
+from torch import nn
 from mmengine.registry import MODELS
 
 from mmselfkd.errors import ConfigError
@@ -111,7 +112,7 @@ def test_splits_that_there_are_not(build, source):
 def test_heads_without(detectors, name, head):
     model = MODELS.build(dict(detectors.model(name), _scope_='mmdet'))
     with pytest.raises(ConfigError, match=(
-            f"key: a {head} has not two branches .*RetinaHead, GFLHead.*"
+            f"key: the head, a {head}, has not two branches .*RetinaHead, GFLHead.*"
             "'PKDLoss' with source='features'")):
         host_of(model).place(model, 'branches.-1', 'key')
 
@@ -123,8 +124,20 @@ def test_a_subclass_that_runs_them_otherwise(build):
     HeadEnd(model.bbox_head, 'branches.-1', 'key')
     model.bbox_head.__class__ = type('Own', (cls, ), dict(
         forward_single=lambda self, x: None))
-    with pytest.raises(ConfigError, match='an? Own has not two branches'):
+    with pytest.raises(ConfigError, match='an? Own, has not two branches'):
         HeadEnd(model.bbox_head, 'branches.-1', 'key')
+
+
+@pytest.mark.parametrize('convs', [
+    nn.ModuleList(), nn.ModuleList([nn.ModuleList()]), None])
+def test_a_subclass_without_convolutions_in_a_row(build, convs):
+    """As DyHead has none, RTMDet a list for each level, TOOD others."""
+    model = build('retinanet')
+    del model.bbox_head.cls_convs, model.bbox_head.reg_convs
+    if convs is not None:
+        model.bbox_head.cls_convs = model.bbox_head.reg_convs = convs
+    with pytest.raises(ConfigError, match='convolutions in a row'):
+        host_of(model).place(model, 'branches.-1', 'key')
 
 
 def test_scores_of_a_softmax(build):
