@@ -172,8 +172,8 @@ def _layers(head: Any, where: str) -> tuple[str, str]:
     if runs not in LAYERS or not convs or not all(
             hasattr(conv, 'with_activation') for conv in convs):
         raise ConfigError(
-            f'{where}: the head, a {type(head).__name__}, has not two branches '
-            f'of convolutions in a row, as {", ".join(LAYERS)} and what runs '
+            f'{where}: the head, a {type(head).__name__}, has not two '
+            f'branches of convolutions in a row, as {", ".join(LAYERS)} and what runs '
             f'alike have by default; {OTHERWISE}')
     return LAYERS[runs]
 

@@ -3,8 +3,8 @@ from contextlib import ExitStack
 
 import pytest
 import torch
-from torch import nn
 from mmengine.registry import MODELS
+from torch import nn
 
 from mmselfkd.errors import ConfigError
 from mmselfkd.hosts import host_of
@@ -112,8 +112,8 @@ def test_splits_that_there_are_not(build, source):
 def test_heads_without(detectors, name, head):
     model = MODELS.build(dict(detectors.model(name), _scope_='mmdet'))
     with pytest.raises(ConfigError, match=(
-            f"key: the head, a {head}, has not two branches .*RetinaHead, GFLHead.*"
-            "'PKDLoss' with source='features'")):
+            f'key: the head, a {head}, has not two branches .*RetinaHead, '
+            "GFLHead.*'PKDLoss' with source='features'")):
         host_of(model).place(model, 'branches.-1', 'key')
 
 
