@@ -173,8 +173,8 @@ def _layers(head: Any, where: str) -> tuple[str, str]:
             hasattr(conv, 'with_activation') for conv in convs):
         raise ConfigError(
             f'{where}: the head, a {type(head).__name__}, has not two '
-            f'branches of convolutions in a row, as {", ".join(LAYERS)} and what runs '
-            f'alike have by default; {OTHERWISE}')
+            f'branches of convolutions in a row, as {", ".join(LAYERS)} and '
+            f'what runs alike have by default; {OTHERWISE}')
     return LAYERS[runs]
 
 
