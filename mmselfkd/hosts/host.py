@@ -127,7 +127,7 @@ class Host:
             where (str): Config key and value, for the error.
 
         Returns:
-            Callable | None: See :class:`~mmselfkd.hosts.branches.HeadEnd`;
+            Callable | None: See ``mmselfkd.hosts.branches.HeadEnd``;
             None: ``path`` means something else.
 
         Raises:
