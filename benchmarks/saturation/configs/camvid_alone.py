@@ -1,0 +1,3 @@
+# without a teacher; the method by options, as custom_hooks.1.type=...
+_base_ = './camvid_student.py'
+custom_hooks = [*_base_.custom_hooks, dict(type='mmselfkd.TFDHook')]
