@@ -3,6 +3,7 @@
 # TOOL=test.py tests, TOOL=cache_teacher.py asks the teacher of CONFIG, in place
 # of training.
 # GPUS in all, GPUS_PER_NODE, CPUS_PER_TASK, SRUN_ARGS: from the environment.
+# By exec, so that what ends this script ends srun.
 set -euo pipefail
 PARTITION=$1
 JOB_NAME=$2
@@ -10,7 +11,7 @@ CONFIG=$3
 GPUS=${GPUS:-4}
 GPUS_PER_NODE=${GPUS_PER_NODE:-$((GPUS < 8 ? GPUS : 8))}
 # shellcheck disable=SC2086  # SRUN_ARGS holds several words
-srun --partition="$PARTITION" \
+exec srun --partition="$PARTITION" \
     --job-name="$JOB_NAME" \
     --gres="gpu:$GPUS_PER_NODE" \
     --ntasks="$GPUS" \

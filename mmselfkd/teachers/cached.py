@@ -220,7 +220,7 @@ class CachedTeacher(ModelTeacher):
                     'all be padded to one')
         if len(contents.views) < self.total:
             return f'{text}; {self.stopped}'
-        return f'{text}; neither the model nor its weights are needed'
+        return f'{text}; the teacher need not run again'
 
     def describe(self) -> str:
         assert self._meta is not None

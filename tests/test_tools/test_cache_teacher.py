@@ -76,7 +76,7 @@ def test_training_need_not_ask(make, tool, tmp_path, capsys):
     assert len(stored(tmp_path)) == 15
     said = capsys.readouterr().out
     assert '15 of 15 answers of this rank, ' in said
-    assert 'neither the model nor its weights are needed' in said
+    assert 'the teacher need not run again' in said
     live = train(make(False))[1].entries
     os.remove(tmp_path / 'teacher.pth')
     assert_equal(live, train(make())[1].entries)

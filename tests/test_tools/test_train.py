@@ -242,7 +242,7 @@ def test_plain_torchrun_distils_on_two_processes(root, tmp_path):
 def test_slurm_gets_the_command(root, tmp_path):
     """By an srun that says what it was given."""
     srun = tmp_path / 'srun'
-    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$PPID" "$@"\n')
     srun.chmod(0o755)
     done = subprocess.run(
         ['bash', str(root / 'tools' / 'slurm_train.sh'), 'gpu', 'job', CONFIG,
@@ -252,6 +252,7 @@ def test_slurm_gets_the_command(root, tmp_path):
             f'{os.environ["PATH"]}', 'GPUS': '16',
             'SRUN_ARGS': '--time=1 --mem=2'})
     said = done.stdout.split()
+    assert said[0] == str(os.getpid())  # so a signal to the script reaches it
     for part in ('--partition=gpu', '--job-name=job', '--ntasks=16',
                  '--ntasks-per-node=8', '--gres=gpu:8', '--time=1',
                  '--mem=2'):
