@@ -203,7 +203,7 @@ class AutoWeights:
                 term.value = weight
                 if math.isnan(term.first):
                     term.first = weight
-        elif not self._warned:
+        elif task_factor and not self._warned:  # at 0 there is no rest
             self._warned = True
             MMLogger.get_current_instance().warning(
                 ', '.join(f'{term.key} with share = {term.share:g}'

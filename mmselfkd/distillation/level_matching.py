@@ -187,17 +187,24 @@ class LevelMatcher:
 
     def _choose_classes(self, student: Levels,
                         ours: Sequence[Place]) -> None:
-        """Leave those of the student's classes that the teacher maps to."""
-        theirs = self._their_place.reading
+        """Leave those of the student's classes that the teacher maps to.
+
+        Of queries always: they are matched by their class scores.
+        """
+        theirs, scores = self._their_place.reading, student[0]
         if theirs is None or theirs.partners is None:
             return
-        reading = self._reading(self.place)
+        if self.place.queries:
+            reading, scores = self.place.reading, split_queries(scores)[0]
+        else:
+            reading = self._reading(self.place)
         if reading is None and self.loss.channels == 'classes':
             reading = Reading('classes', self.loss.activation)
-        if reading is None or reading.kind != 'classes' or len(
-                {place.reading for place in ours}) > 1:
+        if reading is None or not self.place.queries and (
+                reading.kind != 'classes'
+                or len({place.reading for place in ours}) > 1):
             return
-        self._classes = reading.size or student[0].shape[1]
+        self._classes = reading.size or scores.shape[1]
         if max(theirs.partners) >= self._classes:
             raise ConfigError(
                 f'{self.config.key}: the class map of the teacher leads to '
@@ -211,8 +218,11 @@ class LevelMatcher:
             (self._classes, ), BACKGROUND, device=device)
         self._channel_of[self._index] = torch.arange(
             len(self.partners), device=device)
-        self.place = dataclasses.replace(self.place, reading=Reading(
-            'classes', reading.activation, len(self.partners), self.partners))
+        self.place = dataclasses.replace(
+            self.place, reading=dataclasses.replace(
+                reading, partners=self.partners,
+                size=len(self.partners) if reading.kind == 'classes'
+                else None))
         ignored = self.loss.ignore_index
         if isinstance(ignored, int) and 0 <= ignored < self._classes:
             raise ConfigError(

@@ -109,7 +109,7 @@ class DistillationRun:
         self._task_factor, self._iteration, self._share = 1.0, 0, 0.
         self._measure_agreement = self._measure_gradients = False
         self._loss_scale = loss_scale
-        self.observer: Observer | None = None
+        self.observers: list[Observer] = []
         self.diagnosis = None if plan.diagnose is None else Diagnosis(
             f'{plan.key}.diagnose', plan.diagnose)
         self._context: BatchContext | None = None
@@ -367,8 +367,8 @@ class DistillationRun:
                     pairs, label, context.inputs, context.layout,
                     positives_of(levels))
             found[term.name] = term, share, value
-            if self.observer is not None:
-                self.observer(term, pairs, context)
+            for observer in self.observers:
+                observer(term, pairs, context)
             if pairs[0][0].numel():  # there may be no RoI
                 compared[term] = pairs[0]
             if term.loss.is_adversarial:

@@ -114,6 +114,7 @@ class DistillVisualizationHook(Hook):
         self.pixel = _checked_pixel(pixel, f'{name}.pixel')
         self._terms: list[LossTerm] = []
         self._seen: list[_Seen] = []
+        self._is_due = False
 
     def before_train(self, runner: Any) -> None:
         """Choose the losses that are drawn."""
@@ -133,6 +134,8 @@ class DistillVisualizationHook(Hook):
                 f'{name}.indices = {self.indices!r}: a batch has {batch_size} '
                 f'images, 0 to {batch_size - 1}')
         self._terms = self._chosen(run, runner.logger)
+        if is_main_process():
+            run.observers.append(self._see)
 
     def _chosen(self, run: DistillationRun, logger: Any) -> list[LossTerm]:
         """The losses that look at ``source`` and at maps of the image.
@@ -166,16 +169,12 @@ class DistillVisualizationHook(Hook):
 
     def before_train_iter(self, runner: Any, batch_idx: int,
                           data_batch: Any = None) -> None:
-        run = _run_of(runner)
-        if run is not None:
-            is_due = (bool(self._terms) and is_main_process()
-                      and runner.iter % self.interval == 0)
-            run.observer = self._see if is_due else None
+        self._is_due = runner.iter % self.interval == 0
 
     def _see(self, term: LossTerm, levels: Levels,
              context: BatchContext) -> None:
         """Keep what a loss compares in the chosen images."""
-        if term not in self._terms:
+        if not self._is_due or term not in self._terms:
             return
         for index in self.indices:
             if index >= len(context.inputs):
@@ -252,7 +251,10 @@ def _both(pair: tuple[torch.Tensor, torch.Tensor]
 
 
 def _is_of_classes(seen: _Seen) -> bool:
+    """Losses on class scores take box distributions (GFL) too."""
+    reading = seen.term.matcher.place.reading
     return (seen.term.loss.channels == 'classes'
+            and (reading is None or reading.kind == 'classes')
             and seen.levels[0][0].shape[1] > 1)
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import check_not_negative
+from ..checks import MOST, check_not_negative, is_number
 from ._maps import (
     LEAST,
     autocast_off,
@@ -86,8 +86,8 @@ def crosskd_loss(student: Sequence[Tensor],
         weight (Sequence[Tensor], optional): of the positions of each map, 0
             or more; what weighs 0, such as padding, takes no part. None: all
             weigh the same. Defaults to None.
-        beta (float): exponent of the factor of the class term. Defaults to
-            1.0.
+        beta (float): exponent of the factor of the class term, 0 or at least
+            1. Defaults to 1.0.
         box_weight (float, optional): :math:`\lambda`. None: 4 for
             distributions, 1 for boxes. Defaults to None.
         sync_ranks (bool): whether statistics and R are those of all ranks,
@@ -157,7 +157,11 @@ def crosskd_loss(student: Sequence[Tensor],
 
 
 def _check_arguments(beta: Any, box_weight: Any) -> None:
-    check_not_negative('beta', beta)
+    if not is_number(beta) or not (beta == 0 or 1 <= beta <= MOST):
+        raise ValueError(f'beta must be 0 or a finite number from 1 to '
+                         f'{MOST:g}, but got {beta!r}; between 0 and 1 the '
+                         'slope is not finite where student and teacher are '
+                         'equal')
     if box_weight is not None:
         check_not_negative('box_weight', box_weight)
 
@@ -261,8 +265,8 @@ class CrossKDLoss(DistillationLoss):
     ``branches.-1``: in front of the last convolution of each.
 
     Args:
-        beta (float): exponent of the factor of the class term. Defaults to
-            1.0.
+        beta (float): exponent of the factor of the class term, 0 or at least
+            1. Defaults to 1.0.
         box_weight (float, optional): of the box term. None: 4 where boxes are
             distributions (GFL), 1 elsewhere. Defaults to None.
 

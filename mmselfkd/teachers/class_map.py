@@ -103,8 +103,8 @@ class ClassMap:
         partners = self.partners
         if self._has_background(reading.size or channels):
             partners = *partners, len(self.ours)
-        return dataclasses.replace(
-            reading, size=len(partners), partners=partners)
+        size = len(partners) if reading.kind == 'classes' else None
+        return dataclasses.replace(reading, size=size, partners=partners)
 
     def __call__(self, scores: Tensor, reading: Reading) -> Tensor:
         """Scores of the student's classes, of those of the teacher's."""

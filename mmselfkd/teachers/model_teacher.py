@@ -197,8 +197,9 @@ class ModelTeacher(Teacher):
         return self._map(level, place.reading)
 
     def _is_mapped(self, place: Place) -> bool:
-        return (self._map is not None and place.reading is not None
-                and place.reading.kind == 'classes')
+        """Queries are matched by their class scores, also for their boxes."""
+        return (self._map is not None and place.reading is not None and bool(
+            place.queries or place.reading.kind == 'classes'))
 
     def _fit_classes(self, context: BatchContext) -> None:
         """Read the class map.

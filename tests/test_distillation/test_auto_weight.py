@@ -299,6 +299,22 @@ def test_shares_that_cannot_be_had_together_are_a_warning(monkeypatch):
     run.close()
 
 
+def test_without_a_task_the_weight_stays_without_a_warning(monkeypatch):
+    """A schedule that ends at 0."""
+    _, _, run = start(dict(loss_a=auto('second')), task_schedule=dict(
+        type='LinearRamp', begin=0, end=4, start_factor=1, end_factor=0))
+    texts = []
+    monkeypatch.setattr(
+        MMLogger.get_current_instance(), 'warning', texts.append)
+    monkeypatch.setattr(auto_weight, 'INTERVAL', 1)
+    logged = [values['distill.weight.loss_a'] for values in train(
+        run, range(7))]
+    assert logged[0] > logged[2] > logged[3] > 0
+    assert logged[4:] == logged[3:4] * 3
+    assert not any('no weights give' in text for text in texts)
+    run.close()
+
+
 def test_what_the_task_does_not_reach_is_refused():
     """Before training: frozen there, or no part of it."""
     class Beside(Net):

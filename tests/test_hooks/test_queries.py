@@ -1,9 +1,11 @@
 """Distillation of the queries of a DETR in a real Runner."""
 import pytest
+import torch
 from helpers import train
 
 from mmselfkd import ConfigError
 from mmselfkd.distillation import level_matching
+from mmselfkd.teachers import ClassMap
 
 LOSSES = dict(
     loss_kd=dict(type='KDLoss', source='logits', ignore_index=None),
@@ -39,8 +41,25 @@ def test_classes_and_boxes_of_matched_queries(
                           (2, 11, min(queries, 12), 1), False)}
 
 
-def test_a_class_map_leaves_the_boxes(detectors, tmp_path):
-    taught = hook(detectors, 'deformable')
+@pytest.mark.parametrize('losses', [
+    LOSSES, dict(loss_box=LOSSES['loss_box'])], ids=['both', 'boxes'])
+def test_a_class_map_leaves_the_boxes(
+        detectors, tmp_path, monkeypatch, losses):
+    """Queries are matched by the mapped classes for either loss."""
+    raw, seen = [], []
+    map_, match = ClassMap.__call__, level_matching.matched
+
+    def look(student, teacher, is_sigmoid):
+        seen.append((student, teacher))
+        return match(student, teacher, is_sigmoid)
+
+    def keep(self, scores, reading):
+        raw.append(scores)
+        return map_(self, scores, reading)
+
+    monkeypatch.setattr(level_matching, 'matched', look)
+    monkeypatch.setattr(ClassMap, '__call__', keep)
+    taught = hook(detectors, 'deformable', losses=losses)
     names = tuple('abcdef')
     taught['teacher'].update(classes=dict(by='name'))
     taught['teacher']['config']['train_dataloader'] = dict(dataset=dict(
@@ -49,8 +68,13 @@ def test_a_class_map_leaves_the_boxes(detectors, tmp_path):
     cfg.train_dataloader.dataset.metainfo = dict(classes=names)
     _, logs = train(cfg)
     for entry in logs.entries:
-        for key in LOSSES:
+        for key in losses:
             assert entry[f'distill.{key}'] > 0
+    assert {x.shape for pair in seen for x in pair} == {(2, 3 + 4, 12, 1)}
+    # of the last batch: a, c and d of the teacher's classes
+    assert torch.equal(seen[-1][1][:, :3], raw[-1][:, [2, 0, 5]])
+    for ours, theirs in zip(seen[-len(losses)], seen[-1]):
+        assert torch.equal(ours, theirs)
 
 
 def test_queries_and_maps_are_not_compared(detectors, tmp_path):

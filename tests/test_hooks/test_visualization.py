@@ -176,6 +176,17 @@ def test_a_detector_with_levels_anchors_and_padding(tmp_path, drawn, kept):
     assert torch.equal(cut, level[9:, :, :4])
 
 
+def test_distributions_of_boxes_are_no_classes(tmp_path, drawn, kept):
+    cfg = tiny_detectors.config(tmp_path, 'gfl', dict(
+        type='mmselfkd.DistillHook', losses=dict(
+            loss_kd=dict(KD, source='boxes', ignore_index=None)),
+        teacher=tiny_detectors.teacher('gfl', 16)))
+    add(cfg, dict(kinds=['maps', 'classes']))
+    train(cfg)
+    assert {call[0] for call in drawn} == {'draw_maps'}
+    assert {call[4] for call in drawn} == {visualization.ENERGY}
+
+
 def test_what_has_no_place_in_the_image_is_left_out(tmp_path, kept):
     cfg = tiny_detectors.config(tmp_path, 'faster', dict(
         type='mmselfkd.DistillHook', losses=dict(
@@ -203,6 +214,16 @@ def test_not_where_it_is_off(tmp_path, drawn, kept):
     kept.clear()
     train(config(tmp_path / 'b', LOSSES, dict(draw=False)))
     assert kept == []
+
+
+def test_two_hooks_draw_each_its_own(tmp_path, drawn, kept):
+    cfg = config(tmp_path, LOSSES, dict(
+        source='logits', kinds='maps', interval=1), iters=3)
+    add(cfg, dict(source='features', kinds='maps', interval=2))
+    train(cfg)
+    assert sorted((name, step) for name, step, _ in kept) == [
+        *(('distill_loss_kd_maps', step) for step in (0, 1, 2)),
+        *(('distill_loss_nfd_maps', step) for step in (0, 2))]
 
 
 def test_tensorboard(tmp_path):

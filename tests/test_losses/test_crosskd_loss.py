@@ -231,8 +231,8 @@ def test_module_is_the_function():
     options = dict(head=head, positives=torch.tensor(POSITIVES),
                    weight=weights())
     torch.testing.assert_close(
-        CrossKDLoss(beta=0.5, box_weight=2)(student, teacher, **options),
-        crosskd_loss(student, teacher, beta=0.5, box_weight=2, **options))
+        CrossKDLoss(beta=1.5, box_weight=2)(student, teacher, **options),
+        crosskd_loss(student, teacher, beta=1.5, box_weight=2, **options))
 
 
 def test_shapes_and_arguments_are_refused():
@@ -247,8 +247,11 @@ def test_shapes_and_arguments_are_refused():
     with pytest.raises(ValueError, match='weight must have shape'):
         crosskd_loss(student, teacher, **options,
                      weight=[w[:1] for w in weights()])
-    for name, value in (('beta', -1), ('box_weight', math.nan)):
-        with pytest.raises(ValueError, match=name):
+    for name, value, says in (
+            ('beta', -1, '0 or .* from 1'), ('beta', 0.5, '0 or .* from 1'),
+            ('beta', math.nan, 'nan'), ('beta', True, 'True'),
+            ('box_weight', math.nan, 'nan')):
+        with pytest.raises(ValueError, match=f'{name} .*{says}'):
             CrossKDLoss(**{name: value})
 
 
