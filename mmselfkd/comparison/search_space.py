@@ -173,7 +173,7 @@ class SearchSpace:
         return self.hook(**cfg.to_dict())
 
     def _shipped(self, name: str) -> Any:
-        """The value of the preset, the same for all that the key stands for."""
+        """The value of the preset, equal for all that the key stands for."""
         if isinstance(self.entries[name], dict):
             return PRESET
         values = {one: self._value(one) for one in self._names(name)}

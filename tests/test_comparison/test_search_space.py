@@ -4,7 +4,11 @@ import optuna
 import pytest
 
 from mmselfkd import ConfigError, DistillHook, NFDHook, SKDHook, TFDHook
-from mmselfkd.comparison.search_space import PRESET, SearchSpace
+from mmselfkd.comparison.search_space import (
+    PRESET,
+    SearchSpace,
+    is_integer_range,
+)
 
 WEIGHT = 'losses.loss_nfd.loss_weight'
 SHAPE = 'losses.*.schedule'
@@ -22,6 +26,7 @@ def test_every_preset_ships_a_space_that_it_accepts(name):
                if key.endswith('.loss_weight')}
     assert weights == set(hook.preset)
     for key, entry in space.entries.items():
+        assert not is_integer_range(entry)
         loss, option = key.split('.')[1:]
         if isinstance(entry, tuple) and option == 'loss_weight':
             assert hook.preset[loss].get(option, 1.) == space.shipped[key]

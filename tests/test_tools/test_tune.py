@@ -235,6 +235,16 @@ def test_other_settings_in_the_same_folder(study):
         study('mIoU', holdout=None)
 
 
+def test_another_start_in_the_same_folder(command):
+    flags = ['--methods', 'NFDHook', *TEACHER, '--cfg-options']
+    command(*flags, 'load_from=a.pth')
+    tune.Tuning(tune.parse_args()).jobs()
+    command(*flags, 'load_from=b.pth')
+    with pytest.raises(ConfigError, match="load_from = 'b.pth', but .*nfd-tr"
+                                          "ial0 was started with 'a.pth'"):
+        tune.Tuning(tune.parse_args()).jobs()
+
+
 @pytest.mark.parametrize('flags, message', [
     (['--metric', 'dept'], "--metric 'dept': it is not known whether"),
     (['--holdout', '0'], '--holdout 0.0: a share'),
