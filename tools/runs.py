@@ -274,7 +274,8 @@ def settings_of(cfg):
         student=cfg.get('model'),
         schedule={key: cfg.get(key) for key in SCHEDULE},
         data={key: cfg.get(key) for key in DATA},
-        hooks=cfg.get('custom_hooks'))
+        hooks=cfg.get('custom_hooks'),
+        load_from=cfg.get('load_from'))
 
 
 def add_hook(cfg):

@@ -192,7 +192,7 @@ class Tuning(Runs):
             found = {seed: read_json(self.again(i, number, seed) / EVALUATION)
                      for seed in self.further}
             return {seed: sign_of(outcome.metric) *
-                    value['metrics'][outcome.metric]
+                    value['metrics'].get(outcome.metric, math.nan)
                     for seed, value in found.items() if value}
 
         return outcome if not outcome.is_better else outcome._replace(

@@ -26,7 +26,8 @@ class Plan:
         seed (int): Of the run.
         position (int): Of the method in the table.
         settings (dict): What runs that are compared must share: ``student``,
-            ``schedule`` and ``data``, parts of the config.
+            ``schedule``, ``data``, ``hooks`` and ``load_from``, parts of the
+            config.
         method_settings (dict): ``hook``, ``teacher`` and what else only runs
             of one method must share.
         config (str): The file of the whole config.

@@ -5,7 +5,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..checks import is_number
+from ..checks import is_integer, is_number
 from ..errors import ConfigError, nearest
 from ..hooks import DistillHook
 from ..registry import MODELS, TEACHERS, find_part
@@ -24,15 +24,26 @@ def rounded(value: Any) -> Any:
     return float(f'{value:.3g}') if isinstance(value, float) else value
 
 
+def is_integer_range(entry: Any) -> bool:
+    """Whether a range has integer ends, so that integers are searched.
+
+    Example:
+        >>> is_integer_range((1, 7)), is_integer_range((1., 7))
+        (True, False)
+    """
+    return isinstance(entry, tuple) and all(map(is_integer, entry))
+
+
 class SearchSpace:
     """The arguments of a method that a search changes.
 
     Args:
         hook (type[DistillHook]): The method.
         entries (Mapping, optional): By dotted key ``(low, high)``, searched
-            on a logarithmic scale; a list of values; or a dict of named
-            values, where the name :data:`PRESET` for no change is added. The
-            key ``losses.*.KEY`` gives all losses of the preset one value.
+            on a logarithmic scale, over the integers if both ends are
+            integers; a list of values; or a dict of named values, where the
+            name :data:`PRESET` for no change is added. The key
+            ``losses.*.KEY`` gives all losses of the preset one value.
             Defaults to the method's own ``search_space``.
         fixed (Mapping, optional): Arguments that the user has set, by dotted
             key. They are not searched.
@@ -44,8 +55,8 @@ class SearchSpace:
 
     Raises:
         ConfigError: A key that the method does not have, a value that it
-            refuses, a value of the preset that is not in its range, or
-            nothing to search.
+            refuses, a value of the preset that is not in its range,
+            losses of different values under one key, or nothing to search.
     """
 
     def __init__(self, hook: type[DistillHook],
@@ -60,7 +71,7 @@ class SearchSpace:
         self.preset = preset.to_dict()
         entries = hook.search_space if entries is None else entries
         self.entries = {name: entry for name, entry in entries.items()
-                        if not self._is_settled(name)}
+                        if self._names(name)}
         if not self.entries:
             raise ConfigError(
                 f'{self.key}: there is nothing to search; name keys and '
@@ -72,18 +83,30 @@ class SearchSpace:
         for name, entry in self.entries.items():
             self._check_shipped(name, entry)
 
-    def _is_settled(self, name: str) -> bool:
-        """Whether the user has set it, or left out its loss."""
+    def _names(self, name: str) -> list[str]:
+        """The keys that it stands for, without what the user has settled.
+
+        That is what the user has set, and all of a loss that is left out.
+        """
+        names = [name]
+        if name.startswith(EVERY):
+            names = [f'losses.{loss}.{name.removeprefix(EVERY)}'
+                     for loss in self.preset['losses']]
+        return [one for one in names
+                if not self._is_left_out(one) and not any(
+                    f'{key}.'.startswith(f'{one}.') for key in self.fixed)]
+
+    def _is_left_out(self, name: str) -> bool:
         root, *path = name.split('.')
-        loss = self.preset['losses'].get(path[0], {}) if (
-            root == 'losses' and path) else {}
-        return loss is None or any(
-            key == name or key.startswith(name + '.') for key in self.fixed)
+        return root == 'losses' and bool(path) and (
+            self.preset['losses'].get(path[0], {}) is None)
 
     def suggest(self, trial: Any) -> dict[str, Any]:
         """The values of an Optuna trial."""
         return {
-            name: trial.suggest_float(name, *entry, log=True)
+            name: trial.suggest_int(name, *entry, log=True)
+            if is_integer_range(entry)
+            else trial.suggest_float(name, *entry, log=True)
             if isinstance(entry, tuple) else trial.suggest_categorical(
                 name, [PRESET, *entry] if isinstance(entry, dict) else entry)
             for name, entry in self.entries.items()}
@@ -104,10 +127,7 @@ class SearchSpace:
         return found
 
     def _arguments(self, name: str, value: Any) -> dict[str, Any]:
-        names = [name]
-        if name.startswith(EVERY):
-            names = [f'losses.{loss}.{name.removeprefix(EVERY)}'
-                     for loss, cfg in self.preset['losses'].items() if cfg]
+        names = self._names(name)
         if not isinstance(value, dict):
             return dict.fromkeys(names, value)
         return {f'{one}.{key}': part for one in names
@@ -122,6 +142,8 @@ class SearchSpace:
                     or not 0 < entry[0] < entry[1]):
                 raise ConfigError(f'{key}: (low, high) are needed, two '
                                   'numbers with 0 < low < high')
+            if not is_integer_range(entry):  # trials have floats
+                candidates = map(float, entry)
         elif isinstance(entry, dict):
             candidates = entry.values()
         elif not isinstance(entry, list) or len(entry) < 2:
@@ -151,9 +173,21 @@ class SearchSpace:
         return self.hook(**cfg.to_dict())
 
     def _shipped(self, name: str) -> Any:
-        """The value of the preset, or the default of its class."""
+        """The value of the preset, equal for all that the key stands for."""
         if isinstance(self.entries[name], dict):
             return PRESET
+        values = {one: self._value(one) for one in self._names(name)}
+        first = next(iter(values.values()))
+        if any(value != first for value in values.values()):
+            raise ConfigError(
+                f'{self.key}: {name} = {self.entries[name]!r}: the losses '
+                'have different values in the preset; search them by their '
+                'own keys, ' + ', '.join(
+                    f'{one} ({value!r})' for one, value in values.items()))
+        return first
+
+    def _value(self, name: str) -> Any:
+        """Of the preset, or the default of its class."""
         *path, last = name.split('.')
         cfg = self.preset
         for part in path:
@@ -175,7 +209,8 @@ class SearchSpace:
         """The first trial is the preset, so its value must be possible."""
         value = self.shipped[name]
         if isinstance(entry, tuple):
-            holds = is_number(value) and entry[0] <= value <= entry[1]
+            holds = (is_number(value) and entry[0] <= value <= entry[1]
+                     and not (is_integer_range(entry) and value % 1))
         else:
             holds = isinstance(entry, dict) or value in entry
         if not holds:

@@ -1,7 +1,7 @@
 """A search over the arguments of a method, by Optuna."""
 import fcntl
 import math
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -19,6 +19,8 @@ from .search_space import SearchSpace, rounded
 optuna: Any = import_module('optuna') if find_spec('optuna') else None
 
 STORAGE, PRUNED, STUDY = 'study.db', 'pruned.json', 'study.json'
+# of a validation's record, beside its metrics
+TIMES = ('data_time', 'time', 'step')
 # trials before the sampler learns from others, and before one is pruned
 START = 5
 # of a run: a trial is not pruned before, since weights may rise first
@@ -139,6 +141,10 @@ class Study:
         Raises:
             ConfigError: The metric is not among what is measured.
         """
+        with self._locked():
+            self._settle()
+
+    def _settle(self) -> None:
         for frozen in self.study.get_trials(
                 deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
             folder = self.folder_of(frozen.number)
@@ -146,14 +152,14 @@ class Study:
                 continue
             trial = optuna.Trial(self.study, frozen._trial_id)
             self._report(trial, frozen.intermediate_values, folder)
-            measured = read_json(folder / EVALUATION).get('metrics')
-            value = self._signed(measured) if measured else math.nan
+            evaluation = read_json(folder / EVALUATION)
+            value = self._signed(evaluation.get('metrics', {}))
             if math.isfinite(value):
                 self.study.tell(trial, value, skip_if_finished=True)
-            elif measured or (folder / PRUNED).exists():
+            elif evaluation or (folder / PRUNED).exists():
                 states = optuna.trial.TrialState
                 self.study.tell(
-                    trial, state=states.FAIL if measured else states.PRUNED,
+                    trial, state=states.FAIL if evaluation else states.PRUNED,
                     skip_if_finished=True)
 
     def _report(self, trial: Any, known: Container[int],
@@ -192,15 +198,15 @@ class Study:
                 nearest(self.asked_metric, filter(sign_of, measured)))
         return self.asked_metric
 
-    def _signed(self, measured: Any) -> float:
-        """The metric so that more is better, for Optuna."""
+    def _signed(self, measured: Mapping[str, Any]) -> float:
+        """The metric so that more is better, for Optuna; NaN without one.
+
+        mmdet's COCO metric returns nothing where no box is found.
+        """
+        measured = {key: value for key, value in measured.items()
+                    if key not in TIMES}
         key = self.metric(measured)
-        if key is None:
-            raise ConfigError(
-                'val_evaluator: none of what it measures is known to be '
-                f'better where it is more or less: {", ".join(measured)}; '
-                f'known are {", ".join(METRICS)}')
-        return sign_of(key) * float(measured[key])
+        return sign_of(key) * float(measured.get(key or '', math.nan))
 
     def trials(self, most: int) -> list[Trial]:
         """The first ``most`` trials, as far as they have begun."""
@@ -232,7 +238,8 @@ class Study:
     def metric_of(self, trials: Sequence[Trial]) -> str | None:
         """The metric of trials; None if none of them has measured one."""
         for trial in trials:
-            measured = read_json(self.folder_of(trial.number) / EVALUATION)
-            if measured:
-                return self.metric(measured['metrics'])
+            key = self.metric(read_json(
+                self.folder_of(trial.number) / EVALUATION).get('metrics', ()))
+            if key is not None:
+                return key
         return self.asked_metric

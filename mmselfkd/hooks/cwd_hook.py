@@ -30,5 +30,5 @@ class CWDHook(DistillHook):
         loss_cwd=dict(type='CWDLoss', source='logits', loss_weight=3.0))
     search_space = {
         'losses.loss_cwd.loss_weight': (0.3, 30),
-        'losses.loss_cwd.temperature': (1, 16),
+        'losses.loss_cwd.temperature': (1., 16.),
         'losses.*.schedule': SHAPES}

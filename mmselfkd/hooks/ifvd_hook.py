@@ -38,7 +38,7 @@ class IFVDHook(DistillHook):
             optimizer=dict(type='Adam', lr=4e-4, betas=(0.9, 0.99)),
             loss_weight=0.001))
     search_space = {
-        'losses.loss_ifv.loss_weight': (20, 2000),
+        'losses.loss_ifv.loss_weight': (20., 2000.),
         'losses.loss_kd.loss_weight': (0.05, 5),
         'losses.loss_kd.temperature': (0.5, 8),
         'losses.loss_ho.loss_weight': (1e-4, 1e-2)}

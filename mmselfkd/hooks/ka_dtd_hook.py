@@ -41,5 +41,5 @@ class KADTDHook(DistillHook):
     preset_teacher = dict(type='EMATeacher')
     search_space = {
         'losses.loss_kd.loss_weight': (0.1, 10),
-        'losses.loss_kd.temperature': (1, 100),
+        'losses.loss_kd.temperature': (1., 100.),
         'losses.*.schedule': SHAPES}

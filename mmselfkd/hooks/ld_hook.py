@@ -34,5 +34,5 @@ class LDHook(DistillHook):
                 student=['boxes', 'logits'], teacher='boxes')))
     search_space = {
         'losses.loss_ld.loss_weight': (0.2, 20),
-        'losses.loss_ld.temperature': (1, 100),
+        'losses.loss_ld.temperature': (1., 100.),
         'losses.*.schedule': SHAPES}

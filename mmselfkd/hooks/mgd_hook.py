@@ -38,6 +38,6 @@ class MGDHook(DistillHook):
             type='MGDLoss', source='backbone[-1]', loss_weight=168.0),
         loss_cwd=dict(type='CWDLoss', source='logits', loss_weight=3.0))
     search_space = {
-        'losses.loss_mgd.loss_weight': (17, 1700),
+        'losses.loss_mgd.loss_weight': (17., 1700.),
         'losses.loss_cwd.loss_weight': (0.3, 30),
-        'losses.loss_cwd.temperature': (1, 16)}
+        'losses.loss_cwd.temperature': (1., 16.)}

@@ -29,5 +29,5 @@ class PKDHook(DistillHook):
     preset = dict(
         loss_pkd=dict(type='PKDLoss', source='features', loss_weight=10.0))
     search_space = {
-        'losses.loss_pkd.loss_weight': (1, 100),
+        'losses.loss_pkd.loss_weight': (1., 100.),
         'losses.*.schedule': SHAPES}

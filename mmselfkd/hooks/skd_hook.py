@@ -38,7 +38,7 @@ class SKDHook(DistillHook):
         loss_pa=dict(type='PairwiseLoss', source='features', loss_weight=10.0),
         loss_ho=dict(type='HolisticLoss', source='logits', loss_weight=0.1))
     search_space = {
-        'losses.loss_pi.loss_weight': (1, 100),
+        'losses.loss_pi.loss_weight': (1., 100.),
         'losses.loss_pi.temperature': (0.5, 8),
-        'losses.loss_pa.loss_weight': (1, 100),
+        'losses.loss_pa.loss_weight': (1., 100.),
         'losses.loss_ho.loss_weight': (0.01, 1)}

@@ -4,7 +4,11 @@ import optuna
 import pytest
 
 from mmselfkd import ConfigError, DistillHook, NFDHook, SKDHook, TFDHook
-from mmselfkd.comparison.search_space import PRESET, SearchSpace
+from mmselfkd.comparison.search_space import (
+    PRESET,
+    SearchSpace,
+    is_integer_range,
+)
 
 WEIGHT = 'losses.loss_nfd.loss_weight'
 SHAPE = 'losses.*.schedule'
@@ -22,6 +26,7 @@ def test_every_preset_ships_a_space_that_it_accepts(name):
                if key.endswith('.loss_weight')}
     assert weights == set(hook.preset)
     for key, entry in space.entries.items():
+        assert not is_integer_range(entry)
         loss, option = key.split('.')[1:]
         if isinstance(entry, tuple) and option == 'loss_weight':
             assert hook.preset[loss].get(option, 1.) == space.shipped[key]
@@ -68,6 +73,52 @@ def test_what_the_user_has_set_is_not_searched():
     hook = space.build({'losses.loss_pi.temperature': 2.0})
     assert {loss.name: loss.loss_weight for loss in hook.plan.losses} == dict(
         loss_pi=5, loss_pa=10.0)
+
+
+@pytest.mark.parametrize('fixed', [
+    {'losses.loss_nfd.schedule': None},
+    {'losses.loss_nfd.schedule.type': 'LinearRamp'}])
+def test_a_schedule_that_the_user_has_set(fixed):
+    assert set(SearchSpace(NFDHook, fixed=fixed).entries) == {WEIGHT}
+
+
+def test_a_schedule_of_one_loss_that_the_user_has_set():
+    space = SearchSpace(TFDHook, fixed={'losses.loss_inter.schedule': None})
+    assert space.options({SHAPE: 'constant'}) == {
+        'losses.loss_intra.schedule': None}
+
+
+@pytest.mark.parametrize('entry', [(.1, 10.), [.1, 1., 10.]])
+def test_one_weight_for_losses_of_different_weights(entry):
+    weights = {'losses.*.loss_weight': entry}
+    with pytest.raises(ConfigError, match=(
+            r'loss_pi.loss_weight \(10.0\), losses.loss_pa.loss_weight '
+            r'\(10.0\), losses.loss_ho.loss_weight \(0.1\)')):
+        SearchSpace(SKDHook, weights)
+    space = SearchSpace(SKDHook, weights, {'losses.loss_ho': None})
+    assert space.shipped == {'losses.*.loss_weight': 10.}
+    assert space.options({'losses.*.loss_weight': 1.}) == {
+        'losses.loss_pi.loss_weight': 1., 'losses.loss_pa.loss_weight': 1.}
+
+
+def test_integers():
+    """Two integers are a range of integers; other numbers are floats."""
+    class Between(NFDHook):
+        preset = dict(loss_nfd=dict(NFDHook.preset['loss_nfd'],
+                                    loss_weight=2.5))
+
+    key = 'losses.loss_ho.width'
+    space = SearchSpace(SKDHook, {key: (8, 128)})
+    study = optuna.create_study()
+    study.enqueue_trial(space.shipped)
+    assert space.options(space.suggest(study.ask())) == {}
+    value = space.suggest(study.ask())[key]
+    assert isinstance(value, int) and 8 <= value <= 128
+    space.build({key: value})
+    with pytest.raises(ConfigError, match='width must be an integer.* 8.0'):
+        SearchSpace(SKDHook, {key: (8, 128.)})
+    with pytest.raises(ConfigError, match=r'\(1, 9\) does not hold 2.5'):
+        SearchSpace(Between, {WEIGHT: (1, 9)})
 
 
 def test_defaults_of_the_class_are_values_of_the_preset():

@@ -1,4 +1,5 @@
 """A search by one command, its runs by tests/fake_training.py."""
+import fcntl
 import json
 import math
 import sys
@@ -149,20 +150,73 @@ def test_a_trial_is_the_same_however_often_it_is_asked(study):
     assert len(study().study.trials) == 3
 
 
-def test_less_is_better(study, tmp_path):
+def test_less_is_better(study):
     made = study('rmse')
     for number, value in enumerate((2.0, 1.5)):
-        made.ask(number)
-        folder = made.folder_of(number)
-        folder.mkdir()
-        (folder / 'run.json').write_text(json.dumps(dict(
-            method='', seed=0, position=0, settings={}, method_settings={},
-            config='')))
-        (folder / 'evaluation.json').write_text(json.dumps(
-            dict(metrics=dict(rmse=value, d1=value))))
+        write_trial(made, number, dict(rmse=value, d1=value))
     made.settle()
     assert [trial.value for trial in made.study.trials] == [-2.0, -1.5]
     assert made.best(made.trials(5)).number == 1
+
+
+TIMES = dict(time=.1, data_time=.1, step=10)
+
+
+def write_trial(made, number, metrics, **record):
+    """A trial whose one validation has only times beside ``record``."""
+    made.ask(number)
+    log = made.folder_of(number) / '1' / 'vis_data' / 'scalars.json'
+    log.parent.mkdir(parents=True)
+    log.write_text(json.dumps(dict(TIMES, **record)))
+    (made.folder_of(number) / 'run.json').write_text(json.dumps(dict(
+        method='', seed=0, position=0, settings={}, method_settings={},
+        config='')))
+    if metrics is not None:
+        (made.folder_of(number) / 'evaluation.json').write_text(
+            json.dumps(dict(metrics=metrics)))
+
+
+@pytest.mark.parametrize('metric', [None, 'coco/bbox_mAP'])
+def test_a_trial_that_finds_no_box_has_failed(study, metric):
+    """mmdet's COCO metric returns nothing then; the search goes on."""
+    made = study(metric)
+    write_trial(made, 0, {})
+    write_trial(made, 1, {'coco/bbox_mAP': .3}, **{'coco/bbox_mAP': .3})
+    write_trial(made, 2, None)
+    made.settle()
+    assert [trial.state.name for trial in made.study.trials] == [
+        'FAIL', 'COMPLETE', 'RUNNING']
+    assert [trial.intermediate_values for trial in made.study.trials] == [
+        {}, {10: .3}, {}]
+    trials = made.trials(3)
+    assert trials[0].state == f'{metric or "a metric"} was not measured'
+    assert made.best(trials).number == 1
+    assert made.metric_of(trials) == 'coco/bbox_mAP'
+
+
+@pytest.mark.parametrize('metrics, record', [
+    ({'aAcc': 3.}, {}), ({}, {'aAcc': 3.})])
+def test_a_metric_that_val_does_not_measure(study, metrics, record):
+    made = study('mIoU')
+    write_trial(made, 1, metrics, **record)
+    with pytest.raises(ConfigError, match="'mIoU': val does not measure it"):
+        made.settle()
+
+
+def test_one_process_at_a_time_settles(study, monkeypatch):
+    made = study()
+    write_trial(made, 1, {'mIoU': 3.})
+
+    def report(*_):
+        with open(made.folder / 'study.db.lock') as lock:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        reported.append(True)
+
+    reported = []
+    monkeypatch.setattr(made, '_report', report)
+    made.settle()
+    assert reported and made.study.trials[1].value == 3.
 
 
 @pytest.mark.parametrize('metric, sign', [
@@ -179,6 +233,16 @@ def test_other_settings_in_the_same_folder(study):
         study(holdout=0.1)
     with pytest.raises(ConfigError, match="metric = 'mIoU', but"):
         study('mIoU', holdout=None)
+
+
+def test_another_start_in_the_same_folder(command):
+    flags = ['--methods', 'NFDHook', *TEACHER, '--cfg-options']
+    command(*flags, 'load_from=a.pth')
+    tune.Tuning(tune.parse_args()).jobs()
+    command(*flags, 'load_from=b.pth')
+    with pytest.raises(ConfigError, match="load_from = 'b.pth', but .*nfd-tr"
+                                          "ial0 was started with 'a.pth'"):
+        tune.Tuning(tune.parse_args()).jobs()
 
 
 @pytest.mark.parametrize('flags, message', [
