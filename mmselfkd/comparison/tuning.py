@@ -206,6 +206,9 @@ class Study:
         measured = {key: value for key, value in measured.items()
                     if key not in TIMES}
         key = self.metric(measured)
+        if measured and key is None:
+            raise ConfigError('--metric: none of what val measures is known: '
+                              f'{", ".join(measured)}')
         return sign_of(key) * float(measured.get(key or '', math.nan))
 
     def trials(self, most: int) -> list[Trial]:

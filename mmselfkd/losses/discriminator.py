@@ -8,7 +8,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.utils import parametrize
 
 from ..checks import check_integer
-from ._maps import sum_over_ranks
+from ._maps import autocast_off, sum_over_ranks
 
 __all__ = [
     'Block', 'Discriminator', 'InputNorm', 'SelfAttention', 'SpectralNorm'
@@ -149,8 +149,9 @@ class SpectralNorm(nn.Module):
 
     @torch.no_grad()
     def _iterate(self, weight: Tensor) -> None:
-        self.u = F.normalize(weight @ self.v, dim=0)
-        self.v = F.normalize(self.u @ weight, dim=0)
+        with autocast_off(weight):
+            self.u = F.normalize(weight @ self.v, dim=0)
+            self.v = F.normalize(self.u @ weight, dim=0)
 
     def forward(self, weight: Tensor) -> Tensor:
         """The norm of ``weight``."""

@@ -65,7 +65,7 @@ def start(tiny, tmp_path, losses=None, hook=None, **changes):
     (dict(loss_kd=dict(KD, loss_weight=float('nan'))),
      ['losses.loss_kd.loss_weight', 'finite', 'got nan']),
     (dict(loss_kd=dict(KD, loss_weight='1')),
-     ['losses.loss_kd.loss_weight', "got '1'"]),
+     ["losses.loss_kd.loss_weight = '1': a number is needed, or 'auto'"]),
     (dict(loss_kd=dict(KD, loss_weight=10**400)),
      ['losses.loss_kd.loss_weight', 'at most 1e+12', 'got 1000']),
     (dict(loss_kd=dict(KD, classes=0)),

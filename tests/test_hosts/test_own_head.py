@@ -3,6 +3,7 @@ import pytest
 from helpers import train
 from mmdet.models import FCOSHead
 from mmdet.registry import MODELS
+from mmengine.registry import DefaultScope
 from mmseg.models import FCNHead
 from torch import nn
 
@@ -48,7 +49,8 @@ def test_an_attribute_that_does_not_exist(host, options, source, says,
     """What is registered, and the nearest that there is."""
     if host == 'mmdet':
         model = nn.Module()
-        model.bbox_head = MyHead(2, 8, feat_channels=8, norm_cfg=None)
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            model.bbox_head = MyHead(2, 8, feat_channels=8, norm_cfg=None)
         name = 'MyHead'
     else:
         model = nn.Module()
