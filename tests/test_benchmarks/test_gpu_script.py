@@ -31,7 +31,7 @@ def test_dry_run(root, tmp_path):
             ['bash', str(root / 'benchmarks' / 'gpu.sh')], text=True,
             capture_output=True, env=dict(
                 os.environ, PYTHON=sys.executable, CUDA_VISIBLE_DEVICES='',
-                OUT=str(tmp_path / 'out'), CAMVID=str(tmp_path / 'camvid'),
+                GPU_DIR=str(tmp_path / 'out'), CAMVID=str(tmp_path / 'camvid'),
                 RUNS=str(tmp_path / 'runs.json'), RESOLUTION='half',
                 PAIR='camvid', METHODS='kd', COST='--iters 1 --warmup 0',
                 TEACHER='camvid_teacher-val-2-seed0/iter_2.pth', **changes))
