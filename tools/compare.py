@@ -8,12 +8,8 @@ a page of it.
 A method is the name of a method hook, a file that defines one, or either with
 changes to its arguments: SKDHook:losses.loss_ho=None
 """
-import signal
-import sys
+from runs import Runs, make_parser, parse, run_tool
 
-from runs import Runs, make_parser, parse
-
-from mmselfkd import ConfigError
 from mmselfkd.comparison.results import PLAIN, read_results
 from mmselfkd.comparison.tables import as_markdown, write_tables
 
@@ -50,20 +46,17 @@ class Comparison(Runs):
         return jobs
 
 
+def compare(args):
+    comparison = Comparison(args)
+    failed = comparison.run(comparison.jobs())
+    results = read_results([comparison.folder])
+    return (as_markdown(results), write_tables(results, comparison.folder),
+            failed)
+
+
 def main():
     args = parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit('terminated'))
-    comparison = Comparison(args)
-    try:
-        failed = comparison.run(comparison.jobs())
-        results = read_results([comparison.folder])
-    except ConfigError as error:
-        sys.exit(str(error))
-    paths = write_tables(results, comparison.folder)
-    print('\n' + as_markdown(results))
-    print('Written: ' + ', '.join(map(str, paths)))
-    if failed:
-        sys.exit('failed: ' + ', '.join(failed))
+    run_tool(lambda: compare(args))
 
 
 if __name__ == '__main__':

@@ -2,6 +2,7 @@
 import argparse
 import hashlib
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from methods import Method, is_distillation
 from mmengine.config import Config, DictAction
 from train import check_checkpoint, find_checkpoint, find_config
 
+from mmselfkd import ConfigError
 from mmselfkd.checkpoint_files import is_whole, newest_whole
 from mmselfkd.comparison.display import Display
 from mmselfkd.comparison.job_queue import Job, JobQueue, Step
@@ -265,6 +267,26 @@ class Runs:
 
             return JobQueue(jobs, slots, wait=True, say=display.say,
                             look=look_at_both).run()
+
+
+def run_tool(tool):
+    """Run a tool and print what it found, or in one line why it ended.
+
+    Args:
+        tool (Callable): Gives its table in Markdown, the files that it wrote
+            and the names of the runs that failed.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit('terminated'))
+    try:
+        table, paths, failed = tool()
+    except ConfigError as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit('interrupted: the same command goes on from here')
+    print('\n' + table)
+    print('Written: ' + ', '.join(map(str, paths)))
+    if failed:
+        sys.exit('failed: ' + ', '.join(failed))
 
 
 def settings_of(cfg):

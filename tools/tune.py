@@ -11,15 +11,12 @@ What is searched is the method's search_space, or what --space names. At the
 end there is a table, and the entry of custom_hooks to paste.
 """
 import math
-import signal
-import sys
 import time
 from dataclasses import replace
 
 from mmengine.config import Config, DictAction
-from runs import Runs, make_parser, parse
+from runs import Runs, make_parser, parse, run_tool
 
-from mmselfkd import ConfigError
 from mmselfkd.comparison.holdout import hold_out
 from mmselfkd.comparison.job_queue import FAILURE
 from mmselfkd.comparison.recording import EVALUATION, read_json
@@ -205,22 +202,18 @@ def with_options(text, options):
                              for key, value in options.items())])
 
 
+def tune(args):
+    tuning = Tuning(args)
+    failed = tuning.run(tuning.jobs(), tuning.look)
+    found = [tuning.outcome(i) for i in range(len(tuning.studies))]
+    failed += tuning.run(tuning.confirmations(found))
+    found = [tuning.confirmed(i, outcome) for i, outcome in enumerate(found)]
+    return as_markdown(found), write(found, tuning.folder), failed
+
+
 def main():
     args = parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit('terminated'))
-    try:
-        tuning = Tuning(args)
-        failed = tuning.run(tuning.jobs(), tuning.look)
-        found = [tuning.outcome(i) for i in range(len(tuning.studies))]
-        failed += tuning.run(tuning.confirmations(found))
-    except ConfigError as error:
-        sys.exit(str(error))
-    found = [tuning.confirmed(i, outcome) for i, outcome in enumerate(found)]
-    paths = write(found, tuning.folder)
-    print('\n' + as_markdown(found))
-    print('Written: ' + ', '.join(map(str, paths)))
-    if failed:
-        sys.exit('failed: ' + ', '.join(failed))
+    run_tool(lambda: tune(args))
 
 
 if __name__ == '__main__':
