@@ -3,6 +3,7 @@
 Both sides of a pair have the same colours, which a bar explains. They need no
 screen.
 """
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -112,6 +113,11 @@ def draw_matrices(title: str, pair: Pair, classes: Sequence[str],
     figure = _figure(2 * side + 2, side + 1.2)
     axes = figure.subplots(1, 2)
     least, most = scale.limits(pair)
+    # two digits each, however small the divergences are
+    unit = 10. ** math.floor(math.log10(most)) if most > 0 else 1.
+    heading = f'{title}: {scale.label}'
+    if len(classes) <= NUMBERS and unit != 1:
+        heading += f', numbers in {unit:g}'
     for one, matrix, name in zip(axes, pair, names):
         shown = one.imshow(matrix, cmap=scale.colours, vmin=least, vmax=most)
         one.set_title(name, fontsize=10)
@@ -122,11 +128,11 @@ def draw_matrices(title: str, pair: Pair, classes: Sequence[str],
         if len(classes) <= NUMBERS:
             for (i, j), value in np.ndenumerate(matrix):
                 dark = value < (least + most) / 2
-                one.text(j, i, f'{value:.2g}', ha='center', va='center',
+                one.text(j, i, f'{value / unit:.1f}', ha='center', va='center',
                          fontsize=7, color='white' if dark else 'black')
     bar = figure.colorbar(shown, ax=list(axes), pad=.01)
     bar.ax.tick_params(labelsize=8)
-    figure.suptitle(f'{title}: {scale.label}', fontsize=11)
+    figure.suptitle(heading, fontsize=11)
     return _pixels(figure)
 
 
