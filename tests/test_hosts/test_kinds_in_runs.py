@@ -8,7 +8,6 @@ import dataclasses
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from mmcv.transforms import BaseTransform
@@ -266,23 +265,6 @@ def test_what_the_head_ignores_in_mixed_images():
 # -- inputs -------------------------------------------------------------------
 
 
-@TRANSFORMS.register_module()
-class Bands(BaseTransform):
-    """Images of one, or of four channels."""
-
-    seen: list = []
-
-    def __init__(self, count):
-        self.count = count
-
-    def transform(self, results):
-        image = results['img']
-        image = np.concatenate([image, image[..., :1] // 2], 2)
-        results['img'] = np.ascontiguousarray(image[..., :self.count])
-        Bands.seen.append(results['img'])
-        return results
-
-
 def banded(tmp_path, count, teacher_preprocessor, **options):
     """A student of so many channels; its teacher normalises otherwise."""
 
@@ -328,7 +310,7 @@ def test_any_number_of_channels(tmp_path, compared, count, is_swapped):
     runner.register_hook(Look())
     runner.train()
     images = torch.stack([torch.from_numpy(image).permute(2, 0, 1)
-                          for image in Bands.seen[-2:]]).float()
+                          for image in tiny_runs.Bands.seen[-2:]]).float()
     expected = looked[0].backbone.stem[0]((images - mean) / std)
     assert torch.allclose(compared[-1][1], expected, atol=1e-4)
 
@@ -379,19 +361,6 @@ def test_a_teacher_of_one_size(compared):
         x=dict(type='Compared', source='logits')))
     assert values(steps[-1])['kd'] > 0
     assert {tuple(t.shape[2:]) for _, t in compared} == {(12, 12)}
-
-
-@TRANSFORMS.register_module()
-class Brighter(BaseTransform):
-    """Each image a little brighter than the one before."""
-
-    def __init__(self):
-        self.count = 0
-
-    def transform(self, results):
-        self.count += 1
-        results['img'] = results['img'] // 2 + np.uint8(self.count)
-        return results
 
 
 @pytest.mark.parametrize('memory', [

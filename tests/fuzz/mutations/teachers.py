@@ -273,7 +273,7 @@ def no_teacher_checkpoint(rng, case):
 
 @mutation
 def inherit(rng, case):
-    if case.head in ('SegFormer', 'Binary'):
+    if case.head in ('SegFormer', 'Segmenter', 'Binary'):
         return None
     value = rng.choice([
         5, True, nan, [5], {}, 'nothing', 'decode_hed', '', ['backbone', 5],
@@ -301,7 +301,7 @@ def inherit_from_one_of_two(rng, case):
     take_teacher(rng, case, dict(a=frozen, b=copy.deepcopy(frozen)))
     case.hook['losses']['loss_x']['source'] = dict(
         student='backbone[1]', teacher='a:features')
-    if case.head == 'SegFormer':
+    if case.head in ('SegFormer', 'Segmenter'):
         return None
     case.hook['inherit'] = 'backbone'
     return 'one of two teachers to inherit from', 'inherit'
