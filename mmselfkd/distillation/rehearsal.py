@@ -247,10 +247,11 @@ def _check_finite(teacher: Teacher, output: TeacherOutput) -> None:
 def _fill_in(config: LossConfig, student: nn.Module, place: Place) -> None:
     """What a loss leaves to the head that it looks at, or the main one."""
     host = host_of(student)
+    config.loss.void_label = (
+        host.ignore_index(student) if place.ignore_index is None
+        else place.ignore_index)
     if getattr(config.loss, 'ignore_index', None) == 'head':
-        config.loss.ignore_index = (
-            host.ignore_index(student) if place.ignore_index is None
-            else place.ignore_index)
+        config.loss.ignore_index = config.loss.void_label
     if config.loss.num_classes is None:
         config.loss.num_classes = host.num_classes(student) if (
             place.class_map is None or place.reading is None

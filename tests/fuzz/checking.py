@@ -93,24 +93,25 @@ def _not_void(case: Case, outcome: Outcome) -> list[str]:
 
 def _unlike_twin(case: Case, outcome: Outcome, folder: Path) -> list[str]:
     """A run that differs in one thing agrees in what that does not change."""
-    if not case.twin:
+    used = [name for name in case.terms  # a weight of 0 leaves one out
+            if f'distill.{name}' in outcome.logs[0]]
+    if not case.twin or not used:
         return []
     twin = copy.deepcopy(case)
     twin.files = {}  # they are there, and random
-    terms = case.terms
     if case.twin == 'plain':
         _distil_nothing(twin)
     elif case.twin == 'single':
         for head in heads_of(twin.cfg['model']):
             head['loss_decode'], = (
-                loss for loss in head['loss_decode'] if loss['type'] in (
-                    'CrossEntropyLoss', 'FocalLoss'))
+                loss for loss in head['loss_decode']
+                if loss['type'] == 'CrossEntropyLoss')
     else:
-        *_, last = terms
-        if _is_drawn(terms[last][1]['type']):
+        used = used[-1:]
+        entry, full = case.terms[used[0]]
+        if _is_drawn(full['type']):
             return []
-        twin.hook['losses'] = {last: terms[last][0]}
-        terms = {last: terms[last]}
+        twin.hook['losses'] = {used[0]: entry}
     with torch.random.fork_rng():
         other = run(twin, folder / 'twin')
     if other.error is not None:
@@ -120,10 +121,10 @@ def _unlike_twin(case: Case, outcome: Outcome, folder: Path) -> list[str]:
             map(torch.equal, other.watch.batches, outcome.watch.batches))
         return [] if same else ['the student sees other batches than without']
     ours, theirs = (
-        {name: x.logs[0][f'distill.{name}'] for name in terms}
+        {name: x.logs[0][f'distill.{name}'] for name in used}
         for x in (outcome, other))
     return [f'{name} is {ours[name]} at first, with {case.twin} {theirs[name]}'
-            for name in terms
+            for name in used
             if abs(ours[name] - theirs[name]) > 1e-4 * (1e-6 + abs(
                 ours[name]))]
 

@@ -35,11 +35,13 @@ class Places:
         many (list[str]): Several levels of features each.
         scores (list[str]): One level of class scores each.
         shapes (dict[str, list[Shape]]): The levels of each of them.
+        has_classifier (bool): Whether one layer makes scores of features.
     """
     maps: list[str]
     many: list[str]
     scores: list[str]
     shapes: dict[str, list[Shape]] = field(default_factory=dict)
+    has_classifier: bool = True
 
 
 def make_model(head: str, width: int, classes: int = CLASSES) -> dict:
@@ -113,7 +115,8 @@ def _places_of(head: str, width: int, classes: int,
         many += ['neck']
     last = 'decode_head.1' if head == 'OCR' else 'decode_head'
     classifier = 'mask_norm' if head == 'Segmenter' else 'conv_seg'
-    places = Places(maps, many, ['logits', f'{last}.{classifier}'])
+    places = Places(maps, many, ['logits', f'{last}.{classifier}'],
+                    has_classifier=head != 'Segmenter')
     model = MODELS.build(
         dict(make_model(head, width, classes), _scope_='mmseg'))
     with torch.no_grad(), ExitStack() as resources:

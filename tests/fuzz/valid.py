@@ -42,8 +42,7 @@ TVERSKY = dict(type='TverskyLoss', loss_name='loss_tversky')
 LOVASZ = dict(type='LovaszLoss', reduction='none', loss_name='loss_lovasz')
 # of a softmax, and of a sigmoid; the last of each is NaN without a label
 LISTS = ([CE, DICE], [DICE, CE], [CE, TVERSKY], [CE, LOVASZ])
-SIGMOID_LISTS = ([BCE, DICE], [DICE, BCE], [
-    dict(type='FocalLoss', loss_name='loss_focal'), DICE], [BCE, LOVASZ])
+SIGMOID_LISTS = ([BCE, DICE], [DICE, BCE], [BCE, LOVASZ])
 WORTH = 1e3  # a loss of more on maps of noise ends in NaN, in the best of runs
 
 
@@ -457,8 +456,8 @@ def _paths_of(term: dict) -> tuple[list[str], list[str]]:
 def _has_classifier(taught: Taught) -> bool:
     """Whether a teacher is a whole model, whose head has a classifier."""
     kind = (taught.cfg or {}).get('type', 'FrozenTeacher')
-    return kind.removeprefix('mmselfkd.') in (
-        'FrozenTeacher', 'EMATeacher', 'SnapshotTeacher')
+    return taught.places.has_classifier and kind.removeprefix(
+        'mmselfkd.') in ('FrozenTeacher', 'EMATeacher', 'SnapshotTeacher')
 
 
 def _shapes(places: Places, sources: list[str]) -> list[Shape]:

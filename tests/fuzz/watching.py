@@ -55,8 +55,9 @@ class Watch(At):
 
     def _ignore(self, term, pairs, context):
         loss = term.loss
-        if not hasattr(loss, 'ignore_index'):
-            return
+        if term.name not in self.case.terms or loss.ignore_index is None and (
+                'ignore_index' not in vars(loss)):
+            return  # of another hook, or it knows no such label
         default = LOSSES[term.config.loss_name]().ignore_index
         said = self.case.terms[term.name][1].get('ignore_index', default)
         path = term.config.student_sources[0].path

@@ -222,6 +222,60 @@ def test_what_the_head_ignores(head):
     assert found['explicit'] == found['every'] > 1e-3
 
 
+OHEM = dict(type='OhemCrossEntropy', ignore_label=0)
+TVERSKY = dict(type='TverskyLoss', ignore_index=0, loss_name='loss_tversky')
+
+
+@pytest.mark.parametrize('head, losses, ignored', [
+    ('fcn', TVERSKY, 0), ('ddrnet', [OHEM, OHEM], 0),
+    ('fcn', [TVERSKY, CE], 255), ('fcn', [CE, dict(DICE, ignore_index=0)], 255)
+], ids=['tversky', 'ohem', 'tversky and ce', 'ce and dice'])
+def test_losses_with_a_label_of_their_own(head, losses, ignored):
+    """It counts where the head leaves 255 and all losses say another one."""
+    shipped = SEGMENTORS[head]
+    model = shipped.model()
+    model['decode_head']['loss_decode'] = losses
+    model.pop('auxiliary_head', None)
+    other = dataclasses.replace(shipped, transforms=VOID)
+    object.__setattr__(other, 'model', lambda divisor=8: copy.deepcopy(model))
+    step = hosts_table.train(other, hook(
+        random_teacher(model), kd=dict(type='KDLoss', source='logits')))[-1]
+    assert (values(step)['kd'] == 0) == (ignored == 0)
+
+
+@pytest.mark.parametrize('losses', [
+    [CE, dict(TVERSKY, ignore_index=255)], [CE, dict(DICE, ignore_index=255)]],
+    ids=['tversky', 'dice'])
+def test_mixed_images_where_losses_have_a_label_of_their_own(losses):
+    """The label that the head ignores is no class for any of them.
+
+    Without a class Tversky is 0 and Dice 1, of the branches, the mixed
+    scores and the two self-teachers.
+    """
+    shipped = void(SEGMENTORS['fcn'])
+    model = shipped.model()
+    model['decode_head']['loss_decode'] = losses
+    other = dataclasses.replace(shipped)
+    object.__setattr__(other, 'model', lambda divisor=8: copy.deepcopy(model))
+    found = values(hosts_table.train(
+        other, dict(type='mmselfkd.MixSKDHook'))[-1])
+    unit = float(losses[1]['type'] == 'DiceLoss')
+    assert found['branches'] == pytest.approx(3 * unit, abs=1e-6)
+    assert found['mixed'] == pytest.approx(4 * unit, abs=1e-6)
+    assert found['aggregated'] == pytest.approx(2 * unit, abs=1e-6)
+
+
+@pytest.mark.parametrize('ignore_index', [None, 255])
+def test_a_void_pixel_has_no_class_to_adjust_to(ignore_index):
+    """Whether or not it takes part in the loss."""
+    shipped = void(SEGMENTORS['fcn'])
+    kd = dict(type='KDLoss', source='logits', ignore_index=ignore_index)
+    found = values(hosts_table.train(shipped, hook(
+        random_teacher(shipped.model()), plain=kd, adjusted=dict(
+            kd, adjust=dict(type='LabelSmoothing'))))[-1])
+    assert found['adjusted'] == found['plain'] > 1e-3
+
+
 @pytest.mark.parametrize('stage, ignored', [(0, 0), (1, 255)])
 def test_what_a_stage_of_a_cascade_ignores(stage, ignored):
     """Its own label, whatever the last stage ignores."""

@@ -6,7 +6,7 @@ import torch
 
 from mmselfkd import teachers
 
-from ..models import make_model
+from ..models import make_model, see
 from ..valid import OURS
 from ..values import misspelt, one_illegal
 from .base import again, mutation, take_teacher
@@ -232,6 +232,19 @@ def teacher_that_cannot_run(rng, case):
         model['decode_head']['in_channels'] = [8, 15]
     take_teacher(rng, case, dict(config=model, checkpoint='random'))
     return f'the teacher does not fit together: {what}', 'teacher'
+
+
+@mutation
+def other_bands(rng, case):
+    """Of the channels of an image a teacher sees all, or those it names."""
+    model = make_model('FCN', 8)
+    see(model, 4)
+    cfg = dict(config=model, checkpoint='random')
+    if rng.random() < 0.4:
+        see(model, 1)
+        cfg['channels'] = rng.choice([[], [3], [-4], [0, 1], 'r', 1, [0.5]])
+    take_teacher(rng, case, cfg)
+    return f'teacher.channels = {cfg.get("channels")!r}', 'channels'
 
 
 @mutation
