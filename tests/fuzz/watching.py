@@ -67,9 +67,10 @@ class Watch(At):
         if loss.ignore_index != wanted:
             self._note(f'{term.name} ignores {loss.ignore_index}, not '
                        f'{wanted}')
-        if wanted is None or not loss.needs_label or any(
-                'MixTeacher' in str(taught.cfg)  # labels of its own
-                for taught in self.case.teachers.values()):
+        if (wanted is None or not loss.needs_label
+                or hasattr(loss, 'projector')  # with a norm over all pixels
+                or any('MixTeacher' in str(taught.cfg)  # labels of its own
+                       for taught in self.case.teachers.values())):
             return
         label = context.layout.label()
         values = []

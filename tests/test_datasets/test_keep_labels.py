@@ -7,7 +7,8 @@ from mmselfkd.datasets import KeepLabels
 
 def labelled(one_in, count=9, **kwargs):
     transform = KeepLabels(one_in, **kwargs)
-    maps = [transform(dict(sample_idx=i, gt_seg_map=np.full((2, 3), 4, np.uint8)))
+    full = np.full((2, 3), 4, np.uint8)
+    maps = [transform(dict(sample_idx=i, gt_seg_map=full.copy()))
             ['gt_seg_map'] for i in range(count)]
     return [int(m[0, 0]) for m in maps]
 

@@ -369,6 +369,16 @@ def test_any_number_of_channels(tmp_path, compared, count, is_swapped):
     assert torch.allclose(compared[-1][1], expected, atol=1e-4)
 
 
+def test_unlabelled_images_of_any_number_of_channels(tmp_path, compared):
+    """One mean is that of all channels: the hosts take one or three."""
+    cfg = banded(tmp_path, 4, {})
+    loader = cfg.train_dataloader
+    cfg.custom_hooks[0].unlabelled = dict(dataloader=dict(
+        batch_size=3, dataset=loader.dataset))
+    train(cfg)
+    assert {tuple(s.shape[:2]) for s, _ in compared} == {(2, 2), (3, 2)}
+
+
 def test_unequal_numbers_of_channels_are_the_users_choice(tmp_path, compared):
     rgb = dict(channels=3, mean=[9.] * 3, std=[8.] * 3, bgr_to_rgb=True)
     with pytest.raises(ConfigError, match='channels') as error:
