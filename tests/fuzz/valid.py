@@ -92,6 +92,7 @@ def make_base(rng, label: str, folder: str, only: str = '',
     if drawn('bands', 0.1):
         case.bands = rng.choice([1, 4])
         see(model, case.bands)
+        model['data_preprocessor']['bgr_to_rgb'] = rng.random() < 0.4
     if head != 'Binary' and drawn('ignored', 0.15):
         _ignore(rng, case, model)
     if drawn('losses', 0.15):
@@ -618,7 +619,7 @@ def _fits(case: Case, taught: Taught, cfg: dict) -> bool:
                 case.places)
             path = 'backbone' if path == 'pyramid' else path
             known = path in places.shapes and not (
-                LOSSES[cfg['type']].channels == 'classes'
+                LOSSES[cfg['type']].channels != 'any'
                 and path == 'logits' and not places.scores)
             if not known:
                 return False

@@ -371,7 +371,7 @@ def test_any_number_of_channels(tmp_path, compared, count, is_swapped):
 
 def test_unlabelled_images_of_any_number_of_channels(tmp_path, compared):
     """One mean is that of all channels: the hosts take one or three."""
-    cfg = banded(tmp_path, 4, {})
+    cfg = banded(tmp_path, 4, dict(mean=[90.], std=[40.]))
     loader = cfg.train_dataloader
     cfg.custom_hooks[0].unlabelled = dict(dataloader=dict(
         batch_size=3, dataset=loader.dataset))

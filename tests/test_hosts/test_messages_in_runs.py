@@ -92,6 +92,11 @@ CASES = dict(
         SEGMENTORS['vpd'], hook(KD), "use 'depth' or 'features'",
         dict(losses=dict(loss_x=dict(
             type='NFDLoss', source='features', ignore_index=None)))),
+    regions_of_a_detector_without=(  # and without a neck
+        DETECTORS['mask2former'], hook(dict(
+            type='NFDLoss', source='rois')),
+        "type='NFDLoss' with source='features'",
+        dict(losses=dict(loss_x=dict(source='features')))),
     a_module_of_a_head=(
         DETECTORS['grid_rcnn'], hook(
             dict(type='ValueLoss', source='boxes')), 'name the module',
@@ -181,7 +186,7 @@ BOXES = dict(type='NFDLoss', source='boxes')
     ('retinanet', retinanet(2, 27), CWD,
      ['6 classes for each of 9 anchors', '2 classes for each of 27']),
     ('retinanet', DETECTORS['fcos'].model(), CWD, ['9 anchors', '6 classes']),
-    ('gfl', gfl(8), BOXES, ['17 bins', '9 bins']),
+    ('gfl', gfl(8), BOXES, ['17 bins', '9 bins', 'same reg_max']),
     ('detr', DETECTORS['conditional_detr'].model(), CWD, ['7 classes']),
     ('detr', DETECTORS['conditional_detr'].model(), KD, ['6 classes']),
     ('detr', DETECTORS['yolof'].model(), KD, ['12 object queries']),
