@@ -92,8 +92,7 @@ class MMSegHost(Host):
         return getattr(self.heads(model)[0], 'num_classes', None)
 
     def ignore_index(self, model: Model) -> int | None:
-        label = ignored_label(self.heads(model)[0])
-        return VOID if label is None else label
+        return _void_label(self.heads(model)[0])
 
     def class_map(self, sample: Any) -> torch.Tensor | None:
         label = getattr(sample, 'gt_sem_seg', None)
@@ -150,7 +149,7 @@ class MMSegHost(Host):
 
     def pixel_loss(self, student: Model, key: str) -> PixelLoss:
         head = self._pixel_head(student, key)
-        ignored = ignored_label(head)
+        ignored = _void_label(head)
 
         def value(scores: torch.Tensor,
                   labels: Sequence[tuple[torch.Tensor, float]]
@@ -324,6 +323,12 @@ def _class_losses(head: Model) -> list[nn.Module]:
 
 # which of `loss_decode` is for the scores of `conv_seg`
 BRANCH_LOSSES = dict(DDRHead=(0, ), PIDHead=(1, ))
+
+
+def _void_label(head: Model) -> int:
+    """The label that a head ignores, or the usual one."""
+    label = ignored_label(head)
+    return VOID if label is None else label
 
 
 def _in_words_of(loss: nn.Module, label: torch.Tensor,

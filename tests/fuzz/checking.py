@@ -29,7 +29,8 @@ def problems_of(case: Case, folder: Path) -> list[str]:
         return problems + ['was accepted']
     if error is None:
         return (problems + outcome.watch.problems + _wrong_values(outcome)
-                + _not_void(case, outcome) + _unlike_twin(case, outcome, folder)
+                + _not_void(case, outcome)
+                + _unlike_twin(case, outcome, folder)
                 + _wrong_checkpoint(case, outcome, folder))
     if case.expected == 'train' or not isinstance(error, ConfigError):
         problems.append(''.join(traceback.format_exception(error)[-4:]))

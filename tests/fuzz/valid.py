@@ -464,7 +464,7 @@ def _has_classifier(taught: Taught) -> bool:
 def _shapes(places: Places, sources: list[str]) -> list[Shape]:
     """The levels of all of the sources."""
     others = {'auxiliary_head.conv_seg': 'logits',
-              'decode_head.0.conv_seg[1]': 'logits'}
+              'decode_head.0.conv_seg': 'logits'}
     return [shape for source in sources
             for shape in places.shapes[others.get(source, source)]]
 
@@ -478,9 +478,9 @@ def _sources(rng, case: Case, taught: Taught, kind: str
         count = rng.choice([1, 1, 1, 2])
         student = rng.choices(ours.scores, k=count)
         if rng.random() < 0.2 and case.head in ('Auxiliary', 'OCR'):
-            student[0] = dict(  # a head in a cascade runs twice
+            student[0] = dict(
                 Auxiliary='auxiliary_head.conv_seg',
-                OCR='decode_head.0.conv_seg[1]')[case.head]
+                OCR='decode_head.0.conv_seg')[case.head]
         elif rng.random() < 0.3 and 'logits' in theirs.scores:
             return ['logits'] * count, ['logits'] * count
         return student, rng.choices(theirs.scores, k=count)
