@@ -157,6 +157,8 @@ def attempt(shipped: Shipped, hook: dict
     try:
         return train(shipped, hook)[-1], None
     except ConfigError as error:
+        if isinstance(error.__cause__, ImportError):
+            raise error.__cause__ from None
         return {}, error
 
 
@@ -352,8 +354,8 @@ def _row_of(shipped: Shipped) -> list[str]:
 
 def _short(cell: Cell) -> str:
     key, _, reason = cell.message.partition(': ')
-    reason = re.sub(r'\(\d[^()]*\)(, )?', '', reason).partition('; ')[0]
-    reason = reason.replace(' ()', '')
+    reason = re.sub(r'\(\d[^()]*\)(, (?=\())?', '', reason).partition('; ')[0]
+    reason = reason.replace(' ()', '').replace(' ,', ',')
     reason = re.sub(r'\ba (?!BiFPN)[A-Z]\w+', 'this model', reason)
     key = re.sub(r' = .*', '', key)
     return f'`{key}`: {reason.strip()}. What works: `{cell.way}`'
@@ -425,7 +427,8 @@ def main() -> None:
     shown = entries_of(args.out.read_text()) if args.out.is_file() else {}
     args.out.write_text(page(shown | {
         key: Entry(cell.outcome, _short(cell) if cell.outcome == REFUSED
-                   else '') for key, cell in cells.items()}))
+                   else '') for key, cell in cells.items()
+        if cell.outcome != NOT_RUN or key not in shown}))
 
 
 if __name__ == '__main__':

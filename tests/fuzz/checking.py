@@ -118,16 +118,19 @@ def _unlike_twin(case: Case, outcome: Outcome, folder: Path) -> list[str]:
     if other.error is not None:
         return [f'the twin ({case.twin}) fails: {other.error!r}']
     if case.twin == 'plain':
-        same = len(other.watch.batches) == len(outcome.watch.batches) and all(
-            map(torch.equal, other.watch.batches, outcome.watch.batches))
+        ours, theirs = (
+            [image for batch in x.watch.batches for image in batch]
+            for x in (outcome, other))
+        same = len(ours) == len(theirs) and all(
+            map(torch.equal, ours, theirs))
         return [] if same else ['the student sees other batches than without']
-    ours, theirs = (
+    first, alone = (
         {name: x.logs[0][f'distill.{name}'] for name in used}
         for x in (outcome, other))
-    return [f'{name} is {ours[name]} at first, with {case.twin} {theirs[name]}'
+    return [f'{name} is {first[name]} at first, with {case.twin} {alone[name]}'
             for name in used
-            if abs(ours[name] - theirs[name]) > 1e-4 * (1e-6 + abs(
-                ours[name]))]
+            if abs(first[name] - alone[name]) > 1e-4 * (1e-6 + abs(
+                first[name]))]
 
 
 def _is_drawn(kind: str) -> bool:

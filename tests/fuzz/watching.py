@@ -16,7 +16,7 @@ class Watch(At):
     - A pretrained teacher sees what its own preprocessor makes of the batch.
 
     Attributes:
-        batches (list[Tensor]): The images of every iteration.
+        batches (list[list[Tensor]]): The images of every iteration.
         trained (list[str]): Names of what is trained along.
         problems (list[str]): What was noted.
     """
@@ -40,15 +40,14 @@ class Watch(At):
                         teacher, args[0]))
 
     def _see(self, runner, batch_idx, data_batch=None):
-        self.batches.append(torch.stack(
-            [image.clone() for image in data_batch['inputs']]))
+        self.batches.append([image.clone() for image in data_batch['inputs']])
 
     def _compare(self, teacher, inputs):
         images = self.batches[-1]
         if teacher.channels is not None:
-            images = images[:, teacher.channels]
-        preprocess = teacher.model.data_preprocessor
-        wanted = preprocess(dict(inputs=list(images)))['inputs']
+            images = [image[teacher.channels] for image in images]
+        wanted = teacher.model.data_preprocessor(
+            dict(inputs=images, data_samples=None))['inputs']
         if not torch.allclose(inputs, wanted, rtol=1e-4, atol=1e-4):
             self._note(f'{teacher.key}: its input is off by '
                        f'{float((inputs - wanted).abs().max()):.3g}')

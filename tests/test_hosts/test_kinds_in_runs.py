@@ -610,6 +610,13 @@ def test_detectors_without_a_box_head(head):
             EMA, box=dict(type='ValueLoss', source='boxes')))
 
 
+def test_a_head_of_two_branches_has_its_regions_once():
+    shipped = DETECTORS['double_heads']
+    steps = hosts_table.train(shipped, hook(
+        random_teacher(shipped.model(4), 'mmdet'), kd=KD))
+    assert values(steps[-1])['kd'] > 0
+
+
 def test_the_source_that_a_cascade_teacher_needs_is_in_the_message():
     student, teacher = DETECTORS['faster_rcnn'], DETECTORS['cascade']
     theirs = random_teacher(teacher.model(), 'mmdet')
