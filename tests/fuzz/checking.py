@@ -83,10 +83,10 @@ def _not_void(case: Case, outcome: Outcome) -> list[str]:
     """Where no label counts, no loss that reads labels says anything."""
     if case.void != 'all':
         return []
-    hook, = {id(hook): hook for hook in outcome.runner.hooks
-             if isinstance(hook, DistillHook)}.values()
+    used = [config for hook in outcome.runner.hooks
+            if isinstance(hook, DistillHook) for config in hook.plan.used]
     return [f'{config.name} is {log[name]} where no label counts'
-            for log in outcome.logs for config in hook.plan.used
+            for log in outcome.logs for config in used
             if (name := f'distill.{config.name}') in log
             and config.loss.needs_label
             and config.loss.ignore_index == case.ignored and log[name] != 0]
