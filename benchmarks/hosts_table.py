@@ -9,7 +9,8 @@ A cell is two training steps of a narrowed shipped config
 - a fault: anything else.
 
 ``python benchmarks/hosts_table.py`` runs what is not yet in ``--results``
-and writes ``docs/hosts.md``.
+and writes ``docs/hosts.md``. What is in neither ``--results`` nor ``--heads``
+and ``--methods`` stays as the page has it.
 """
 import argparse
 import ast
@@ -156,6 +157,8 @@ def attempt(shipped: Shipped, hook: dict
     try:
         return train(shipped, hook)[-1], None
     except ConfigError as error:
+        if isinstance(error.__cause__, ImportError):
+            raise error.__cause__ from None
         return {}, error
 
 
@@ -289,27 +292,53 @@ def _kind(message: str) -> str:
 # -- the page ----------------------------------------------------------------
 
 
-def page(cells: dict[tuple[str, str], Cell]) -> str:
+class Entry(NamedTuple):
+    """What the page says of a cell: its outcome, and the message."""
+    outcome: str
+    note: str = ''
+
+
+YES, NONE = 'yes', '-'
+Key = tuple[str, str]  # head and method
+
+
+def entries_of(text: str) -> dict[Key, Entry]:
+    """What a page says, so that some of its cells can be run again."""
+    table = [[cell.strip() for cell in line.strip('|').split('|')]
+             for line in text.splitlines() if line.startswith('| ')]
+    if not table:
+        return {}
+    methods = table[0][3:]
+    heads = {tuple(_row_of(shipped)): head
+             for head, shipped in SHIPPED.items()}
+    notes = dict(re.findall(r'^(\d+)\. (.*)$', text, re.MULTILINE))
+    found = {}
+    for row in table[2:]:
+        for method, cell in zip(methods, row[3:]):
+            number = re.match(r'\[(\d+)\]', cell)
+            outcome = REFUSED if number else {
+                YES: TRAINED, NONE: NOT_RUN}.get(cell, cell.lower())
+            if tuple(row[:3]) in heads and method in METHODS:
+                found[heads[tuple(row[:3])], method] = Entry(
+                    outcome, notes[number[1]] if number else '')
+    return found
+
+
+def page(entries: dict[Key, Entry]) -> str:
     """docs/hosts.md."""
     notes: dict[str, int] = {}
     rows = []
     for head, shipped in SHIPPED.items():
-        found = [cells.get((head, method)) for method in METHODS]
         shown = []
-        for cell in found:
-            if cell is None or cell.outcome == NOT_RUN:
-                shown.append('-')
-            elif cell.outcome == TRAINED:
-                shown.append('yes')
-            else:
-                note = f'{_short(cell)}'
+        for method in METHODS:
+            outcome, note = entries.get((head, method), Entry(NOT_RUN))
+            shown.append({TRAINED: YES, NOT_RUN: NONE}.get(
+                outcome, outcome.upper()))
+            if note:
                 number = notes.setdefault(note, len(notes) + 1)
-                shown.append(f'[{number}](#messages)' if (
-                    cell.outcome == REFUSED) else cell.outcome.upper())
-        folder, _, name = shipped.config.partition('/')
-        rows.append(f'| {shipped.host} | {folder} | `{name[:-3]}` | '
-                    + ' | '.join(shown) + ' |')
-    counted = [cell.outcome for cell in cells.values()]
+                shown[-1] = f'[{number}](#messages)'
+        rows.append(f'| {" | ".join([*_row_of(shipped), *shown])} |')
+    counted = [outcome for outcome, _ in entries.values()]
     total = ', '.join(f'{counted.count(word)} {word}' for word in (
         TRAINED, REFUSED, DEAD_END, CRASH, NOT_RUN) if word in counted)
     messages = [f'{number}. {note}' for note, number in notes.items()]
@@ -318,10 +347,15 @@ def page(cells: dict[tuple[str, str], Cell]) -> str:
         rows='\n'.join(rows), total=total, messages='\n'.join(messages))
 
 
+def _row_of(shipped: Shipped) -> list[str]:
+    folder, _, name = shipped.config.partition('/')
+    return [shipped.host, folder, f'`{name[:-3]}`']
+
+
 def _short(cell: Cell) -> str:
     key, _, reason = cell.message.partition(': ')
-    reason = re.sub(r'\(\d[^()]*\)(, )?', '', reason).partition('; ')[0]
-    reason = reason.replace(' ()', '')
+    reason = re.sub(r'\(\d[^()]*\)(, (?=\())?', '', reason).partition('; ')[0]
+    reason = reason.replace(' ()', '').replace(' ,', ',')
     reason = re.sub(r'\ba (?!BiFPN)[A-Z]\w+', 'this model', reason)
     key = re.sub(r' = .*', '', key)
     return f'`{key}`: {reason.strip()}. What works: `{cell.way}`'
@@ -390,7 +424,11 @@ def main() -> None:
                 print(json.dumps(cell._asdict()), file=file, flush=True)
                 print(f'{head} {method}: {cell.outcome} {cell.message} '
                       f'{cell.way}'.strip(), flush=True)
-    args.out.write_text(page(cells))
+    shown = entries_of(args.out.read_text()) if args.out.is_file() else {}
+    args.out.write_text(page(shown | {
+        key: Entry(cell.outcome, _short(cell) if cell.outcome == REFUSED
+                   else '') for key, cell in cells.items()
+        if cell.outcome != NOT_RUN or key not in shown}))
 
 
 if __name__ == '__main__':

@@ -4,6 +4,7 @@ Tests get these functions as the fixture ``tiny``.
 """
 import copy
 
+import numpy as np
 from mmcv.transforms import BaseTransform
 from mmengine.config import Config
 from mmengine.registry import TRANSFORMS
@@ -135,10 +136,24 @@ def teacher(width=8, checkpoint='random', **kwargs):
 
 @TRANSFORMS.register_module()
 class IgnoreAllLabels(BaseTransform):
+    """Every pixel has the label that does not count."""
+
+    where = slice(None)
+
+    def __init__(self, label=255):
+        self.label = label
 
     def transform(self, results):
-        results['gt_seg_map'][:] = 255
+        results['gt_seg_map'] = results['gt_seg_map'].astype(np.int64)
+        results['gt_seg_map'][self.where] = self.label
         return results
+
+
+@TRANSFORMS.register_module()
+class SomeIgnored(IgnoreAllLabels):
+    """A pixel in sixteen has it."""
+
+    where = slice(1, None, 4), slice(1, None, 4)
 
 
 @TRANSFORMS.register_module()
@@ -150,10 +165,32 @@ class BinaryLabels(BaseTransform):
 
 
 @TRANSFORMS.register_module()
-class SomeIgnored(BaseTransform):
+class Bands(BaseTransform):
+    """Images of one, or of up to four channels."""
+
+    seen: list = []
+
+    def __init__(self, count):
+        self.count = count
 
     def transform(self, results):
-        results['gt_seg_map'][1::4, 1::4] = 255
+        image = results['img']
+        image = np.concatenate([image, image[..., :1] // 2], 2)
+        results['img'] = np.ascontiguousarray(image[..., :self.count])
+        Bands.seen.append(results['img'])
+        return results
+
+
+@TRANSFORMS.register_module()
+class Brighter(BaseTransform):
+    """Each image a little brighter than the one before."""
+
+    def __init__(self):
+        self.count = 0
+
+    def transform(self, results):
+        self.count += 1
+        results['img'] = results['img'] // 2 + np.uint8(self.count)
         return results
 
 

@@ -363,16 +363,19 @@ class LevelMatcher:
 
     def _check_counts(self, ours: Reading | None, theirs: Reading | None,
                       pairs: Pairs) -> None:
-        kind = _kind(ours or theirs or Reading('classes'))
+        reading = ours or theirs or Reading('classes')
+        way = ('of the same reg_max'  # a class map does not reach bins
+               if reading.kind == 'distributions' else
+               'of the same classes and anchors, map its classes, '
+               "teacher=dict(..., classes=dict(by='name'))")
         for s, t in pairs:
             if _parts(ours, s.shape[1]) != _parts(theirs, t.shape[1]):
                 raise ConfigError(
                     f'{self.config.key}: {self.config.loss_name} compares '
-                    f'{kind}, but the student has '
+                    f'{_kind(reading)}, but the student has '
                     f'{_count(ours, s.shape[1])} and the teacher '
-                    f'{_count(theirs, t.shape[1])}; use a teacher of the same '
-                    'classes and anchors, map its classes, teacher=dict(..., '
-                    f"classes=dict(by='name')), or {ON_FEATURES}")
+                    f'{_count(theirs, t.shape[1])}; use a teacher {way}, or '
+                    f'{ON_FEATURES}')
 
     def _check_activations(self, ours: Reading | None,
                            theirs: Reading | None) -> None:

@@ -204,7 +204,7 @@ def _run_twin(twin: nn.Module, taps: dict[str, Tap], inputs: torch.Tensor,
         abs(float(part.mean())) for name, value in losses.items()
         if 'loss' in name for part in (
             value if isinstance(value, (list, tuple)) else [value]))
-    levels = {path: [level.detach() for level in tap.take(inputs.shape)]
+    levels = {path: _detached(tap.take(inputs.shape))
               for path, tap in taps.items()}
     edges = {path: tap.take_edges() for path, tap in taps.items()}
     for config in auto:
@@ -213,6 +213,15 @@ def _run_twin(twin: nn.Module, taps: dict[str, Tap], inputs: torch.Tensor,
                 edge for path in student_paths(config, teachers)
                 for edge in edges[path]])
     return levels, task
+
+
+def _detached(levels: Levels) -> Levels:
+    """The levels without a graph; what is one tensor twice stays so.
+
+    A head with two branches has the same regions for both.
+    """
+    once = {id(level): level.detach() for level in levels}
+    return [once[id(level)] for level in levels]
 
 
 def _first_output(teacher: Teacher, context: BatchContext,
@@ -247,10 +256,11 @@ def _check_finite(teacher: Teacher, output: TeacherOutput) -> None:
 def _fill_in(config: LossConfig, student: nn.Module, place: Place) -> None:
     """What a loss leaves to the head that it looks at, or the main one."""
     host = host_of(student)
+    config.loss.void_label = (
+        host.ignore_index(student) if place.ignore_index is None
+        else place.ignore_index)
     if getattr(config.loss, 'ignore_index', None) == 'head':
-        config.loss.ignore_index = (
-            host.ignore_index(student) if place.ignore_index is None
-            else place.ignore_index)
+        config.loss.ignore_index = config.loss.void_label
     if config.loss.num_classes is None:
         config.loss.num_classes = host.num_classes(student) if (
             place.class_map is None or place.reading is None

@@ -18,8 +18,10 @@ def why_labelled_only(term: LossTerm,
                       teachers: dict[str, Teacher]) -> str | None:
     """Why a loss takes the labelled batch alone; None: it takes both."""
     if term.loss.needs_label:
-        return 'needs labels (ignore_index=None uses every pixel)' if hasattr(
-            term.loss, 'ignore_index') else 'needs labels'
+        off = [f'{name}=None' for name in ('ignore_index', 'adjust')
+               if getattr(term.loss, name, None) is not None]
+        return 'needs labels' if type(term.loss).needs_label or not off else (
+            f'needs labels (with {" and ".join(off)} it uses every pixel)')
     if (term.loss.needs_objects or term.loss.needs_regions
             or term.loss.needs_positives):
         return 'needs boxes'

@@ -73,7 +73,8 @@ class UnlabelledImages:
                     "it must load an image and end with 'PackSegInputs' or "
                     "'PackDetInputs'")
             mean = getattr(student.data_preprocessor, 'mean', None)
-            if mean is not None and len(item['inputs']) != mean.numel():
+            if mean is not None and mean.numel() not in (
+                    1, len(item['inputs'])):
                 # normalisation would spread one channel over three
                 raise ConfigError(
                     f'{self.key}.dataset: its images have '

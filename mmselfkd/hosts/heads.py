@@ -73,7 +73,7 @@ class HeadSpec:
             return Place(watched_modules(module), argument=0)
         return Place(
             watched_modules(module), reading=self.reading(head, kind),
-            ignore_index=getattr(head, 'ignore_index', None))
+            ignore_index=ignored_label(head))
 
     def missing(self, head: nn.Module, option: str) -> str:
         """What is registered but not in ``head``, for an error; or ''."""
@@ -176,15 +176,43 @@ def activation_of(head: nn.Module) -> str:
         return 'sigmoid' if head.use_sigmoid_cls else 'softmax'
     if getattr(head, 'out_channels', None) == 1:
         return 'sigmoid'
+    losses = _losses_of(head)
+    point = [loss for loss in losses if not any(
+        word in type(loss).__name__ for word in OVERLAP)]
+    return 'sigmoid' if any(
+        _is_sigmoid(loss) for loss in point or losses) else 'softmax'
+
+
+def _losses_of(head: nn.Module) -> list[Any]:
     losses: list[Any] = []
     for name in ('loss_cls', 'loss_decode', 'loss_mask', 'loss_seg',
                  'criterion'):
         loss = getattr(head, name, None)
         losses += list(loss) if isinstance(loss, nn.ModuleList) else [loss]
-    point = [loss for loss in losses if loss is not None and not any(
-        word in type(loss).__name__ for word in OVERLAP)]
-    return 'sigmoid' if any(
-        _is_sigmoid(loss) for loss in point or losses) else 'softmax'
+    return [loss for loss in losses if loss is not None]
+
+
+VOID = 255  # the label that is ignored where nothing else is said
+
+
+def ignored_label(head: Any) -> int | None:
+    """The label of the pixels that a head does not learn; None: not known.
+
+    As the head says. Some losses ask it not, and have a label of their own;
+    where the head leaves the usual 255, and all its losses agree on another
+    label, that one is meant.
+    """
+    label = getattr(head, 'ignore_index', None)
+    own = {own_label(loss) for loss in _losses_of(head)}
+    if label == VOID and len(own) == 1 and own != {None}:
+        return own.pop()
+    return label
+
+
+def own_label(loss: Any) -> int | None:
+    """The label that a loss ignores whatever its head says, if any."""
+    return next((getattr(loss, name) for name in (
+        'ignore_label', 'ignore_index') if hasattr(loss, name)), None)
 
 
 # mmseg spells the third like this

@@ -85,7 +85,7 @@ class MMDetHost(Host):
             modules = watched_modules(attribute(model, path))
             if not modules:
                 raise ConfigError(f'{where}: {type(model).__name__} has no '
-                                  f"`{path}`; use 'neck' or 'backbone'")
+                                  f'`{path}`; {ON_FEATURES}')
             return Place(modules, argument=1, is_raw=True)
         if name in ('features', 'pyramid'):
             neck = getattr(model, 'neck', None)

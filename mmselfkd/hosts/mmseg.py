@@ -12,10 +12,13 @@ from torch import nn
 from ..errors import ConfigError
 from .building import build_neck, build_registered
 from .heads import (
+    VOID,
     HeadSpec,
     Kind,
     activation_of,
     find_head_spec,
+    ignored_label,
+    own_label,
     register_head,
 )
 from .host import ON_FEATURES, Host, PixelLoss, Refinement
@@ -89,7 +92,7 @@ class MMSegHost(Host):
         return getattr(self.heads(model)[0], 'num_classes', None)
 
     def ignore_index(self, model: Model) -> int | None:
-        return getattr(self.heads(model)[0], 'ignore_index', 255)
+        return _void_label(self.heads(model)[0])
 
     def class_map(self, sample: Any) -> torch.Tensor | None:
         label = getattr(sample, 'gt_sem_seg', None)
@@ -146,6 +149,7 @@ class MMSegHost(Host):
 
     def pixel_loss(self, student: Model, key: str) -> PixelLoss:
         head = self._pixel_head(student, key)
+        ignored = _void_label(head)
 
         def value(scores: torch.Tensor,
                   labels: Sequence[tuple[torch.Tensor, float]]
@@ -157,12 +161,14 @@ class MMSegHost(Host):
             for label, share in labels:
                 weight = None if head.sampler is None else (
                     head.sampler.sample(scores, label[:, None]))
-                total = total + share * sum(loss(scores, label, **_accepted(
-                    loss, weight=weight, ignore_index=head.ignore_index))
+                total = total + share * sum(
+                    loss(scores, _in_words_of(loss, label, ignored),
+                         **_accepted(loss, weight=weight,
+                                     ignore_index=head.ignore_index))
                     for loss in _class_losses(head))
             return total
 
-        return PixelLoss(head.ignore_index, head.norm_cfg, value)
+        return PixelLoss(ignored, head.norm_cfg, value)
 
     def _pixel_head(self, model: Model, key: str) -> Model:
         """The head whose losses are of the class scores of each pixel.
@@ -317,6 +323,20 @@ def _class_losses(head: Model) -> list[nn.Module]:
 
 # which of `loss_decode` is for the scores of `conv_seg`
 BRANCH_LOSSES = dict(DDRHead=(0, ), PIDHead=(1, ))
+
+
+def _void_label(head: Model) -> int:
+    """The label that a head ignores, or the usual one."""
+    label = ignored_label(head)
+    return VOID if label is None else label
+
+
+def _in_words_of(loss: nn.Module, label: torch.Tensor,
+                 ignored: int) -> torch.Tensor:
+    """The labels, with the one that a loss itself ignores for ``ignored``."""
+    own = own_label(loss)
+    return label if own in (None, ignored) else label.masked_fill(
+        label == ignored, own)
 
 
 def _accepts(loss: nn.Module, name: str) -> bool:

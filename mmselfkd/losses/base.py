@@ -76,6 +76,9 @@ class DistillationLoss(nn.Module):
         ignore_index (int | str, optional): Label of the pixels that take no
             part. None: all take part. ``'head'``: the run sets it from the
             student's head; without a run it is 255.
+        void_label (int, optional): Label of the pixels that the student's
+            head does not learn, whatever ``ignore_index`` says: it is no
+            class. The run sets it.
         num_classes (int, optional): How many classes the labels have, where
             the loss counts by class. None: the run sets it from the
             student's head, if that knows.
@@ -105,6 +108,7 @@ class DistillationLoss(nn.Module):
     activation: str | None = None
     groups: int | None = None
     ignore_index: int | str | None = None
+    void_label: int | None = None
     num_classes: int | None = None
     bins: int | None = None
     sync_ranks: bool = False

@@ -267,6 +267,9 @@ def _build_options(adjust, dynamic_temperature, temperature):
     return adjust, dynamic
 
 
+NO_CLASS = -1  # as a label
+
+
 def check_ignore_index(value: int | str | None) -> None:
     """Check an ``ignore_index`` of a loss."""
     if value is not None and value != 'head' and not is_integer(value):
@@ -377,7 +380,10 @@ class KDLoss(DistillationLoss):
                 *,
                 label: Tensor | None = None,
                 weight: Tensor | None = None) -> Tensor:
-        """See :func:`kd_loss`."""
+        """See :func:`kd_loss`; a void pixel has no class to adjust to."""
+        if label is not None and self.void_label not in (
+                None, self.ignored_label):
+            label = label.masked_fill(label == self.void_label, NO_CLASS)
         return kd_loss(
             student, teacher, label=label, weight=weight,
             temperature=self.temperature, ignore_index=self.ignored_label,

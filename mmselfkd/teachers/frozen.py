@@ -155,7 +155,8 @@ class FrozenTeacher(ModelTeacher):
         state = {WRAPPED.sub('', name): value for name, value in (
             state.items() if isinstance(state, dict) else ())
             if isinstance(name, str)}
-        if not state or not all(
+        if not any(isinstance(value, torch.Tensor)
+                   for value in state.values()) or not all(
                 isinstance(value, torch.Tensor) or HARMLESS.search(name)
                 for name, value in state.items()):
             raise ConfigError(f'{where}: holds no weights, but '

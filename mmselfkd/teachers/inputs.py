@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from ..checks import is_integer
 from ..errors import ConfigError
 from ..hosts import InputFormat
 from ..layout import BatchLayout
@@ -41,14 +42,15 @@ class InputAdapter:
                  channels: Sequence[int] | None = None,
                  key: str = 'teacher') -> None:
         self.format = teacher
-        self._channels = None if channels is None else list(channels)
         self._count, self._key = inputs.shape[1], key
         count = self._count
-        if channels is not None and not all(
-                isinstance(c, int) and 0 <= c < count for c in channels):
-            raise ConfigError(f'{key}.channels = {channels!r}: numbers from 0 '
-                              f'to {count - 1} are needed, channels of the '
-                              "student's input")
+        if channels is not None and not (
+                isinstance(channels, (list, tuple)) and channels and all(
+                    is_integer(c) and 0 <= c < count for c in channels)):
+            raise ConfigError(f'{key}.channels = {channels!r}: a list of '
+                              f'numbers from 0 to {count - 1} is needed, '
+                              "channels of the student's input")
+        self._channels = None if channels is None else list(channels)
         self.given = count if channels is None else len(channels)
         self._affine = self._normalisation_change(
             student, teacher, self.given, inputs.device)
@@ -132,7 +134,9 @@ class InputAdapter:
             raise self.other_channels(len(mean_t))
         if self._channels is not None and len(mean_s) > 1:
             mean_s, std_s = mean_s[self._channels], std_s[self._channels]
-        swap = theirs.is_swapped != ours.is_swapped and channels == 3
+        # neither turns the order of any other number of channels around
+        swap = channels == 3 and ours.is_swapped != (
+            theirs.is_swapped and self._count == 3)
         if swap:  # the student's statistics in the teacher's channel order
             mean_s, std_s = mean_s.flip(0), std_s.flip(0)
         if not swap and _equal(mean_s, mean_t) and _equal(std_s, std_t):

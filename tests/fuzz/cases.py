@@ -68,6 +68,14 @@ class Case:
         says (str): What the error has to name.
         expected (str): 'train', 'error' or, where the documentation leaves
             it open, 'either'.
+        is_sigmoid (bool): Class scores are those of a sigmoid.
+        bands (int): Channels of the images.
+        ignored (int): The label that the main head ignores.
+        aside (int): That of the auxiliary or first head, where there is one.
+        void (str): Of the labels 'all' or 'some' are that one.
+        twin (str): A run that must agree: 'plain' one in its batches, one of
+            a 'single' task loss or one of the 'last' distillation loss
+            alone in the first values.
     """
     label: str
     head: str
@@ -84,6 +92,12 @@ class Case:
     what: str = ''
     says: str = ''
     expected: str = 'train'
+    is_sigmoid: bool = False
+    bands: int = 3
+    ignored: int = 255
+    aside: int = 255
+    void: str = ''
+    twin: str = ''
 
     @property
     def terms(self) -> dict[str, tuple[dict, dict]]:

@@ -10,9 +10,10 @@ from mmengine.config import ConfigDict
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 
-from mmselfkd import ConfigError, DistillHook
+from mmselfkd import ConfigError, DistillHook, losses
 
-from .cases import STEPS, Case
+from .cases import LOSSES, STEPS, Case
+from .models import heads_of
 from .running import Outcome, run
 
 SHARES = ('distill.agreement', 'distill.cka', 'distill.teacher_accuracy')
@@ -27,7 +28,9 @@ def problems_of(case: Case, folder: Path) -> list[str]:
     if error is None and case.expected == 'error':
         return problems + ['was accepted']
     if error is None:
-        return (problems + _wrong_values(outcome)
+        return (problems + outcome.watch.problems + _wrong_values(outcome)
+                + _not_void(case, outcome)
+                + _unlike_twin(case, outcome, folder)
                 + _wrong_checkpoint(case, outcome, folder))
     if case.expected == 'train' or not isinstance(error, ConfigError):
         problems.append(''.join(traceback.format_exception(error)[-4:]))
@@ -76,6 +79,73 @@ def _wrong_values(outcome: Outcome) -> list[str]:
     return problems
 
 
+def _not_void(case: Case, outcome: Outcome) -> list[str]:
+    """Where no label counts, no loss that reads labels says anything."""
+    if case.void != 'all':
+        return []
+    used = [config for hook in outcome.runner.hooks
+            if isinstance(hook, DistillHook) for config in hook.plan.used]
+    return [f'{config.name} is {log[name]} where no label counts'
+            for log in outcome.logs for config in used
+            if (name := f'distill.{config.name}') in log
+            and config.loss.needs_label
+            and config.loss.ignore_index == case.ignored and log[name] != 0]
+
+
+def _unlike_twin(case: Case, outcome: Outcome, folder: Path) -> list[str]:
+    """A run that differs in one thing agrees in what that does not change."""
+    used = [name for name in case.terms  # a weight of 0 leaves one out
+            if f'distill.{name}' in outcome.logs[0]]
+    if not case.twin or not used:
+        return []
+    twin = copy.deepcopy(case)
+    twin.files = {}  # they are there, and random
+    if case.twin == 'plain':
+        _distil_nothing(twin)
+    elif case.twin == 'single':
+        for head in heads_of(twin.cfg['model']):
+            head['loss_decode'], = (
+                loss for loss in head['loss_decode']
+                if loss['type'] == 'CrossEntropyLoss')
+    else:
+        used = used[-1:]
+        entry, full = case.terms[used[0]]
+        if _is_drawn(full['type']):
+            return []
+        twin.hook['losses'] = {used[0]: entry}
+    with torch.random.fork_rng():
+        other = run(twin, folder / 'twin')
+    if other.error is not None:
+        return [f'the twin ({case.twin}) fails: {other.error!r}']
+    if case.twin == 'plain':
+        ours, theirs = (
+            [image for batch in x.watch.batches for image in batch]
+            for x in (outcome, other))
+        same = len(ours) == len(theirs) and all(
+            map(torch.equal, ours, theirs))
+        return [] if same else ['the student sees other batches than without']
+    first, alone = (
+        {name: x.logs[0][f'distill.{name}'] for name in used}
+        for x in (outcome, other))
+    return [f'{name} is {first[name]} at first, with {case.twin} {alone[name]}'
+            for name in used
+            if abs(first[name] - alone[name]) > 1e-4 * (1e-6 + abs(
+                first[name]))]
+
+
+def _is_drawn(kind: str) -> bool:
+    """Whether a loss has weights that are drawn at the start."""
+    loss = LOSSES[kind]
+    return (loss.is_adversarial or loss.channels == 'adapt'
+            or loss.build is not losses.DistillationLoss.build)
+
+
+def _distil_nothing(case: Case) -> None:
+    """Leave the student alone."""
+    case.cfg['custom_hooks'] = [
+        hook for hook in case.cfg['custom_hooks'] if hook['type'] == 'EMAHook']
+
+
 def _wrong_checkpoint(case: Case, outcome: Outcome,
                       folder: Path) -> list[str]:
     """It has to be that of a plain run, and ours apart from it."""
@@ -99,7 +169,7 @@ def _wrong_checkpoint(case: Case, outcome: Outcome,
         problems.append('the saved optimizer has {} parameters in {} groups, '
                         'the plain one {} in {}'.format(*(
                             f(count) for count in counts for f in (sum, len))))
-    if set(saved['mmselfkd']['modules']) != set(outcome.trained):
+    if set(saved['mmselfkd']['modules']) != set(outcome.watch.trained):
         problems.append('what is trained along is not what is saved')
     return problems
 
@@ -107,8 +177,6 @@ def _wrong_checkpoint(case: Case, outcome: Outcome,
 def _plain_problems(case: Case, folder: Path) -> list[str]:
     """Whether the student alone trains: if not, the fuzz is to blame."""
     plain = copy.deepcopy(case)
-    plain.cfg['custom_hooks'] = [
-        hook for hook in plain.cfg['custom_hooks']
-        if hook['type'] == 'EMAHook']
+    _distil_nothing(plain)
     error = run(plain, folder / 'plain').error
     return [] if error is None else [f'the plain run fails too: {error!r}']

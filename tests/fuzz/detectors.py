@@ -68,7 +68,7 @@ def _entry(rng: random.Random, kind: str) -> dict:
                             CONVOLUTIONS + 1, -CONVOLUTIONS - 1])
         cfg['source'] = f'branches.{split}'
         if rng.random() < 0.3:
-            cfg.update(beta=rng.choice([0, 0.5, 2]), box_weight=rng.choice(
+            cfg.update(beta=rng.choice([0, 1, 2]), box_weight=rng.choice(
                 [0, 1, 2.5]))
     if rng.random() < 0.4:
         cfg['loss_weight'] = rng.choice([0.1, 0.5, 2.0])

@@ -9,12 +9,13 @@ from unittest import mock
 
 import tiny_runs
 import torch
-from helpers import At, Logs, distillation
+from helpers import Logs
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, OPTIM_WRAPPERS
 
 from .cases import Case
+from .watching import Watch
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -35,33 +36,28 @@ class Outcome:
     Attributes:
         runner (Runner | None): None: it could not be built.
         logs (list[dict]): What the iterations logged.
-        trained (list[str]): Names of what was trained along.
+        watch (Watch): What was looked at.
         error (Exception | None): What ended the run.
     """
+    watch: Watch
     runner: Any = None
     logs: list[dict] = field(default_factory=list)
-    trained: list[str] = field(default_factory=list)
     error: Exception | None = None
 
 
 def run(case: Case, folder: Path) -> Outcome:
     """Build a Runner of the case and train."""
+    folder.mkdir(exist_ok=True)
     write(case)
     cfg = Config(copy.deepcopy(case.cfg))
     cfg.work_dir = str(folder / 'work_dir')
-    outcome, logs = Outcome(), Logs()
-
-    def look(runner):
-        outcome.trained += distillation(runner).trained_modules().state_dict()
-
-    is_distilled = any(hook['type'] != 'EMAHook' for hook in cfg.custom_hooks)
+    outcome, logs = Outcome(Watch(case)), Logs()
     try:
         # mmengine lays the config out several times, for longer than we train
         with mock.patch.object(Config, 'pretty_text', ''):
             outcome.runner = tiny_runs.build(cfg)
             outcome.runner.register_hook(logs)
-            if is_distilled:
-                outcome.runner.register_hook(At(before_train=look))
+            outcome.runner.register_hook(outcome.watch)
             outcome.runner.train()
     except Exception as error:
         outcome.error = error

@@ -28,24 +28,51 @@ from .models import (
     heads_of,
     make_model,
     places_of,
+    see,
 )
 from .values import some
 
 OURS = ('key', 'source', 'neck', 'head')  # arguments of teachers made here
+# what each case in turn has for sure, and the others now and then
+THEMES = ('', 'losses', 'ignored', 'bands', 'memory', 'tokens', 'twice')
+CE = dict(type='CrossEntropyLoss', loss_name='loss_ce')
+BCE = dict(CE, use_sigmoid=True)
+DICE = dict(type='DiceLoss', loss_name='loss_dice', loss_weight=0.5)
+TVERSKY = dict(type='TverskyLoss', loss_name='loss_tversky')
+LOVASZ = dict(type='LovaszLoss', reduction='none', loss_name='loss_lovasz')
+# of a softmax, and of a sigmoid; the last of each is NaN without a label
+LISTS = ([CE, DICE], [DICE, CE], [CE, TVERSKY], [CE, LOVASZ])
+SIGMOID_LISTS = ([BCE, DICE], [DICE, BCE], [BCE, LOVASZ])
 WORTH = 1e3  # a loss of more on maps of noise ends in NaN, in the best of runs
 
 
 def make_valid(seed: Any, number: int, folder: str) -> Case:
     rng = random.Random(f'{seed} valid {number}')
-    case = make_base(rng, f'valid-{number}', folder)
+    case = make_base(rng, f'valid-{number}', folder,
+                     theme=THEMES[number % len(THEMES)])
     if rng.random() < 0.1:
         rng.choice(list(case.terms.values()))[0]['loss_weight'] = 0
     return case
 
 
-def make_base(rng, label: str, folder: str, only: str = '') -> Case:
-    """A valid case; ``only`` names the hook."""
-    head = rng.choice(HEADS)
+def make_base(rng, label: str, folder: str, only: str = '',
+              theme: str | None = None) -> Case:
+    """A valid case.
+
+    Args:
+        rng (random.Random): Draws.
+        label (str): Of the case.
+        folder (str): For its files.
+        only (str): The hook.
+        theme (str, optional): One of :data:`THEMES` that it has. None: it has
+            none of them.
+    """
+
+    def drawn(what: str, share: float) -> bool:
+        return theme is not None and (theme == what or rng.random() < share)
+
+    head = rng.choice(['SegFormer', 'Segmenter', 'Segmenter'] if (
+        theme == 'tokens') else HEADS)
     size = rng.choice([(32, 32), (32, 32), (33, 33), (37, 37), (48, 32),
                        (33, 47)])
     case = Case(label, head, places_of(head, 4, size), size,
@@ -62,9 +89,23 @@ def make_base(rng, label: str, folder: str, only: str = '') -> Case:
         length = rng.choice([2, 3, 4, 8])
         case.lengths = STEPS, -(-STEPS // -(-length // case.batch))
     _vary(rng, head, model)
+    if drawn('bands', 0.1):
+        case.bands = rng.choice([1, 4])
+        see(model, case.bands)
+        model['data_preprocessor']['bgr_to_rgb'] = rng.random() < 0.4
+    if head != 'Binary' and drawn('ignored', 0.15):
+        _ignore(rng, case, model)
+    if drawn('losses', 0.15):
+        _list_losses(rng, case, model)
     name = only or rng.choice(['DistillHook'] * 8 + [*METHODS])
+    if drawn('twice', 0.1):
+        name, case.twin = 'DistillHook', 'last'
     case.hook = make_hook(rng, case, name, folder)
     case.cfg = make_config(rng, case, model, by_epoch, length)
+    if drawn('memory', 0.1):
+        case.twin = 'plain'
+        case.cfg['train_dataloader']['dataset']['pipeline'].insert(
+            2, dict(type='Brighter'))
     case.bf16 = rng.random() < 0.15
     if case.bf16:
         case.cfg['optim_wrapper']['type'] = 'BFloat16OptimWrapper'
@@ -74,7 +115,7 @@ def make_base(rng, label: str, folder: str, only: str = '') -> Case:
 def _vary(rng, head: str, model: dict) -> None:
     """Options of the student that no loss needs to know."""
     last = heads_of(model)[-1]
-    if head != 'SegFormer':
+    if head not in ('SegFormer', 'Segmenter'):
         model['backbone'].update(rng.choice([
             {}, {}, dict(with_cp=True), dict(frozen_stages=1),
             dict(norm_eval=True)]))
@@ -83,12 +124,34 @@ def _vary(rng, head: str, model: dict) -> None:
     if head != 'Binary' and rng.random() < 0.15:
         last['sampler'] = dict(
             type='OHEMPixelSampler', thresh=0.7, min_kept=50)
-    if head not in ('Binary', 'OCR') and rng.random() < 0.15:
-        last['loss_decode'] = [
-            dict(type='CrossEntropyLoss', loss_name='loss_ce'),
-            dict(type='DiceLoss', loss_name='loss_dice', loss_weight=0.5)]
-        last.pop('sampler', None)
     last['dropout_ratio'] = rng.choice([0., 0.1, 0.5])
+
+
+def _ignore(rng, case: Case, model: dict) -> None:
+    """Another label that does not count, and pixels of it."""
+    case.ignored = rng.choice([0, 0, -100, 255])
+    case.void = rng.choice(['some', 'some', 'all'])
+    *others, last = heads_of(model)
+    # another one learns the class 0, and knows no label below it
+    case.aside = rng.choice([0, 255]) if case.ignored == 0 else case.ignored
+    last['ignore_index'] = case.ignored
+    for head in others:
+        head['ignore_index'] = case.aside
+    model['data_preprocessor']['seg_pad_val'] = case.ignored
+
+
+def _list_losses(rng, case: Case, model: dict) -> None:
+    """Several task losses on the scores of each head."""
+    lists = LISTS
+    if case.head == 'Binary':
+        lists = SIGMOID_LISTS[:2]
+    elif rng.random() < 0.5:
+        case.is_sigmoid, lists = True, SIGMOID_LISTS
+    listed = rng.choice(lists[:-1] if case.void == 'all' else lists)
+    for head in heads_of(model):
+        head['loss_decode'] = copy.deepcopy(listed)
+        head.pop('sampler', None)  # its weights are of pixels
+    case.twin = 'single'
 
 
 # -- schedules ----------------------------------------------------------------
@@ -172,10 +235,17 @@ def _make_frozen(rng, case: Case, folder: str) -> Taught:
     classes = CLASSES if rng.random() < 0.85 else 5
     width = rng.choice([4, 8, 12, 16])
     model = make_model(head, width, classes)
+    theirs = case.bands
+    if case.bands > 3 and rng.random() < 0.3:  # some of the channels
+        theirs, channels = 3, rng.sample(range(case.bands), 3)
+    see(model, theirs)
     if rng.random() < 0.3:
         model['data_preprocessor'].update(rng.choice([
-            dict(mean=[127.5] * 3, std=[127.5] * 3), dict(bgr_to_rgb=False),
-            dict(mean=None, std=None)]))
+            dict(mean=[127.5], std=[127.5]), dict(bgr_to_rgb=True),
+            dict(bgr_to_rgb=False), dict(mean=None, std=None)]))
+    if case.is_sigmoid and head != 'Binary':
+        for one in heads_of(model):
+            one['loss_decode'] = copy.deepcopy(BCE)
     full: Any = dict(model=model, default_scope='mmseg')
     form = rng.random()
     if form < 0.2:
@@ -186,6 +256,8 @@ def _make_frozen(rng, case: Case, folder: str) -> Taught:
             ["default_scope = 'mmseg'\nmodel = ", '\n'])
         full = path
     cfg = dict(config=full, checkpoint='random')
+    if theirs != case.bands:
+        cfg['channels'] = channels
     if rng.random() < 0.5:
         cfg['checkpoint'] = f'{folder}/teacher{len(case.files)}.pth'
         case.files[cfg['checkpoint']] = ('weights', model)
@@ -232,7 +304,7 @@ def _make_self(rng, case: Case) -> Taught:
         cfg['head'] = dict(type='SegformerHead', **rng.choice([
             {}, dict(dropout_ratio=0.), dict(channels=6),
             dict(loss_decode=dict(type='CrossEntropyLoss',
-                                  use_sigmoid=case.head == 'Binary'))]))
+                                  use_sigmoid=case.is_sigmoid))]))
     return Taught(cfg, _refined(case, ours))
 
 
@@ -321,9 +393,15 @@ def _teaches(loss: losses.DistillationLoss, s: torch.Tensor,
     return True
 
 
-def make_term(rng, case: Case) -> dict:
-    """A loss between the student and one of the teachers."""
-    is_sigmoid = case.head == 'Binary'
+def make_term(rng, case: Case, like: dict | None = None) -> dict:
+    """A loss between the student and one of the teachers.
+
+    Args:
+        rng (random.Random): Draws.
+        case (Case): With its teachers.
+        like (dict, optional): Another loss, whose source it has.
+    """
+    is_sigmoid = case.is_sigmoid
     while True:
         name = rng.choice(list(case.teachers))
         taught = case.teachers[name]
@@ -334,8 +412,13 @@ def make_term(rng, case: Case) -> dict:
             continue
         is_mix = (taught.cfg or {}).get('type') == 'MixTeacher'
         student, teacher = (_mixed_sources if is_mix else _sources)(
-            rng, case, taught, kind)
+            rng, case, taught, kind) if like is None else _paths_of(like)
+        if like is not None and LOSSES[kind].channels == 'classes' and (
+                LOSSES[like['type']].channels != 'classes'):
+            continue
         if LOSSES[kind].needs_classifier:
+            if like is not None and teacher != ['features']:
+                continue
             teacher = ['features']
             if not _has_classifier(taught):
                 continue
@@ -359,17 +442,29 @@ def make_term(rng, case: Case) -> dict:
     return cfg
 
 
+def _paths_of(term: dict) -> tuple[list[str], list[str]]:
+    """What both sides of a loss look at, without whose it is."""
+    both = term['source']
+    if not isinstance(both, dict):
+        both = dict(student=both, teacher=both)
+    student, teacher = (
+        [one.rpartition(':')[2] for one in (
+            both[side] if isinstance(both[side], list) else [both[side]])]
+        for side in ('student', 'teacher'))
+    return student, teacher
+
+
 def _has_classifier(taught: Taught) -> bool:
     """Whether a teacher is a whole model, whose head has a classifier."""
     kind = (taught.cfg or {}).get('type', 'FrozenTeacher')
-    return kind.removeprefix('mmselfkd.') in (
-        'FrozenTeacher', 'EMATeacher', 'SnapshotTeacher')
+    return taught.places.has_classifier and kind.removeprefix(
+        'mmselfkd.') in ('FrozenTeacher', 'EMATeacher', 'SnapshotTeacher')
 
 
 def _shapes(places: Places, sources: list[str]) -> list[Shape]:
     """The levels of all of the sources."""
     others = {'auxiliary_head.conv_seg': 'logits',
-              'decode_head.0.conv_seg[1]': 'logits'}
+              'decode_head.0.conv_seg': 'logits'}
     return [shape for source in sources
             for shape in places.shapes[others.get(source, source)]]
 
@@ -383,9 +478,9 @@ def _sources(rng, case: Case, taught: Taught, kind: str
         count = rng.choice([1, 1, 1, 2])
         student = rng.choices(ours.scores, k=count)
         if rng.random() < 0.2 and case.head in ('Auxiliary', 'OCR'):
-            student[0] = dict(  # a head in a cascade runs twice
+            student[0] = dict(
                 Auxiliary='auxiliary_head.conv_seg',
-                OCR='decode_head.0.conv_seg[1]')[case.head]
+                OCR='decode_head.0.conv_seg')[case.head]
         elif rng.random() < 0.3 and 'logits' in theirs.scores:
             return ['logits'] * count, ['logits'] * count
         return student, rng.choices(theirs.scores, k=count)
@@ -424,7 +519,7 @@ def make_hook(rng, case: Case, name: str, folder: str) -> dict:
         kinds = ['FrozenTeacher'] * 3 + [
             'EMATeacher', 'SnapshotTeacher', 'SelfTeacher', 'MixTeacher',
             'StudentAsTeacher']
-        named = rng.random() < 0.35
+        named = case.twin != 'last' and rng.random() < 0.35
         names = rng.sample(['a', 'big', 'teacher', 'me_2', 'T'],
                            rng.choice([1, 2, 2, 3])) if named else ['teacher']
         for one in names:
@@ -433,6 +528,9 @@ def make_hook(rng, case: Case, name: str, folder: str) -> dict:
         keys = rng.sample(['loss_a', 'my_loss', 'loss', 'lossB2'],
                           rng.choice([1, 1, 2, 3]))
         hook['losses'] = {key: make_term(rng, case) for key in keys}
+        if case.twin == 'last':
+            hook['losses']['loss_z'] = make_term(
+                rng, case, hook['losses'][keys[0]])
         if len(names) > 1:  # one that no loss looks at is a mistake
             sources = repr(hook['losses'])
             case.teachers = {one: taught for one, taught in
@@ -521,13 +619,13 @@ def _fits(case: Case, taught: Taught, cfg: dict) -> bool:
                 case.places)
             path = 'backbone' if path == 'pyramid' else path
             known = path in places.shapes and not (
-                LOSSES[cfg['type']].channels == 'classes'
+                LOSSES[cfg['type']].channels != 'any'
                 and path == 'logits' and not places.scores)
             if not known:
                 return False
             shapes[side] += places.shapes[path]
     return can_teach(cfg, shapes['student'], shapes['teacher'],
-                     case.head == 'Binary')
+                     case.is_sigmoid)
 
 
 # -- the rest of the config ---------------------------------------------------
@@ -562,11 +660,18 @@ def make_config(rng, case: Case, model: dict, by_epoch: bool,
             type='Resize', scale=(width, height), keep_ratio=False))
     if case.head == 'Binary':
         pipeline.insert(2, dict(type='BinaryLabels'))
-    pipeline[2:2] = rng.choice([
-        [], [], [], [dict(type='IgnoreAllLabels')],
-        [dict(type='mmselfkd.KeepLabels', one_in=2)]])
+    pipeline[2:2] = dict(
+        all=[dict(type='IgnoreAllLabels', label=case.ignored)],
+        some=[rng.choice([
+            dict(type='SomeIgnored', label=case.ignored),
+            dict(type='mmselfkd.KeepLabels', one_in=2,
+                 ignore_index=case.ignored)])]).get(case.void, [])
     cfg['val_dataloader']['dataset'].update(
         size=height, length=2, serialize_data=False)
+    for one in (loader, cfg['val_dataloader']):
+        if case.bands != 3:
+            one['dataset']['pipeline'].insert(
+                -1, dict(type='Bands', count=case.bands))
     wrapper = cfg['optim_wrapper']
     wrapper['optimizer']['weight_decay'] = 5e-4
     if rng.random() < 0.4:

@@ -275,10 +275,21 @@ def test_errors_before_training(tmp_path, given, message):
         run(tmp_path, unlabelled=given)
 
 
-def test_nothing_can_be_learned(tmp_path):
+@pytest.mark.parametrize('loss, way', [
+    (dict(KD, ignore_index=255), r' \(with ignore_index=None it uses'),
+    (dict(KD, ignore_index='head', adjust=dict(type='LabelSmoothing')),
+     r' \(with ignore_index=None and adjust=None it uses'),
+    (dict(KD, adjust=dict(type='LabelSmoothing')),
+     r' \(with adjust=None it uses'),
+    (dict(type='IFVDLoss', source='features'), '$')])
+def test_losses_that_need_labels_alone(tmp_path, loss, way):
+    """What is named is all that must change, and nothing where none helps."""
     with pytest.raises(ConfigError, match='no loss can use images without '
-                       'labels: .*loss_kd needs labels .ignore_index=None'):
-        run(tmp_path, dict(loss_kd=dict(KD, ignore_index=255)))
+                       f'labels: .*loss_x needs labels{way}'):
+        run(tmp_path, dict(loss_x=loss))
+
+
+def test_nothing_can_be_learned(tmp_path):
     cfg = tiny_runs.config(tmp_path, dict(
         type='mmselfkd.FRSKDHook', unlabelled=dict(dataloader=loader())))
     with pytest.raises(ConfigError, match='a teacher with a loss of its own'):

@@ -8,7 +8,6 @@ import dataclasses
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from mmcv.transforms import BaseTransform
@@ -223,6 +222,60 @@ def test_what_the_head_ignores(head):
     assert found['explicit'] == found['every'] > 1e-3
 
 
+OHEM = dict(type='OhemCrossEntropy', ignore_label=0)
+TVERSKY = dict(type='TverskyLoss', ignore_index=0, loss_name='loss_tversky')
+
+
+@pytest.mark.parametrize('head, losses, ignored', [
+    ('fcn', TVERSKY, 0), ('ddrnet', [OHEM, OHEM], 0),
+    ('fcn', [TVERSKY, CE], 255), ('fcn', [CE, dict(DICE, ignore_index=0)], 255)
+], ids=['tversky', 'ohem', 'tversky and ce', 'ce and dice'])
+def test_losses_with_a_label_of_their_own(head, losses, ignored):
+    """It counts where the head leaves 255 and all losses say another one."""
+    shipped = SEGMENTORS[head]
+    model = shipped.model()
+    model['decode_head']['loss_decode'] = losses
+    model.pop('auxiliary_head', None)
+    other = dataclasses.replace(shipped, transforms=VOID)
+    object.__setattr__(other, 'model', lambda divisor=8: copy.deepcopy(model))
+    step = hosts_table.train(other, hook(
+        random_teacher(model), kd=dict(type='KDLoss', source='logits')))[-1]
+    assert (values(step)['kd'] == 0) == (ignored == 0)
+
+
+@pytest.mark.parametrize('losses', [
+    [CE, dict(TVERSKY, ignore_index=255)], [CE, dict(DICE, ignore_index=255)]],
+    ids=['tversky', 'dice'])
+def test_mixed_images_where_losses_have_a_label_of_their_own(losses):
+    """The label that the head ignores is no class for any of them.
+
+    Without a class Tversky is 0 and Dice 1, of the branches, the mixed
+    scores and the two self-teachers.
+    """
+    shipped = void(SEGMENTORS['fcn'])
+    model = shipped.model()
+    model['decode_head']['loss_decode'] = losses
+    other = dataclasses.replace(shipped)
+    object.__setattr__(other, 'model', lambda divisor=8: copy.deepcopy(model))
+    found = values(hosts_table.train(
+        other, dict(type='mmselfkd.MixSKDHook'))[-1])
+    unit = float(losses[1]['type'] == 'DiceLoss')
+    assert found['branches'] == pytest.approx(3 * unit, abs=1e-6)
+    assert found['mixed'] == pytest.approx(4 * unit, abs=1e-6)
+    assert found['aggregated'] == pytest.approx(2 * unit, abs=1e-6)
+
+
+@pytest.mark.parametrize('ignore_index', [None, 255])
+def test_a_void_pixel_has_no_class_to_adjust_to(ignore_index):
+    """Whether or not it takes part in the loss."""
+    shipped = void(SEGMENTORS['fcn'])
+    kd = dict(type='KDLoss', source='logits', ignore_index=ignore_index)
+    found = values(hosts_table.train(shipped, hook(
+        random_teacher(shipped.model()), plain=kd, adjusted=dict(
+            kd, adjust=dict(type='LabelSmoothing'))))[-1])
+    assert found['adjusted'] == found['plain'] > 1e-3
+
+
 @pytest.mark.parametrize('stage, ignored', [(0, 0), (1, 255)])
 def test_what_a_stage_of_a_cascade_ignores(stage, ignored):
     """Its own label, whatever the last stage ignores."""
@@ -264,23 +317,6 @@ def test_what_the_head_ignores_in_mixed_images():
 
 
 # -- inputs -------------------------------------------------------------------
-
-
-@TRANSFORMS.register_module()
-class Bands(BaseTransform):
-    """Images of one, or of four channels."""
-
-    seen: list = []
-
-    def __init__(self, count):
-        self.count = count
-
-    def transform(self, results):
-        image = results['img']
-        image = np.concatenate([image, image[..., :1] // 2], 2)
-        results['img'] = np.ascontiguousarray(image[..., :self.count])
-        Bands.seen.append(results['img'])
-        return results
 
 
 def banded(tmp_path, count, teacher_preprocessor, **options):
@@ -328,9 +364,20 @@ def test_any_number_of_channels(tmp_path, compared, count, is_swapped):
     runner.register_hook(Look())
     runner.train()
     images = torch.stack([torch.from_numpy(image).permute(2, 0, 1)
-                          for image in Bands.seen[-2:]]).float()
+                          for image in tiny_runs.Bands.seen[-2:]]).float()
     expected = looked[0].backbone.stem[0]((images - mean) / std)
     assert torch.allclose(compared[-1][1], expected, atol=1e-4)
+
+
+def test_unlabelled_images_of_any_number_of_channels(tmp_path):
+    """One mean is that of all channels: the hosts take one or three."""
+    cfg = banded(tmp_path, 4, dict(mean=[90.], std=[40.]))
+    loader = cfg.train_dataloader
+    cfg.custom_hooks[0].losses = dict(loss_x=dict(
+        type='NFDLoss', source='backbone[3]'))
+    cfg.custom_hooks[0].unlabelled = dict(dataloader=dict(
+        batch_size=2, dataset=loader.dataset))
+    assert values(train(cfg)[-1])['x_unlabelled'] > 0
 
 
 def test_unequal_numbers_of_channels_are_the_users_choice(tmp_path, compared):
@@ -379,19 +426,6 @@ def test_a_teacher_of_one_size(compared):
         x=dict(type='Compared', source='logits')))
     assert values(steps[-1])['kd'] > 0
     assert {tuple(t.shape[2:]) for _, t in compared} == {(12, 12)}
-
-
-@TRANSFORMS.register_module()
-class Brighter(BaseTransform):
-    """Each image a little brighter than the one before."""
-
-    def __init__(self):
-        self.count = 0
-
-    def transform(self, results):
-        self.count += 1
-        results['img'] = results['img'] // 2 + np.uint8(self.count)
-        return results
 
 
 @pytest.mark.parametrize('memory', [
@@ -574,6 +608,13 @@ def test_detectors_without_a_box_head(head):
     with pytest.raises(ConfigError, match='SOLO'):
         hosts_table.train(DETECTORS[head], hook(
             EMA, box=dict(type='ValueLoss', source='boxes')))
+
+
+def test_a_head_of_two_branches_has_its_regions_once():
+    shipped = DETECTORS['double_heads']
+    steps = hosts_table.train(shipped, hook(
+        random_teacher(shipped.model(4), 'mmdet'), kd=KD))
+    assert values(steps[-1])['kd'] > 0
 
 
 def test_the_source_that_a_cascade_teacher_needs_is_in_the_message():

@@ -92,6 +92,11 @@ CASES = dict(
         SEGMENTORS['vpd'], hook(KD), "use 'depth' or 'features'",
         dict(losses=dict(loss_x=dict(
             type='NFDLoss', source='features', ignore_index=None)))),
+    regions_of_a_detector_without=(  # and without a neck
+        DETECTORS['mask2former'], hook(dict(
+            type='NFDLoss', source='rois')),
+        "type='NFDLoss' with source='features'",
+        dict(losses=dict(loss_x=dict(source='features')))),
     a_module_of_a_head=(
         DETECTORS['grid_rcnn'], hook(
             dict(type='ValueLoss', source='boxes')), 'name the module',
@@ -181,7 +186,7 @@ BOXES = dict(type='NFDLoss', source='boxes')
     ('retinanet', retinanet(2, 27), CWD,
      ['6 classes for each of 9 anchors', '2 classes for each of 27']),
     ('retinanet', DETECTORS['fcos'].model(), CWD, ['9 anchors', '6 classes']),
-    ('gfl', gfl(8), BOXES, ['17 bins', '9 bins']),
+    ('gfl', gfl(8), BOXES, ['17 bins', '9 bins', 'same reg_max']),
     ('detr', DETECTORS['conditional_detr'].model(), CWD, ['7 classes']),
     ('detr', DETECTORS['conditional_detr'].model(), KD, ['6 classes']),
     ('detr', DETECTORS['yolof'].model(), KD, ['12 object queries']),
@@ -245,20 +250,25 @@ def test_a_cell_of_each_outcome(monkeypatch):
 
 
 def test_the_page_has_every_head_and_no_fault():
-    """Each cell trained, or has a message whose way forward trained."""
-    lines = (Path(__file__).parents[2] / 'docs' / 'hosts.md').read_text(
-        ).splitlines()
-    rows = [[cell.strip() for cell in line.split('|')[1:-1]]
-            for line in lines if line.startswith(('| mmseg', '| mmdet'))]
-    assert [(host, f'{folder}/{name.strip("`")}.py')
-            for host, folder, name, *_ in rows] == [
-                (shipped.host, shipped.config) for shipped in SHIPPED.values()]
-    header, = (line for line in lines if line.startswith('| host'))
-    assert [cell.strip() for cell in header.split('|')[4:-1]] == list(METHODS)
-    works = {number: way for number, way in re.findall(
-        r'^(\d+)\. .*What works: `(.+)`$', '\n'.join(lines), re.MULTILINE)}
-    for row in rows:
-        assert len(row) == 3 + len(METHODS)
-        for cell in row[3:]:
-            number = re.fullmatch(r'\[(\d+)\]\(#messages\)', cell)
-            assert cell == 'yes' or number and works[number[1]], row
+    """Each cell trained, or has a message whose way forward trained.
+
+    And the page is as the tool writes it: nothing in it is by hand.
+    """
+    text = hosts_table.PAGE.read_text()
+    entries = hosts_table.entries_of(text)
+    assert set(entries) == {
+        (head, method) for head in SHIPPED for method in METHODS}
+    for key, (outcome, note) in entries.items():
+        assert outcome == 'trained' or (
+            outcome == 'refused' and re.search('What works: `.+`$', note)), key
+    assert hosts_table.page(entries) == text
+
+
+def test_a_cell_that_is_run_again():
+    entries = hosts_table.entries_of(hosts_table.PAGE.read_text())
+    key = 'mmseg/fcn', 'FGD'
+    assert entries[key].outcome == 'refused'
+    entries[key] = hosts_table.Entry('refused', '`x`: y. What works: `z`')
+    entries['mmdet/yolof', 'LD'] = hosts_table.Entry('crash')
+    again = hosts_table.entries_of(hosts_table.page(entries))
+    assert again == entries

@@ -230,6 +230,9 @@ def test_checkpoint_that_is_broken(tmp_path):
     torch.save([1, 2], tmp_path / 'y.pth')
     with pytest.raises(ConfigError, match='holds a list'):
         FrozenTeacher(CONFIG, str(tmp_path / 'y.pth'))
+    torch.save(dict(ema_state_dict=dict(a=torch.ones(1))), tmp_path / 'z.pth')
+    with pytest.raises(ConfigError, match='no weights, but ema_state_dict'):
+        FrozenTeacher(CONFIG, str(tmp_path / 'z.pth'))
 
 
 @pytest.mark.parametrize('config, says', [

@@ -84,7 +84,20 @@ def test_some_of_the_channels():
     assert torch.equal(adapter(inputs, layout(inputs)), inputs[:, [2, 0]])
 
 
-@pytest.mark.parametrize('channels', [[4], [-1], ['0'], [0.5]])
+@pytest.mark.parametrize('ours', [False, True])
+@pytest.mark.parametrize('theirs', [False, True])
+def test_four_channels_are_never_turned_around(ours, theirs):
+    """Whatever the student's flag says; three of them are the teacher's."""
+    inputs = torch.rand(2, 4, 8, 8)
+    got = InputAdapter(
+        InputFormat(is_swapped=ours), InputFormat(is_swapped=theirs), inputs,
+        [0, 1, 2])(inputs, layout(inputs))
+    three = inputs[:, :3]
+    torch.testing.assert_close(got, three.flip(1) if theirs else three)
+
+
+@pytest.mark.parametrize('channels', [
+    [4], [-1], ['0'], [0.5], [True], [], 'r', 1, {}])
 def test_channels_that_the_student_does_not_have(channels):
     with pytest.raises(ConfigError, match='NFDHook.teacher.channels.*0 to 3'):
         InputAdapter(RAW, RAW, torch.rand(1, 4, 8, 8), channels,

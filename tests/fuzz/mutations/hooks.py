@@ -89,7 +89,22 @@ def two_hooks_of_one_name(rng, case):
 
 
 @mutation
+def memory_in_fixed_views(rng, case):
+    """A recorded view is the same each time, and this one is not."""
+    loader = case.cfg['train_dataloader']
+    loader['dataset']['pipeline'].insert(2, dict(type='Brighter'))
+    loader['dataset'] = dict(
+        type='mmselfkd.FixedViews', views=rng.choice([1, 2]),
+        dataset=loader['dataset'])
+    loader['sampler'] = dict(
+        type='mmselfkd.ViewSampler', sampler=loader['sampler'])
+    return 'a transform with a memory in FixedViews', 'Brighter'
+
+
+@mutation
 def averages_hook_first(rng, case):
+    if case.head == 'Segmenter':  # as many channels: no adapter
+        return None
     take_teacher(rng, case, dict(
         config=make_model('FCN', 8), checkpoint='random'))
     case.hook['losses']['loss_x']['type'] = 'NFDLoss'

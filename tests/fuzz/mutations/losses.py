@@ -3,6 +3,7 @@ from math import inf, nan
 
 from ..cases import LOSSES
 from ..models import make_model
+from ..valid import SIGMOID_LISTS
 from ..values import LATER, arguments, misspelt, one_illegal
 from .base import (
     again,
@@ -89,6 +90,20 @@ def other_classes(rng, case):
     case.hook['losses'] = {'loss': dict(
         type=rng.choice(losses_on('classes')), source='logits')}
     return 'another number of classes', 'loss'
+
+
+@mutation
+def other_activation(rng, case):
+    """Scores of a softmax and of a sigmoid, whatever stands in the list."""
+    if case.head == 'Binary' or case.is_sigmoid:
+        return None
+    model = make_model('FCN', 8)
+    model['decode_head']['loss_decode'] = as_written(
+        rng.choice(SIGMOID_LISTS))
+    take_teacher(rng, case, dict(config=model, checkpoint='random'))
+    case.hook['losses'] = {'loss': dict(
+        type=rng.choice(['KDLoss', 'DISTLoss']), source='logits')}
+    return 'a sigmoid teaches a softmax', 'activation'
 
 
 @mutation

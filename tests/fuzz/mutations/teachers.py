@@ -6,7 +6,7 @@ import torch
 
 from mmselfkd import teachers
 
-from ..models import make_model
+from ..models import make_model, see
 from ..valid import OURS
 from ..values import misspelt, one_illegal
 from .base import again, mutation, take_teacher
@@ -235,6 +235,19 @@ def teacher_that_cannot_run(rng, case):
 
 
 @mutation
+def other_bands(rng, case):
+    """Of the channels of an image a teacher sees all, or those it names."""
+    model = make_model('FCN', 8)
+    see(model, 4)
+    cfg = dict(config=model, checkpoint='random')
+    if rng.random() < 0.4:
+        see(model, 1)
+        cfg['channels'] = rng.choice([[], [3], [-4], [0, 1], 'r', 1, [0.5]])
+    take_teacher(rng, case, cfg)
+    return f'teacher.channels = {cfg.get("channels")!r}', 'channels'
+
+
+@mutation
 def teacher_checkpoint(rng, case):
     folder = case.files['']
     model = make_model('FCN', 8)
@@ -273,7 +286,7 @@ def no_teacher_checkpoint(rng, case):
 
 @mutation
 def inherit(rng, case):
-    if case.head in ('SegFormer', 'Binary'):
+    if case.head in ('SegFormer', 'Segmenter', 'Binary'):
         return None
     value = rng.choice([
         5, True, nan, [5], {}, 'nothing', 'decode_hed', '', ['backbone', 5],
@@ -301,7 +314,7 @@ def inherit_from_one_of_two(rng, case):
     take_teacher(rng, case, dict(a=frozen, b=copy.deepcopy(frozen)))
     case.hook['losses']['loss_x']['source'] = dict(
         student='backbone[1]', teacher='a:features')
-    if case.head == 'SegFormer':
+    if case.head in ('SegFormer', 'Segmenter'):
         return None
     case.hook['inherit'] = 'backbone'
     return 'one of two teachers to inherit from', 'inherit'
