@@ -13,6 +13,7 @@ from ._maps import (
     check_maps,
     full_precision,
     normalise_weight,
+    softmax_divergence,
     sum_over_ranks,
     total_weight,
 )
@@ -235,9 +236,9 @@ def _class_terms(logits: Tensor, target: Tensor, beta: float) -> Tensor:
 def _box_terms(box: Tensor, target: Tensor) -> Tensor:
     """KL of the distributions of a box, or 1 - GIoU (N, A, H, W)."""
     if box.shape[2] > SIDES:
-        ours, theirs = (F.log_softmax(x.unflatten(2, (SIDES, -1)), dim=3)
-                        for x in (box, target))
-        return (theirs.exp() * (theirs - ours)).sum(3).mean(2)
+        return softmax_divergence(
+            *(x.unflatten(2, (SIDES, -1)) for x in (box, target)), 3).mean(
+                (2, 3))
     return 1 - _giou(box, target)
 
 

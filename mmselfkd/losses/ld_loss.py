@@ -2,7 +2,6 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..checks import (
@@ -10,7 +9,12 @@ from ..checks import (
     check_not_negative,
     check_positive,
 )
-from ._maps import autocast_off, check_maps, full_precision
+from ._maps import (
+    autocast_off,
+    check_maps,
+    full_precision,
+    softmax_divergence,
+)
 from .base import DistillationLoss
 
 SIDES = 4
@@ -102,10 +106,9 @@ def ld_loss(student: Tensor,
         if score is not None:
             main = main * score.detach().to(student)[:, 0]
         weight = main + vlr * valuable
-        student, teacher = (
-            F.log_softmax(x.unflatten(1, (SIDES, -1)) / temperature, dim=2)
-            for x in (student, teacher))
-        divergence = (teacher.exp() * (teacher - student)).sum(2).mean(1)
+        divergence = softmax_divergence(
+            *(x.unflatten(1, (SIDES, -1)) for x in (student, teacher)), 2,
+            temperature).mean((1, 2))
         divergence = divergence.masked_fill(weight == 0, 0)
         return temperature**2 * (weight * divergence).sum() / len(student)
 
@@ -172,7 +175,8 @@ class LDLoss(DistillationLoss):
         count = SIDES * self.bins if self.bins else teacher.shape[1]
         score = None
         if student.ndim == 4 and student.shape[1] > count:
-            score = student[:, count:].float().sigmoid().amax(1, keepdim=True)
+            score = student.detach()[:, count:].amax(
+                1, keepdim=True).float().sigmoid()
         return ld_loss(
             student[:, :count], teacher[:, :count], regions=regions,
             score=score, temperature=self.temperature, vlr=self.vlr)
