@@ -55,7 +55,9 @@ def ld_loss(student: Tensor,
     B of this sum, and is not divided by the number of positions, so it
     grows with the objects of a batch: its weight of 0.25 is 0.25 / 17 times
     the positions of the main region in the batch on this one, and a quarter
-    of that on the valuable one.
+    of that on the valuable one. There each position of the valuable region
+    is weighted by the IoU of its anchor, which is in no equation of the
+    paper, and positions of the main region may be in it as well.
 
     Args:
         student (Tensor): scores of the bins, side by side.
@@ -159,11 +161,12 @@ class LDLoss(DistillationLoss):
     def pair_levels(
             self, student: Sequence[Tensor],
             teacher: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """Box sides with those of the teacher, class scores behind them."""
+        """Box sides with those of the teacher, the best score behind them."""
         count = len(teacher)
         if len(student) == 2 * count:
-            student = [torch.cat(pair, 1) for pair in zip(
-                student[:count], student[count:])]
+            student = [
+                torch.cat([sides, scores.detach().amax(1, keepdim=True)], 1)
+                for sides, scores in zip(student[:count], student[count:])]
         return super().pair_levels(student, teacher)
 
     def forward(self,
