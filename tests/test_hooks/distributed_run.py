@@ -7,6 +7,40 @@ import torch.distributed as dist
 from mmengine.runner import Runner
 from tiny_runs import config, teacher
 
+
+def detector(work_dir, name, losses, batch_size):
+    """Losses on a detector of mmdet, taught by one that is wider."""
+    import tiny_detectors
+
+    cfg = tiny_detectors.config(
+        work_dir, name, dict(
+            type='mmselfkd.DistillHook', losses=losses,
+            teacher=tiny_detectors.teacher(name, 12)),
+        dict(type='EMAHook'), **{
+            'train_cfg.max_iters': 4,
+            'optim_wrapper.clip_grad': dict(max_norm=1.),
+            'model.backbone.norm_eval': True,
+            'train_dataloader.batch_size': batch_size,
+            'train_dataloader.sampler.shuffle': False})
+    resize, = (step for step in cfg.train_dataloader.dataset.pipeline
+               if step['type'] == 'RandomResize')
+    resize.update(ratio_range=(1, 1))
+    return cfg
+
+
+DETECTORS = dict(
+    gfl=dict(
+        loss_pkd=dict(type='PKDLoss', source='features'),
+        loss_fgd=dict(type='FGDLoss', source='features', loss_weight=0.01),
+        loss_ld=dict(
+            type='LDLoss', source=dict(
+                student=['boxes', 'logits'], teacher='boxes')),
+        loss_crosskd=dict(type='CrossKDLoss', source='branches.-1')),
+    detr=dict(
+        loss_pkd=dict(type='PKDLoss', source='features'),
+        loss_kd=dict(type='KDLoss', source='logits', ignore_index=None),
+        loss_box=dict(type='ValueLoss', source='boxes')))
+
 HOOKS = dict(
     frozen=dict(
         type='mmselfkd.DistillHook',
@@ -82,7 +116,10 @@ def main(name, work_dir, batch_size, norms, backend):
         torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
     if distributed:
         dist.init_process_group(backend)
-    cfg = segmentor(name, work_dir, batch_size, norms)
+    if name in DETECTORS:
+        cfg = detector(work_dir, name, DETECTORS[name], batch_size)
+    else:
+        cfg = segmentor(name, work_dir, batch_size, norms)
     if distributed:
         cfg.launcher = 'pytorch'
         cfg.model_wrapper_cfg = dict(
