@@ -8,14 +8,25 @@ from mmengine.runner import Runner
 from tiny_runs import config, teacher
 
 
-def detector(work_dir, name, losses, batch_size):
-    """Losses on a detector of mmdet, taught by one that is wider."""
+def detector(work_dir, batch_size):
+    """The losses of detectors, on a GFL taught by one that is wider.
+
+    Its own losses weigh 0: their normalisers are 1 at least, on each rank.
+    """
     import tiny_detectors
 
     cfg = tiny_detectors.config(
-        work_dir, name, dict(
-            type='mmselfkd.DistillHook', losses=losses,
-            teacher=tiny_detectors.teacher(name, 12)),
+        work_dir, 'gfl', dict(
+            type='mmselfkd.DistillHook',
+            teacher=tiny_detectors.teacher('gfl', 12),
+            task_schedule=dict(type='LinearRamp', end=4, end_factor=0.),
+            losses=dict(
+                loss_pkd=dict(type='PKDLoss', source='features'),
+                loss_fgd=dict(type='FGDLoss', source='features'),
+                loss_ld=dict(type='LDLoss', source=dict(
+                    student=['boxes', 'logits'], teacher='boxes')),
+                loss_crosskd=dict(
+                    type='CrossKDLoss', source='branches.-1'))),
         dict(type='EMAHook'), **{
             'train_cfg.max_iters': 4,
             'optim_wrapper.clip_grad': dict(max_norm=1.),
@@ -27,19 +38,6 @@ def detector(work_dir, name, losses, batch_size):
     resize.update(ratio_range=(1, 1))
     return cfg
 
-
-DETECTORS = dict(
-    gfl=dict(
-        loss_pkd=dict(type='PKDLoss', source='features'),
-        loss_fgd=dict(type='FGDLoss', source='features', loss_weight=0.01),
-        loss_ld=dict(
-            type='LDLoss', source=dict(
-                student=['boxes', 'logits'], teacher='boxes')),
-        loss_crosskd=dict(type='CrossKDLoss', source='branches.-1')),
-    detr=dict(
-        loss_pkd=dict(type='PKDLoss', source='features'),
-        loss_kd=dict(type='KDLoss', source='logits', ignore_index=None),
-        loss_box=dict(type='ValueLoss', source='boxes')))
 
 HOOKS = dict(
     frozen=dict(
@@ -116,10 +114,8 @@ def main(name, work_dir, batch_size, norms, backend):
         torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
     if distributed:
         dist.init_process_group(backend)
-    if name in DETECTORS:
-        cfg = detector(work_dir, name, DETECTORS[name], batch_size)
-    else:
-        cfg = segmentor(name, work_dir, batch_size, norms)
+    cfg = detector(work_dir, batch_size) if name == 'detector' else (
+        segmentor(name, work_dir, batch_size, norms))
     if distributed:
         cfg.launcher = 'pytorch'
         cfg.model_wrapper_cfg = dict(

@@ -68,11 +68,10 @@ def test_with_the_statistics_of_bn_frozen(tmp_path):
     assert_close(one, two)
 
 
-@pytest.mark.parametrize('hook', ['gfl', 'detr'])
-def test_losses_of_detectors(tmp_path, hook):
-    """PKD, FGD, LD and CrossKD; and those on queries."""
-    one = launch(hook, tmp_path / 'one', 4, 1)
-    two = launch(hook, tmp_path / 'two', 2, 2)
+def test_losses_of_detectors(tmp_path):
+    """PKD, FGD, LD and CrossKD."""
+    one = launch('detector', tmp_path / 'one', 4, 1)
+    two = launch('detector', tmp_path / 'two', 2, 2)
     assert_close(one, two)
 
 
