@@ -237,8 +237,8 @@ def _box_terms(box: Tensor, target: Tensor) -> Tensor:
     """KL of the distributions of a box, or 1 - GIoU (N, A, H, W)."""
     if box.shape[2] > SIDES:
         return softmax_divergence(
-            *(x.unflatten(2, (SIDES, -1)) for x in (box, target)), 3).mean(
-                (2, 3))
+            box.unflatten(2, (SIDES, -1)),
+            target.unflatten(2, (SIDES, -1)), 3).mean((2, 3))
     return 1 - _giou(box, target)
 
 

@@ -109,8 +109,8 @@ def ld_loss(student: Tensor,
             main = main * score.detach().to(student)[:, 0]
         weight = main + vlr * valuable
         divergence = softmax_divergence(
-            *(x.unflatten(1, (SIDES, -1)) for x in (student, teacher)), 2,
-            temperature).mean((1, 2))
+            student.unflatten(1, (SIDES, -1)),
+            teacher.unflatten(1, (SIDES, -1)), 2, temperature).mean((1, 2))
         divergence = divergence.masked_fill(weight == 0, 0)
         return temperature**2 * (weight * divergence).sum() / len(student)
 
