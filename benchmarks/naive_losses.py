@@ -170,13 +170,16 @@ def ld_regions(maps):
 
 def crosskd(s, t, label, image, module):
     """Of one level, with the channels standardised by their definition."""
-    m_s, m_t = (f.mean((0, 2, 3), keepdim=True) for f in (s, t))
-    d_s, d_t = (((f - m)**2).mean((0, 2, 3), keepdim=True).sqrt()
-                for f, m in ((s, m_s), (t, m_t)))
-    crossed = (s - m_s) / (d_s + 1e-6) * d_t + m_t
-    q, p = (torch.sigmoid(module.classes(f)) for f in (crossed, t))
+    def crossed():
+        m_s, m_t = (f.mean((0, 2, 3), keepdim=True) for f in (s, t))
+        d_s, d_t = (((f - m)**2).mean((0, 2, 3), keepdim=True).sqrt()
+                    for f, m in ((s, m_s), (t, m_t)))
+        return (s - m_s) / (d_s + 1e-6) * d_t + m_t
+
+    # one map stands for the features of both branches
+    q, p = (torch.sigmoid(module.classes(f)) for f in (crossed(), t))
     sides, sides_t = (F.softmax(module.boxes(f).unflatten(
-        1, (4, -1)), dim=2) for f in (crossed, t))
+        1, (4, -1)), dim=2) for f in (crossed(), t))
     entropy = -(p * q.log() + (1 - p) * (1 - q).log())
     divergence = (sides_t * (sides_t / sides).log()).sum(2).mean(1)
     sure = p.amax(1)

@@ -9,6 +9,7 @@
 - A benchmark page is a file of ``benchmarks``.
 """
 import importlib
+import inspect
 import pkgutil
 import shutil
 import sys
@@ -17,6 +18,11 @@ import yaml
 
 import mmselfkd
 from mmselfkd import hooks, losses
+
+TASKS = {  # of the data that the configs have
+    'BCCD': 'detection', 'COCO': 'detection', 'CamVid': 'segmentation',
+    'Cityscapes': 'segmentation', 'NYU Depth V2': 'depth',
+    'Pascal VOC 2007 + 2012': 'segmentation'}
 
 
 def write(docs):
@@ -59,9 +65,14 @@ def _metafile(root, hook):
 
 
 def _methods_index(methods):
-    rows = [(f'[{_title(metafile)}]({_method(hook)}.md)',
-             f'`{hook.__name__}`', _summary(hook))
-            for hook, metafile in methods]
+    rows = []
+    for hook, metafile in methods:
+        about = metafile['Collections'][0]['Metadata']
+        tasks = dict.fromkeys(TASKS[data] for data in about['Training Data'])
+        rows.append((
+            f'[{_title(metafile)}]({_method(hook)}.md)',
+            f'`{hook.__name__}`', ', '.join(tasks), about['Teacher'],
+            about['Use When'], _masks(hook)))
     return '\n\n'.join([
         '# Methods',
         'Each method is one hook: `DistillHook` with the sources, losses and '
@@ -69,6 +80,18 @@ def _methods_index(methods):
         'and of its losses.',
         _table(('method', 'hook', 'what it is'), rows),
         _toctree([_method(hook) for hook, _ in methods])])
+
+
+def _masks(hook):
+    """What any of its losses leaves out or weighs."""
+    types = _loss_types(hook)
+    has = dict(
+        padding=True,
+        ignored=any('ignore_index' in inspect.signature(cls).parameters
+                    for cls in types),
+        foreground=any(cls.takes_weight and not cls.needs_objects
+                       for cls in types))
+    return ', '.join(name for name in has if has[name])
 
 
 def _title(metafile):

@@ -64,6 +64,8 @@ class LevelMatcher:
         self.place = self._one_place(ours)
         self._their_place = self._one_place(theirs)
         self._check_queries()
+        if self.loss.channels == 'distributions':
+            self._refuse_plain_boxes()
         self.is_map = all(place.is_map for place in ours)
         self.partners: tuple[int, ...] | None = None
         self._choose_classes(student, ours)
@@ -184,6 +186,19 @@ class LevelMatcher:
             f'{self._where}: what belongs to the {count or other} object '
             f'queries of the {"student" if count else "teacher"} can be '
             f'compared with that of queries alone; {ON_FEATURES}')
+
+    def _refuse_plain_boxes(self) -> None:
+        """The boxes of both are distributions."""
+        for place, who in ((self.place, 'student'),
+                           (self._their_place, 'teacher')):
+            if (place.reading is None
+                    or place.reading.kind != 'distributions'):
+                raise ConfigError(
+                    f'{self._where}: {self.config.loss_name} compares the '
+                    'distributions of box sides, but the source of the '
+                    f'{who} gives {_kind(place.reading)}; use a {who} whose '
+                    "boxes are distributions (GFL) with source='boxes', or "
+                    "a loss for values, type='ValueLoss' with source='boxes'")
 
     def _choose_classes(self, student: Levels,
                         ours: Sequence[Place]) -> None:
@@ -340,17 +355,7 @@ class LevelMatcher:
 
     def _check_distributions(self, pairs: Pairs) -> None:
         """The box sides of both have the same bins."""
-        places = self.place, self._their_place
-        for place, who in zip(places, ('student', 'teacher')):
-            if (place.reading is None
-                    or place.reading.kind != 'distributions'):
-                raise ConfigError(
-                    f'{self._where}: {self.config.loss_name} compares the '
-                    'distributions of box sides, but the source of the '
-                    f'{who} gives {_kind(place.reading)}; use a {who} whose '
-                    "boxes are distributions (GFL) with source='boxes', or "
-                    "a loss for values, type='ValueLoss' with source='boxes'")
-        ours, theirs = (place.reading for place in places)
+        ours, theirs = self.place.reading, self._their_place.reading
         assert ours is not None and theirs is not None
         sides = {_parts(theirs, t.shape[1]) for _, t in pairs}
         if ours.size != theirs.size or {groups for groups, _ in sides} != {4}:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 EPS = 1e-8
 LEAST = 1e-12  # square of a norm that counts as 0
@@ -202,6 +203,40 @@ def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
         return values.mean()
     return (values.masked_fill(weight == 0, 0) * weight).sum(
         (2, 3)).mean()
+
+
+class _SoftmaxDivergence(torch.autograd.Function):
+    """The slope is ready with the value: one map is kept, not four."""
+
+    @staticmethod
+    def forward(ctx, student, teacher, dim, temperature):
+        ours, theirs = (F.log_softmax(x / temperature, dim=dim)
+                        for x in (student, teacher))
+        share = theirs.exp()
+        value = theirs.sub_(ours).mul_(share).sum(dim, keepdim=True)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(ours.exp_().sub_(share))
+            ctx.temperature = temperature
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        slope, = ctx.saved_tensors
+        return slope * (grad / ctx.temperature), None, None, None
+
+
+def softmax_divergence(student: Tensor, teacher: Tensor, dim: int,
+                       temperature: float = 1.0) -> Tensor:
+    """KL divergence of the student's softmax from the teacher's.
+
+    Args:
+        student (Tensor): any shape.
+        teacher (Tensor): the same shape; gets no gradient.
+        dim (int): what the softmax is over; it stays, with length 1.
+        temperature (float): divides both. Defaults to 1.0.
+    """
+    return _SoftmaxDivergence.apply(student, teacher, dim, temperature)
 
 
 def channel_correlation_loss(student: Tensor, teacher: Tensor,

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from ..checks import (
@@ -134,11 +135,13 @@ def _check_arguments(p, reduction):
 
 def _attention(features, p):
     """Attention maps of unit length (N, 1, H, W)."""
-    features = features.abs()
     # the unit length takes the scale away again, its gradient too
-    scale = features.detach().amax((1, 2, 3), keepdim=True)
+    values, axes = features.detach(), (1, 2, 3)
+    scale = torch.maximum(
+        values.amax(axes, keepdim=True), -values.amin(axes, keepdim=True))
     features = features / scale.clamp(min=EPS)
-    attention = features.pow(p).mean(dim=1, keepdim=True)
+    powers = features.square() if p == 2 else features.abs().pow(p)
+    attention = powers.mean(dim=1, keepdim=True)
     length = attention.norm(dim=(2, 3), keepdim=True)
     return attention / length.clamp(min=EPS)
 

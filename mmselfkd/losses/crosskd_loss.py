@@ -13,6 +13,7 @@ from ._maps import (
     check_maps,
     full_precision,
     normalise_weight,
+    softmax_divergence,
     sum_over_ranks,
     total_weight,
 )
@@ -185,38 +186,41 @@ def _aligned(student: Sequence[Tensor], teacher: Sequence[Tensor],
 
     A channel that is all the same gets the teacher's mean.
     """
-    masks, count = [*masks, *masks], len(student)
-    means, deviations = _statistics([*student, *teacher], masks, sync_ranks)
-    return [
-        _cut((s - m_s) * (d_t / (d_s + EPS)).where(d_s > 0, 0) + m_t, mask)
-        for s, m_s, m_t, d_s, d_t, mask in zip(
-            student, means, means[count:], deviations, deviations[count:],
-            masks)]
+    centred, _, ours = _moments(student, masks, sync_ranks)
+    with torch.no_grad():
+        _, means, theirs = _moments(teacher, masks, sync_ranks)
+    scales = _of_maps((theirs / (ours + EPS)).where(ours > 0, 0), student)
+    return [_cut(torch.addcmul(mean, x, scale), mask)
+            for x, mean, scale, mask in zip(centred, means, scales, masks)]
 
 
-def _statistics(maps: Sequence[Tensor], masks: Sequence[Tensor | None],
-                sync_ranks: bool) -> tuple[Sequence[Tensor], list[Tensor]]:
-    """Mean and deviation of each channel of maps that are 0 in the masks.
+def _moments(maps: Sequence[Tensor], masks: Sequence[Tensor | None],
+             sync_ranks: bool) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """Maps that are 0 in the masks less their means, means and deviations.
 
-    Both (1, C, 1, 1). The sums of all maps go over the ranks at once.
+    Of each channel; the deviations of all maps in one vector, as their sums
+    go over the ranks at once.
     """
 
-    def means(values: Sequence[Tensor]) -> Sequence[Tensor]:
-        sums = torch.cat([x.sum((0, 2, 3)) for x in values])
-        split = sum_over_ranks(sums, sync_ranks).split(
-            [x.shape[1] for x in values])
-        return [x.view(1, -1, 1, 1) / n for x, n in zip(split, counts)]
+    def mean(values: Sequence[Tensor]) -> Tensor:
+        return sum_over_ranks(torch.cat([
+            x.sum((0, 2, 3)) for x in values]), sync_ranks) / count
 
-    counts = sum_over_ranks(torch.stack([
-        x.new_tensor(x[:, 0].numel()) if mask is None else mask.sum().to(x)
+    count = sum_over_ranks(torch.cat([
+        x.new_full((x.shape[1], ), x[:, 0].numel()) if mask is None else
+        mask.sum().to(x).expand(x.shape[1])
         for x, mask in zip(maps, masks)]), sync_ranks).clamp(min=1)
-    found = means(maps)
-    variances = means([
-        _cut((x - mean).square(), mask)
-        for x, mean, mask in zip(maps, found, masks)])
-    # the root of 0 has no slope
-    return found, [v.where(v > LEAST, 1).sqrt() * (v > LEAST)
-                   for v in variances]
+    means = _of_maps(mean(maps), maps)
+    centred = [_cut(x - m, mask) for x, m, mask in zip(maps, means, masks)]
+    variance = mean([x.square() for x in centred])
+    known = variance > LEAST  # the root of 0 has no slope
+    return centred, means, variance.where(known, 1).sqrt().where(known, 0)
+
+
+def _of_maps(values: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
+    """What a vector has of the channels of each map, (1, C, 1, 1)."""
+    return [x.view(1, -1, 1, 1)
+            for x in values.split([x.shape[1] for x in maps])]
 
 
 def _class_terms(logits: Tensor, target: Tensor, beta: float) -> Tensor:
@@ -224,16 +228,17 @@ def _class_terms(logits: Tensor, target: Tensor, beta: float) -> Tensor:
     loss = F.binary_cross_entropy_with_logits(
         logits, target, reduction='none')
     if beta:
-        loss = loss * (logits.sigmoid() - target).abs().pow(beta)
+        apart = (logits.sigmoid() - target).abs()
+        loss = loss * (apart if beta == 1 else apart.pow(beta))
     return loss.sum(2)
 
 
 def _box_terms(box: Tensor, target: Tensor) -> Tensor:
     """KL of the distributions of a box, or 1 - GIoU (N, A, H, W)."""
     if box.shape[2] > SIDES:
-        ours, theirs = (F.log_softmax(x.unflatten(2, (SIDES, -1)), dim=3)
-                        for x in (box, target))
-        return (theirs.exp() * (theirs - ours)).sum(3).mean(2)
+        return softmax_divergence(
+            box.unflatten(2, (SIDES, -1)),
+            target.unflatten(2, (SIDES, -1)), 3).mean((2, 3))
     return 1 - _giou(box, target)
 
 

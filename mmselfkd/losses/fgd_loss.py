@@ -52,8 +52,8 @@ class ContextBlock(nn.Module):
         """What is not valid (N, 1, H, W) says nothing."""
         maps = maps.to(self.mask.weight.dtype)
         share = _softmax(self.mask(maps), valid)
-        context = (maps * share).sum((2, 3), keepdim=True)
-        return maps + self.add(context)
+        context = maps.flatten(2) @ share.flatten(2).transpose(1, 2)
+        return maps + self.add(context[..., None])
 
 
 def fgd_loss(student: Tensor,
@@ -160,14 +160,14 @@ def fgd_loss(student: Tensor,
             student, teacher = (
                 x.masked_fill(~valid, 0) for x in (student, teacher))
             objects = objects.masked_fill(~valid, 0)
-        ours = _attention(student, temperature, valid)
-        theirs = _attention(teacher, temperature, valid)
+        ours, theirs = _attentions(student, teacher, temperature, valid)
         outside = objects == 0 if valid is None else (objects == 0) & valid
         count = outside.sum((1, 2, 3), keepdim=True).clamp(min=1)
         mask = alpha * objects + beta * outside / count
         positions, channels = (x.to(student) for x in theirs)
-        loss = (mask * positions * channels
-                * (student - teacher).square()).sum()
+        square = (student - teacher).square().flatten(2)
+        loss = (mask * positions * (
+            channels.flatten(2).mT @ square).view_as(mask)).sum()
         loss = loss + gamma * sum(
             (a - b).abs().sum() for a, b in zip(ours, theirs)).to(student)
         if context is not None and lambda_:
@@ -180,21 +180,28 @@ def fgd_loss(student: Tensor,
         return loss / len(student)
 
 
-def _attention(maps, temperature, valid):
-    """Of positions (N, 1, H, W) and of channels (N, C, 1, 1).
+def _attentions(student, teacher, temperature, valid):
+    """Of both: of positions (N, 1, H, W) and of channels (N, C, 1, 1).
 
-    In float64: near the teacher rounding would decide on the sign of the
-    differences, and so on the slope of their size.
+    Near the teacher rounding would decide on the sign of the differences,
+    and so on the slope of their size. So the student's means are those of
+    the teacher and of the difference, and what follows is in float64.
     """
-    size, double = maps.abs(), torch.float64
-    count = maps[0, 0].numel() if valid is None else valid.sum(
+    size = teacher.abs()
+    beyond = student.abs() - size
+    count = size[0, 0].numel() if valid is None else valid.sum(
         (1, 2, 3), keepdim=True).clamp(min=1)
-    positions = _softmax(
-        size.mean(1, keepdim=True, dtype=double) / temperature, valid)
-    # what is not valid is 0
-    mean = size.sum((2, 3), keepdim=True, dtype=double) / count
-    channels = F.softmax(mean / temperature, dim=1)
-    return count * positions, maps.shape[1] * channels
+
+    def means(maps):
+        # what is not valid is 0
+        return (maps.mean(1, keepdim=True).double(),
+                maps.sum((2, 3), keepdim=True).double() / count)
+
+    theirs = means(size)
+    ours = (a + b for a, b in zip(theirs, means(beyond)))
+    for at, of in (ours, theirs):
+        yield (count * _softmax(at / temperature, valid),
+               size.shape[1] * F.softmax(of / temperature, dim=1))
 
 
 def _softmax(scores, valid):

@@ -2,7 +2,6 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..checks import (
@@ -10,7 +9,12 @@ from ..checks import (
     check_not_negative,
     check_positive,
 )
-from ._maps import autocast_off, check_maps, full_precision
+from ._maps import (
+    autocast_off,
+    check_maps,
+    full_precision,
+    softmax_divergence,
+)
 from .base import DistillationLoss
 
 SIDES = 4
@@ -51,7 +55,9 @@ def ld_loss(student: Tensor,
     B of this sum, and is not divided by the number of positions, so it
     grows with the objects of a batch: its weight of 0.25 is 0.25 / 17 times
     the positions of the main region in the batch on this one, and a quarter
-    of that on the valuable one.
+    of that on the valuable one. There each position of the valuable region
+    is weighted by the IoU of its anchor, which is in no equation of the
+    paper, and positions of the main region may be in it as well.
 
     Args:
         student (Tensor): scores of the bins, side by side.
@@ -102,10 +108,9 @@ def ld_loss(student: Tensor,
         if score is not None:
             main = main * score.detach().to(student)[:, 0]
         weight = main + vlr * valuable
-        student, teacher = (
-            F.log_softmax(x.unflatten(1, (SIDES, -1)) / temperature, dim=2)
-            for x in (student, teacher))
-        divergence = (teacher.exp() * (teacher - student)).sum(2).mean(1)
+        divergence = softmax_divergence(
+            student.unflatten(1, (SIDES, -1)),
+            teacher.unflatten(1, (SIDES, -1)), 2, temperature).mean((1, 2))
         divergence = divergence.masked_fill(weight == 0, 0)
         return temperature**2 * (weight * divergence).sum() / len(student)
 
@@ -156,11 +161,12 @@ class LDLoss(DistillationLoss):
     def pair_levels(
             self, student: Sequence[Tensor],
             teacher: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """Box sides with those of the teacher, class scores behind them."""
+        """Box sides with those of the teacher, the best score behind them."""
         count = len(teacher)
         if len(student) == 2 * count:
-            student = [torch.cat(pair, 1) for pair in zip(
-                student[:count], student[count:])]
+            student = [
+                torch.cat([sides, scores.detach().amax(1, keepdim=True)], 1)
+                for sides, scores in zip(student[:count], student[count:])]
         return super().pair_levels(student, teacher)
 
     def forward(self,
@@ -172,7 +178,8 @@ class LDLoss(DistillationLoss):
         count = SIDES * self.bins if self.bins else teacher.shape[1]
         score = None
         if student.ndim == 4 and student.shape[1] > count:
-            score = student[:, count:].float().sigmoid().amax(1, keepdim=True)
+            score = student.detach()[:, count:].amax(
+                1, keepdim=True).float().sigmoid()
         return ld_loss(
             student[:, :count], teacher[:, :count], regions=regions,
             score=score, temperature=self.temperature, vlr=self.vlr)

@@ -7,6 +7,38 @@ import torch.distributed as dist
 from mmengine.runner import Runner
 from tiny_runs import config, teacher
 
+
+def detector(work_dir, batch_size):
+    """The losses of detectors, on a GFL taught by one that is wider.
+
+    Its own losses weigh 0: their normalisers are 1 at least, on each rank.
+    """
+    import tiny_detectors
+
+    cfg = tiny_detectors.config(
+        work_dir, 'gfl', dict(
+            type='mmselfkd.DistillHook',
+            teacher=tiny_detectors.teacher('gfl', 12),
+            task_schedule=dict(type='LinearRamp', end=4, end_factor=0.),
+            losses=dict(
+                loss_pkd=dict(type='PKDLoss', source='features'),
+                loss_fgd=dict(type='FGDLoss', source='features'),
+                loss_ld=dict(type='LDLoss', source=dict(
+                    student=['boxes', 'logits'], teacher='boxes')),
+                loss_crosskd=dict(
+                    type='CrossKDLoss', source='branches.-1'))),
+        dict(type='EMAHook'), **{
+            'train_cfg.max_iters': 4,
+            'optim_wrapper.clip_grad': dict(max_norm=1.),
+            'model.backbone.norm_eval': True,
+            'train_dataloader.batch_size': batch_size,
+            'train_dataloader.sampler.shuffle': False})
+    resize, = (step for step in cfg.train_dataloader.dataset.pipeline
+               if step['type'] == 'RandomResize')
+    resize.update(ratio_range=(1, 1))
+    return cfg
+
+
 HOOKS = dict(
     frozen=dict(
         type='mmselfkd.DistillHook',
@@ -82,7 +114,8 @@ def main(name, work_dir, batch_size, norms, backend):
         torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
     if distributed:
         dist.init_process_group(backend)
-    cfg = segmentor(name, work_dir, batch_size, norms)
+    cfg = detector(work_dir, batch_size) if name == 'detector' else (
+        segmentor(name, work_dir, batch_size, norms))
     if distributed:
         cfg.launcher = 'pytorch'
         cfg.model_wrapper_cfg = dict(

@@ -77,12 +77,14 @@ def test_foreground_is_refused_by_a_loss_with_objects(detectors, tmp_path):
             losses=dict(loss_fgd=dict(foreground=0.5)))
 
 
-def test_ld_is_refused_where_boxes_are_no_distributions(detectors, tmp_path):
-    hook = dict(type='mmselfkd.LDHook', teacher=detectors.teacher('fcos'))
+@pytest.mark.parametrize('name', ['fcos', 'detr'])
+def test_ld_is_refused_where_boxes_are_no_distributions(
+        detectors, tmp_path, name):
+    hook = dict(type='mmselfkd.LDHook', teacher=detectors.teacher(name))
     with pytest.raises(ConfigError, match=(
             r'loss_ld\.source: LDLoss compares the distributions.*'
             r"of the student gives values.*GFL.*'ValueLoss'")):
-        train(detectors.config(tmp_path, 'fcos', hook))
+        train(detectors.config(tmp_path, name, hook))
 
 
 def test_ld_needs_equally_many_bins(detectors, tmp_path):

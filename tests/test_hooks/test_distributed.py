@@ -68,6 +68,13 @@ def test_with_the_statistics_of_bn_frozen(tmp_path):
     assert_close(one, two)
 
 
+def test_losses_of_detectors(tmp_path):
+    """PKD, FGD, LD and CrossKD."""
+    one = launch('detector', tmp_path / 'one', 4, 1)
+    two = launch('detector', tmp_path / 'two', 2, 2)
+    assert_close(one, two)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(),
                     reason='SyncBN of torch needs a GPU')
 @pytest.mark.parametrize('hook', ['frozen', 'own'])
