@@ -113,6 +113,8 @@ def shortened(cfg, iters):
         scheduler.by_epoch = False
         for name in {'begin', 'end'} & set(scheduler):
             scheduler[name] = short(scheduler[name], unit)
+        if scheduler.get('begin') and scheduler.get('end'):
+            scheduler.end = max(scheduler.end, scheduler.begin + 1)
         if 'milestones' in scheduler:
             scheduler.milestones = [
                 short(time, unit) for time in scheduler.milestones]
