@@ -9,12 +9,17 @@ of the learning rate and at the end.
 statistics of one training batch, so that their maps have the sizes of a
 network's. ``--narrow N``: of a PSPNet on Cityscapes the convolutions have 1 /
 N of their channels, the teacher is random and the images are those of CamVid.
+``--data``: where a config's own images are not at hand, those of another file,
+as its pipeline reads them; nothing that was trained before is loaded, and the
+teacher is random. ``--crop`` pads or crops them.
 ``--together``: one run with the losses of all configs, which must be of one
 pair; each config's shares are those among its own losses and the task's.
 
     python benchmarks/shares.py configs/skd/skd_fpn_*camvid* --iters 100
     python benchmarks/shares.py configs/*/*pspnet_r101-r18* --narrow 1 \
         --crop 512 512 --together --iters 1 --window 1
+    python benchmarks/shares.py configs/ld/*coco.py --iters 2 --window 1 \
+        --data configs/_base_/datasets/bccd.py
     python benchmarks/shares.py configs/toy/fpn_r18-w8*.py --teacher T.py \
         --teacher-checkpoint W.pth --methods SKDHook NFDHook
 """
@@ -32,7 +37,8 @@ from measuring import at_least, table, write
 from methods import find_method, is_distillation
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import DATASETS, MODELS, DefaultScope
 from mmengine.runner import Runner
 from torch.nn.modules.batchnorm import _BatchNorm
 from train import load_config
@@ -91,15 +97,30 @@ def shortened(cfg, iters):
     Returns:
         int: Iterations of the warm-up.
     """
-    factor, warm_up = iters / cfg.train_cfg.max_iters, 0
+    epoch = 1  # iterations
+    if 'max_epochs' in cfg.train_cfg:
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+            epoch = len(DATASETS.build(cfg.train_dataloader.dataset)) // (
+                cfg.train_dataloader.batch_size) or 1
+    total = cfg.train_cfg.get('max_iters') or cfg.train_cfg.max_epochs * epoch
+    factor, warm_up = iters / total, 0
+
+    def short(time, unit):
+        return max(1, round(time * unit * factor)) if time else time
+
     for scheduler in cfg.param_scheduler:
-        for name in ('begin', 'end'):
-            if scheduler.get(name):
-                scheduler[name] = max(1, round(scheduler[name] * factor))
+        unit = epoch if scheduler.get('by_epoch', True) else 1
+        scheduler.by_epoch = False
+        for name in {'begin', 'end'} & set(scheduler):
+            scheduler[name] = short(scheduler[name], unit)
+        if scheduler.get('begin') and scheduler.get('end'):
+            scheduler.end = max(scheduler.end, scheduler.begin + 1)
+        if 'milestones' in scheduler:
+            scheduler.milestones = [
+                short(time, unit) for time in scheduler.milestones]
         if scheduler.type == 'LinearLR':
             warm_up = max(warm_up, scheduler.end)
-    cfg.train_cfg.max_iters = iters
-    cfg.train_cfg.pop('val_interval', None)
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=iters)
     for name in ('val_cfg', 'val_dataloader', 'val_evaluator',
                  'test_cfg', 'test_dataloader', 'test_evaluator',
                  'visualizer'):  # of which mmengine keeps one by its name
@@ -143,6 +164,17 @@ def on_a_cpu(cfg, factor, crop=None):
     data = Config.fromfile(Path(__file__).parent.parent / 'configs' /
                            '_base_/datasets/camvid.py').train_dataloader
     data.dataset.pipeline = cfg.train_dataloader.dataset.pipeline
+    use(cfg, data, crop)
+
+
+def on_other_data(cfg, path, crop=None):
+    """The config's networks at full width, on the images of another file."""
+    untrained(cfg.model)
+    use(cfg, Config.fromfile(path).train_dataloader, crop)
+
+
+def use(cfg, data, crop):
+    """Train on this data with the batch size of the config."""
     data.batch_size = cfg.train_dataloader.batch_size
     cfg.train_dataloader = data
     if crop is not None:
@@ -150,6 +182,12 @@ def on_a_cpu(cfg, factor, crop=None):
         for step in data.dataset.pipeline:
             if step.type == 'RandomCrop':
                 step.crop_size = tuple(crop)
+
+
+def untrained(model):
+    """Without weights that were trained before."""
+    model.pop('pretrained', None)
+    model.backbone.pop('init_cfg', None)
 
 
 def randomise(cfg, folder):
@@ -167,10 +205,9 @@ def randomise(cfg, folder):
         if 'config' not in hook.get('teacher', {}):
             continue
         config = _config_of(hook.teacher)
-        config.model.pop('pretrained', None)
-        config.model.backbone.pop('init_cfg', None)
-        model = MODELS.build(dict(config.model, _scope_=config.get(
-            'default_scope')))
+        untrained(config.model)
+        model = revert_sync_batchnorm(MODELS.build(dict(
+            config.model, _scope_=config.get('default_scope'))))
         model.init_weights()
         model.train()
         for module in model.modules():
@@ -328,7 +365,8 @@ def main():
     parser.add_argument('--random-teachers', action='store_true')
     parser.add_argument('--narrow', type=at_least(1), metavar='N')
     parser.add_argument('--crop', type=int, nargs=2, metavar=('H', 'W'),
-                        help='with --narrow')
+                        help='with --narrow or --data')
+    parser.add_argument('--data', metavar='CONFIG')
     parser.add_argument('--together', action='store_true')
     parser.add_argument('--out', type=Path)
     args = parser.parse_args()
@@ -337,6 +375,8 @@ def main():
         cfg = load(path, method, args.teacher, args.teacher_checkpoint)
         if args.narrow:
             on_a_cpu(cfg, args.narrow, args.crop)
+        elif args.data:
+            on_other_data(cfg, args.data, args.crop)
         configs[Path(path).stem if method is None else method] = cfg
     runs = [(cfg, {title: None}) for title, cfg in configs.items()]
     if args.together:
@@ -351,7 +391,7 @@ def main():
                    slice(args.iters - args.window, args.iters)]
         torch.manual_seed(args.seed)
         with TemporaryDirectory() as folder:
-            if args.random_teachers or args.narrow:
+            if args.random_teachers or args.narrow or args.data:
                 randomise(cfg, folder)
             rows, names = measured(cfg, args.iters)
         for title, own in titles.items():

@@ -73,6 +73,23 @@ def test_a_pair_on_a_cpu():
     assert cfg.train_cfg.max_iters == cfg.param_scheduler[0].end == 8
 
 
+def test_other_data():
+    """A run by epochs, at full width, on images that are at hand."""
+    cfg = Config.fromfile('configs/nfd/nfd_retinanet_r101-r18_fpn_1x_coco.py')
+    shares.on_other_data(cfg, 'configs/_base_/datasets/toy_det.py')
+    data = cfg.train_dataloader
+    assert (data.batch_size, data.dataset.type) == (
+        2, 'mmselfkd.ToyDetDataset')
+    assert 'init_cfg' not in cfg.model.backbone
+    assert cfg.model.backbone.depth == 18
+    data.dataset.length = 200  # 100 iterations an epoch, of which there are 12
+    assert shares.shortened(cfg, 120) == 50  # 500 of 1200
+    assert cfg.train_cfg == dict(type='IterBasedTrainLoop', max_iters=120)
+    warm_up, steps = cfg.param_scheduler
+    assert not warm_up.by_epoch and not steps.by_epoch
+    assert (steps.end, steps.milestones) == (120, [80, 110])
+
+
 def test_several_configs_in_one_run(tiny, tmp_path, monkeypatch):
     """Each has the shares of a run of its own; the teachers are random."""
     tables = {}

@@ -63,8 +63,12 @@ def cost(student, teacher, i, j, is_sigmoid):
 @pytest.mark.parametrize('ours, theirs', [(4, 4), (3, 5), (5, 3)])
 def test_matching_is_the_cheapest_of_all(ours, theirs, is_sigmoid):
     student, teacher = level(1, ours), level(2, theirs)
+    sides = matched(student, teacher, is_sigmoid)
     for n, (rows, columns) in enumerate(match_queries(
             student, teacher, is_sigmoid)):
+        assert torch.equal(sides[0][n], student[n][:, rows])
+        assert torch.equal(sides[1][n], teacher[n][:, columns])
+
         def total(pairs, n=n):
             return sum(cost(student[n], teacher[n], i, j, is_sigmoid)
                        for i, j in pairs)

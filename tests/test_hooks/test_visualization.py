@@ -1,4 +1,6 @@
 """Pictures of what the losses compare; the student is the same."""
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ import tiny_detectors
 import tiny_runs
 import torch
 from helpers import KD, NFD, Spy, assert_equal, load, pair, train
-from mmengine.registry import HOOKS, VISBACKENDS
+from mmengine.registry import HOOKS, MODELS, VISBACKENDS
 from mmengine.visualization import BaseVisBackend
 
 from mmselfkd import ConfigError, DistillVisualizationHook
@@ -310,3 +312,17 @@ def test_both_sides_have_the_same_colours():
     assert picture.dtype == np.uint8 and picture.shape[2] == 3
     assert len(colours[0] & colours[1]) > 0.9 * len(colours[0])
     assert not np.array_equal(picture, swapped)
+
+
+@pytest.mark.parametrize('bgr_to_rgb', [True, False])
+def test_an_image_has_the_colours_of_its_file(tmp_path, bgr_to_rgb):
+    """Pipelines read BGR, whichever order the student wants."""
+    cfg = tiny_runs.config(tmp_path)
+    cfg.model.data_preprocessor.update(
+        mean=[10., 20., 30.], std=[2., 4., 5.], bgr_to_rgb=bgr_to_rgb)
+    student = MODELS.build(dict(cfg.model, _scope_='mmseg'))
+    pixels = torch.tensor([50., 100., 200.]).view(3, 1, 1).expand(3, 4, 4)
+    inputs = student.data_preprocessor(dict(inputs=[pixels]))['inputs']
+    picture = visualization._image_of(
+        SimpleNamespace(student=student, inputs=inputs), 0)
+    np.testing.assert_allclose(255 * picture[0, 0], (200, 100, 50), rtol=1e-4)

@@ -77,8 +77,12 @@ def test_distances_of_fcos_are_pixels(build, options):
     with torch.no_grad():
         given = host_of(model).head_end(model, 'branches.-1', 'k')(found)
     points = model.bbox_head.prior_generator.grid_priors(SIZES, device='cpu')
-    left = points[0].view(8, 6, 2)[..., 0] - boxes[0][1, 0]
-    torch.testing.assert_close(given[0][1][1, 0, 0], left)
+    x, y = points[0].view(8, 6, 2).unbind(-1)
+    x1, y1, x2, y2 = given[0][1][1, 0]
+    torch.testing.assert_close(
+        torch.stack([x - x1, y - y1, x2 - x, y2 - y]), boxes[0][1],
+        rtol=1e-5, atol=1e-4)
+    assert (boxes[0][1] == 0).any() == options['norm_on_bbox']  # clamped
 
 
 def test_where_they_are(build):

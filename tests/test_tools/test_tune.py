@@ -176,6 +176,19 @@ def write_trial(made, number, metrics, **record):
             json.dumps(dict(metrics=metrics)))
 
 
+@pytest.mark.parametrize('total, is_pruned', [(40, True), (41, False)])
+def test_a_trial_is_pruned_after_a_quarter(study, total, is_pruned):
+    """It is the worst of all in iteration 10."""
+    made = study('mIoU')
+    for number in range(4):
+        write_trial(made, number, dict(mIoU=50.), mIoU=50.)
+    write_trial(made, 4, None, mIoU=1.)
+    folder = made.folder_of(4)
+    (folder / 'facts.json').write_text(json.dumps(dict(iterations=total)))
+    made.settle()
+    assert (folder / 'pruned.json').exists() == is_pruned
+
+
 @pytest.mark.parametrize('metric', [None, 'coco/bbox_mAP'])
 def test_a_trial_that_finds_no_box_has_failed(study, metric):
     """mmdet's COCO metric returns nothing then; the search goes on."""
