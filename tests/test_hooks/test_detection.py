@@ -347,7 +347,8 @@ def test_teachers_that_do_not_fit(tiny, detectors, tmp_path, losses, change,
      ['losses.loss_ho', 'RoIs']),
     ('fcos', dict(type='DistillHook', teacher=True, losses=dict(
         loss_x=dict(KD, source='mask_rois'))),
-     ['losses.loss_x.source', 'roi_head.mask_roi_extractor', "'neck'"]),
+     ['losses.loss_x.source', 'roi_head.mask_roi_extractor',
+      "source='features'"]),
     ('fcos', dict(type='DistillHook', teacher=True, losses=dict(
         loss_x=dict(KD, foreground=1.5))),
      ['loss_x.foreground', 'at most 1', 'got 1.5']),
