@@ -79,6 +79,16 @@ def test_two_and_two_are_four(tmp_path, optimizer, extra):
         assert_equal(whole['ema_state_dict'], resumed['ema_state_dict'])
 
 
+@pytest.mark.parametrize('name', [
+    'AICSDHook', 'FRSKDHook', 'ICSDHook', 'NFDHook', 'SKDHook'])
+def test_presets_as_shipped(tmp_path, name):
+    """The other presets: where their own tests are."""
+    hook = dict(type=f'mmselfkd.{name}')
+    if name != 'FRSKDHook':
+        hook['teacher'] = tiny_runs.teacher()
+    stop_and_go(tiny_runs.config(tmp_path, hook, iters=4), tmp_path)
+
+
 def test_ema_student_is_stock_too(tiny, tmp_path):
     ema = dict(type='EMAHook')
     train(tiny.config(tmp_path / 'a', distil(), ema))
