@@ -19,11 +19,11 @@ from mmselfkd import ConfigError, FRSKDHook
 from mmselfkd.registry import HOOKS as HOOK_CLASSES
 
 NOW = dict(schedule=None)  # FRSKD: no ramp, so that two iterations show it
-DRY = dict(type='SegformerHead', dropout_ratio=0.)
 HOOKS = dict(
     frskd=dict(type='mmselfkd.FRSKDHook',
                losses=dict(loss_at=NOW, loss_kd=NOW),
-               teacher=dict(type='SelfTeacher', head=DRY)),
+               teacher=dict(
+                   type='SelfTeacher', head=dict(type='SegformerHead'))),
     mixskd=dict(type='mmselfkd.MixSKDHook'),
     tfd=dict(type='mmselfkd.TFDHook'),
     ka_dtd=dict(type='mmselfkd.KADTDHook'),
