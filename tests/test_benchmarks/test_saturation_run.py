@@ -191,5 +191,6 @@ def test_as_many_at_a_time_as_asked_for(bench):
     process = bench.start('--jobs', '2')
     for mark in marks:
         bench.wait_for(mark.parent.name)
+    assert process.poll() is None  # both wait, beside each other
     process.terminate()
     process.wait(timeout=100)
