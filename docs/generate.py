@@ -4,20 +4,25 @@
 ``docs/_generated``, which git ignores.
 
 - A method page is made of the docstrings of the hook and of its losses, of the
-  hook's preset, and of ``configs/<method>/metafile.yml``.
+  hook's preset, of ``configs/<method>/metafile.yml``, and of the runs in
+  ``benchmarks/saturation/results.jsonl``.
 - An API page is made of one module or package that has ``__all__``.
 - A benchmark page is a file of ``benchmarks``.
 """
 import importlib
 import inspect
+import json
 import pkgutil
 import shutil
 import sys
 
+import numpy as np
 import yaml
+from benchmarks.saturation import table as saturation
 
 import mmselfkd
 from mmselfkd import hooks, losses
+from mmselfkd.comparison.statistics import paired
 
 TASKS = {  # of the data that the configs have
     'BCCD': 'detection', 'COCO': 'detection', 'CamVid': 'segmentation',
@@ -32,10 +37,15 @@ def write(docs):
     for name in ('methods', 'api', 'benchmarks'):
         (folder / name).mkdir(parents=True)
     methods = [(hook, _metafile(docs.parent, hook)) for hook in _hooks()]
+    results = docs.parent / 'benchmarks' / 'saturation' / 'results.jsonl'
+    measured = saturation.by_method(
+        map(json.loads, results.read_text().splitlines()))
     for hook, metafile in methods:
         path = folder / 'methods' / f'{_method(hook)}.md'
-        path.write_text(_method_page(hook, metafile))
-    (folder / 'methods' / 'index.md').write_text(_methods_index(methods))
+        path.write_text(_method_page(
+            hook, metafile, measured.get(_method(hook), [])))
+    (folder / 'methods' / 'index.md').write_text(
+        _methods_index(methods, measured))
     modules = _public_modules()
     for name in modules:
         (folder / 'api' / f'{name}.md').write_text(_api_page(name))
@@ -64,7 +74,7 @@ def _metafile(root, hook):
     return yaml.safe_load(path.read_text())
 
 
-def _methods_index(methods):
+def _methods_index(methods, measured):
     rows = []
     for hook, metafile in methods:
         about = metafile['Collections'][0]['Metadata']
@@ -72,13 +82,19 @@ def _methods_index(methods):
         rows.append((
             f'[{_title(metafile)}]({_method(hook)}.md)',
             f'`{hook.__name__}`', ', '.join(tasks), about['Teacher'],
-            about['Use When'], _masks(hook)))
+            about['Use When'], _masks(hook),
+            _shortly(measured.get(_method(hook), []))))
     return '\n\n'.join([
         '# Methods',
         'Each method is one hook: `DistillHook` with the sources, losses and '
         'weights of a paper. Every page is made of the docstrings of the hook '
         'and of its losses.',
-        _table(('method', 'hook', 'what it is'), rows),
+        'Measured: what a student with ImageNet weights has without the '
+        'method and with it, as shipped, at equal iterations; mIoU on CamVid, '
+        'box AP on BCCD. These runs are short, and differences below 1 may be '
+        'chance: [results](../../results.md).',
+        _table(('method', 'hook', 'task', 'teacher', 'when to use it',
+                'minds', 'measured'), rows),
         _toctree([_method(hook) for hook, _ in methods])])
 
 
@@ -104,7 +120,36 @@ def _summary(thing):
     return ' '.join(first.split()).replace('``', '`')
 
 
-def _method_page(hook, metafile):
+def _shortly(runs):
+    """Plain and distilled student of the longest run on each data set."""
+    longest = {run['data']: run for run in sorted(
+        runs, key=lambda run: (run['iterations'], len(run['plain'])))}
+    return ', '.join(
+        f'{saturation.NAMES[data]} {_mean(run["plain"])} → '
+        f'{_mean(run["distilled"])}' for data, run in sorted(longest.items()))
+
+
+def _mean(by_seed):
+    return f'{np.mean([*by_seed.values()]):.1f}'
+
+
+def _measured(runs):
+    """All runs of a method beside the plain student of the same seeds."""
+    if not runs:
+        return 'Not measured yet.'
+    rows = [(saturation.NAMES[run['data']], run['label'], run['iterations'],
+             ', '.join(map(str, run['plain'])), _mean(run['plain']),
+             _mean(run['distilled']),
+             paired(run['distilled'], run['plain']).write()) for run in runs]
+    return ('MobileNetV1 x0.25 as student and EfficientNet-Lite2 as teacher, '
+            'with ImageNet weights; mIoU or box AP in percent, gain with its '
+            '95 % interval where there are several seeds: '
+            '[results](../../results.md).\n\n' + _table(
+                ('data', 'run', 'iterations', 'seeds', 'plain', 'distilled',
+                 'gain'), rows))
+
+
+def _method_page(hook, metafile, measured):
     collection, = metafile['Collections']
     paper = collection['Paper']
     types = _loss_types(hook)
@@ -119,7 +164,9 @@ def _method_page(hook, metafile):
         '## Losses',
         *(_loss(cls) for cls in types),
         '## Configs',
-        _configs(metafile.get('Models') or [])]
+        _configs(metafile.get('Models') or []),
+        '## Measured',
+        _measured(measured)]
     return '\n\n'.join(parts) + '\n'
 
 

@@ -3,7 +3,8 @@
     python -m benchmarks.saturation.table camvid
     python -m benchmarks.saturation.table bccd --split held
 
-``costs.json`` says what a step costs against the plain one, by config.
+``costs.json`` says what a step costs against the plain one, by config and
+label ('camvid_taught cwd').
 """
 import argparse
 import json
@@ -15,6 +16,7 @@ import numpy as np
 from mmselfkd.comparison.statistics import paired
 
 HERE = Path(__file__).resolve().parent
+NAMES = {'camvid': 'CamVid', 'bccd': 'BCCD'}
 # what the hosts log, and its factor to percent
 METRICS = {'camvid': ('mIoU', 1), 'bccd': ('coco/bbox_mAP', 100)}
 
@@ -64,28 +66,48 @@ def at_cost(plain, iterations):
             for seed in sorted(plain[low].keys() & plain[high].keys())}
 
 
-def make_rows(scores, costs, plain):
+def plain_config(config, configs):
+    """The plain student that a run is compared with.
+
+    Args:
+        config (str): As 'camvid_eighth_skd'.
+        configs (Iterable[str]): Those that were run.
+
+    Returns:
+        str | None: The ``*_student`` that shares the most of the name's
+        beginning, as 'camvid_eighth_student'; None where there is none.
+    """
+    stems = [name.removesuffix('student') for name in configs
+             if name.endswith('_student')]
+    stems = [stem for stem in stems if config.startswith(stem)]
+    return max(stems, key=len) + 'student' if stems else None
+
+
+def make_rows(scores, costs):
     """The cells of the table.
 
     Args:
         scores (dict): From ``read_scores``.
-        costs (dict[str, float]): By config, of a step against the plain one.
-        plain (str): The config of the plain student.
+        costs (dict[str, float]): By config and label, of a step against the
+            plain one.
 
     Yields:
         list[str]: Titles first.
     """
-    lengths = {n: by_seed for (config, label, n), by_seed in scores.items()
-               if (config, label) == (plain, '')}
+    configs = {config for config, _, _ in scores}
     yield ['run', 'iterations', 'seeds', 'mean', 'deviation', 'gain',
            'step cost', 'gain at equal cost']
     for (config, label, n), by_seed in sorted(scores.items()):
+        plain = plain_config(config, configs)
+        lengths = {length: values for (name, text, length), values
+                   in scores.items() if (name, text) == (plain, '')}
         values = list(by_seed.values())
         deviation = (f'{np.std(values, ddof=1):.2f}'
                      if len(values) > 1 else '-')
-        cells = [' '.join(filter(None, [config, label])), str(n),
-                 str(len(values)), f'{np.mean(values):.2f}', deviation]
-        cost = costs.get(config)
+        name = ' '.join(filter(None, [config, label]))
+        cells = [name, str(n), str(len(values)), f'{np.mean(values):.2f}',
+                 deviation]
+        cost = costs.get(name)
         if config == plain and not label:
             # what twice the schedule gave
             cells += [paired(by_seed, lengths.get(n / 2, {})).write(), '1', '']
@@ -96,6 +118,35 @@ def make_rows(scores, costs, plain):
                 '-' if cost is None else paired(
                     by_seed, at_cost(lengths, n * cost)).write()]
         yield cells
+
+
+def by_method(rows):
+    """What was measured of each method, from runs that are named by it.
+
+    Args:
+        rows (Iterable[dict]): Those of results.jsonl.
+
+    Returns:
+        dict[str, list[dict]]: By the name of the method: ``data``,
+        ``iterations``, ``label``, ``plain`` and ``distilled`` (percent by
+        seed, of the seeds that both have).
+    """
+    rows, found = list(rows), defaultdict(list)
+    for data in METRICS:
+        scores = read_scores(rows, data, 'val')
+        configs = {config for config, _, _ in scores}
+        for (config, label, iterations), values in sorted(scores.items()):
+            if not config.endswith(('_taught', '_alone')):
+                continue
+            plain = scores.get(
+                (plain_config(config, configs), '', iterations), {})
+            seeds = sorted(values.keys() & plain.keys())
+            if seeds:
+                found[label.partition('-')[0]].append(dict(
+                    data=data, iterations=iterations, label=label,
+                    plain={seed: plain[seed] for seed in seeds},
+                    distilled={seed: values[seed] for seed in seeds}))
+    return dict(found)
 
 
 def main():
@@ -111,8 +162,7 @@ def main():
     costs = args.out / 'costs.json'
     costs = json.loads(costs.read_text()) if costs.exists() else {}
     rows = make_rows(
-        read_scores(map(json.loads, lines), args.data, args.split), costs,
-        f'{args.data}_student')
+        read_scores(map(json.loads, lines), args.data, args.split), costs)
     for i, cells in enumerate(rows):
         print('| ' + ' | '.join(cells) + ' |')
         if i == 0:

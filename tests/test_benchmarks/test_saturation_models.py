@@ -116,7 +116,8 @@ def test_length_of_the_schedule(load):
 
 
 @pytest.mark.parametrize('name', ['camvid_teacher', 'camvid_student',
-                                  'bccd_teacher', 'bccd_student'])
+                                  'bccd_teacher', 'bccd_student',
+                                  'bccd_gfl_teacher', 'bccd_gfl_student'])
 def test_models_take_the_converted_weights(load, tmp_path, name):
     """What conversion writes has every key of the backbone, and no other."""
     backbone = EfficientNetLite2 if 'teacher' in name else (

@@ -41,19 +41,43 @@ def test_plain_student_of_equal_cost():
     assert table.at_cost(plain, 4001) == table.at_cost(plain, 999) == {}
 
 
+def test_the_plain_student_of_a_run():
+    configs = ['camvid_student', 'camvid_eighth_student', 'camvid_taught']
+    for config, plain in {
+            'camvid_taught': 'camvid_student',
+            'camvid_skd_cached': 'camvid_student',
+            'camvid_eighth_skd': 'camvid_eighth_student',
+            'camvid_eighth_student': 'camvid_eighth_student',
+            'bccd_taught': None}.items():
+        assert table.plain_config(config, configs) == plain
+
+
 def test_table(tmp_path, monkeypatch, capsys):
-    method = [row('camvid_nfd', 1000, seed, value)
+    method = [row('camvid_taught', 1000, seed, value, label='nfd')
               for seed, value in enumerate((43, 45, 44))]
     (tmp_path / 'results.jsonl').write_text(
         ''.join(json.dumps(r) + '\n' for r in [*PLAIN, *method]))
-    (tmp_path / 'costs.json').write_text('{"camvid_nfd": 2}')
+    (tmp_path / 'costs.json').write_text('{"camvid_taught nfd": 2}')
     monkeypatch.setattr(table, 'HERE', tmp_path)
     monkeypatch.setattr(sys, 'argv', ['table', 'camvid'])
     table.main()
     lines = capsys.readouterr().out.splitlines()
     assert lines[2:] == [
-        '| camvid_nfd | 1000 | 3 | 44.00 | 1.00 | +3.00 ± 2.48 | 2.00 | '
-        '+0.00 ± 2.48 |',
         '| camvid_student | 1000 | 3 | 41.00 | 1.00 | - | 1 |  |',
         '| camvid_student | 2000 | 3 | 44.00 | 0.00 | +3.00 ± 2.48 | 1 |  |',
-        '| camvid_student | 4000 | 3 | 46.00 | 1.00 | +2.00 ± 2.48 | 1 |  |']
+        '| camvid_student | 4000 | 3 | 46.00 | 1.00 | +2.00 ± 2.48 | 1 |  |',
+        '| camvid_taught nfd | 1000 | 3 | 44.00 | 1.00 | +3.00 ± 2.48 | 2.00 '
+        '| +0.00 ± 2.48 |']
+
+
+def test_what_was_measured_of_a_method():
+    rows = [*PLAIN, row('camvid_taught', 1000, 1, 45., label='nfd'),
+            row('camvid_taught', 1000, 9, 45., label='nfd'),
+            row('camvid_alone', 2000, 0, 43., label='ka_dtd-tuned'),
+            row('camvid_taught', 500, 0, 1., label='cwd'),
+            row('camvid_student', 1000, 0, 1., label='lr')]
+    assert table.by_method(rows) == {
+        'nfd': [dict(data='camvid', iterations=1000, label='nfd',
+                     plain={1: 41}, distilled={1: 45.})],
+        'ka_dtd': [dict(data='camvid', iterations=2000, label='ka_dtd-tuned',
+                        plain={0: 44}, distilled={0: 43.})]}
