@@ -18,9 +18,9 @@ import sys
 
 import numpy as np
 import yaml
-from benchmarks.saturation import table as saturation
 
 import mmselfkd
+from benchmarks.saturation import table as saturation
 from mmselfkd import hooks, losses
 from mmselfkd.comparison.statistics import paired
 
@@ -94,7 +94,7 @@ def _methods_index(methods, measured):
         'box AP on BCCD. These runs are short, and differences below 1 may be '
         'chance: [results](../../results.md).',
         _table(('method', 'hook', 'task', 'teacher', 'when to use it',
-                'minds', 'measured'), rows),
+                'masks', 'measured'), rows),
         _toctree([_method(hook) for hook, _ in methods])])
 
 
