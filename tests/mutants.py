@@ -80,6 +80,8 @@ TESTS = {
     'distillation/loss_term.py': [
         'test_distillation/test_loss_term.py',
         RUN + '::test_a_value_that_is_no_scalar'],
+    'distillation/agreement.py': ['test_distillation/test_agreement.py'],
+    'distillation/inheritance.py': ['test_hooks/test_inherit.py'],
     'distillation/monitor.py': ['test_distillation/test_monitor.py'],
     'distillation/plain_loss.py': [
         'test_distillation/test_plain_loss.py',

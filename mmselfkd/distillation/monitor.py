@@ -10,12 +10,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ..losses._maps import resize_label
+from .agreement import AGREEMENTS
 
-# the share of pixels with the same top class; the similarity of features;
-# the share of the labelled pixels at which the teacher is right
-AGREEMENTS = ('distill.agreement', 'distill.cka',
-              'distill.teacher_accuracy')
 LARGE = 50  # times the task loss: then the student hardly learns the task
 CONSTANT = 1e-6  # relative spread: what float32 leaves of a constant
 NOTHING = 1e-8  # of the task loss: what float32 leaves of a zero
@@ -33,65 +29,6 @@ def render(title: str, header: Sequence[str],
     with console.capture() as capture:
         console.print(table)
     return '\n' + capture.get()
-
-
-def class_agreement(student: torch.Tensor,
-                    teacher: torch.Tensor) -> torch.Tensor:
-    """Share of the pixels at which both score the same class highest.
-
-    Args:
-        student (Tensor): Logits (N, K, H, W).
-        teacher (Tensor): Logits (N, K, H, W).
-
-    Returns:
-        Tensor: A scalar in [0, 1].
-    """
-    return (student.argmax(1) == teacher.argmax(1)).float().mean()
-
-
-def accuracy(teacher: torch.Tensor, label: torch.Tensor,
-             ignore_index: int) -> torch.Tensor:
-    """Share of the labelled pixels whose top class is the label.
-
-    A teacher of another normalisation, data set or order of classes is seen
-    by it.
-
-    Args:
-        teacher (Tensor): Logits (N, K, H, W).
-        label (Tensor): Classes (N, H0, W0).
-        ignore_index (int): The label that does not count.
-
-    Returns:
-        Tensor: A scalar in [0, 1]; 0 without a labelled pixel.
-    """
-    label = resize_label(label, teacher)
-    counts = (label != ignore_index) & (label >= 0)
-    right = (teacher.argmax(1) == label) & counts
-    return right.sum() / counts.sum().clamp(min=1)
-
-
-def linear_cka(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    r"""Linear centred kernel alignment of two feature maps.
-
-    :math:`\|S T^\top\|_F^2 / (\|S S^\top\|_F \|T T^\top\|_F)` with the
-    positions of the whole batch as samples and each channel centred.
-
-    Args:
-        student (Tensor): Features (N, C_s, H, W).
-        teacher (Tensor): Features (N, C_t, H, W).
-
-    Returns:
-        Tensor: A scalar in [0, 1]; 0 for a constant map.
-
-    Reference: Similarity of Neural Network Representations Revisited, ICML
-    2019, arXiv 1905.00414.
-    """
-    with torch.autocast(student.device.type, enabled=False):
-        s, t = (x.float().transpose(0, 1).flatten(1)
-                for x in (student, teacher))
-        s, t = s - s.mean(1, keepdim=True), t - t.mean(1, keepdim=True)
-        scale = (s @ s.T).norm() * (t @ t.T).norm()
-        return (s @ t.T).square().sum() / scale.clamp(min=1e-12)
 
 
 def _number(value: Any) -> float:

@@ -11,25 +11,29 @@ from torch import nn
 from torch.autograd.graph import GradientEdge
 
 from .. import randomness
-from ..errors import ConfigError, nearest
 from ..hosts import host_of
-from ..layout import BatchLayout
 from ..schedules import factor_at
 from ..sources import STUDENT, gather
 from ..teachers import (
     BatchContext,
-    ModelTeacher,
     RecordedViews,
     Teacher,
     TeacherOutput,
     build_teacher,
 )
+from .agreement import (
+    AGREEMENT_INTERVAL,
+    Compared,
+    measure_agreement,
+    scores_and_label,
+)
 from .auto_weight import AutoWeights
 from .diagnosis import Diagnosis, Edges
 from .discriminators import DiscriminatorTrainer
-from .level_matching import Pairs, resize_like
+from .inheritance import Inheritance
+from .level_matching import Pairs
 from .loss_term import LossTerm
-from .monitor import Monitor, accuracy, class_agreement, linear_cka, render
+from .monitor import Monitor, render
 from .plan import Plan
 from .recording import (
     all_levels,
@@ -44,7 +48,6 @@ from .rehearsal import rehearse
 from .unlabelled import run_unlabelled, unlabelled_value, why_labelled_only
 
 ENTRY = 'mmselfkd'  # the submodule of the student with what is trained along
-AGREEMENT_INTERVAL = 10  # iterations between two agreement measurements
 
 # by the name in the log: term, its share of the batch, unweighted value
 Found = dict[str, tuple[LossTerm, float, torch.Tensor | None]]
@@ -140,7 +143,7 @@ class DistillationRun:
                 for term in self.terms if term.loss.is_adversarial
             }
             self._inherited = [
-                (name, *inherited(student, self.teachers[name], module, key))
+                Inheritance(student, name, self.teachers[name], module, key)
                 for key, name, module in plan.inherit
             ]
         except BaseException:
@@ -182,8 +185,8 @@ class DistillationRun:
 
     def start(self, is_resumed: bool = False) -> None:
         """The student has its weights: tap it."""
-        if not is_resumed:
-            self._inherit()
+        for part in () if is_resumed else self._inherited:
+            part.copy_to(self.student)
         for teacher in self.teachers.values():
             teacher.start(self.student)
         self._taps = tap_student(
@@ -349,7 +352,7 @@ class DistillationRun:
         """The entries for the loss dict of this forward pass."""
         levels = all_levels(context, outputs)
         found = self._unlabelled_values(context)
-        compared: dict[LossTerm, tuple[torch.Tensor, torch.Tensor]] = {}
+        compared: Compared = {}
         for term in self.terms:
             share = self._labelled_share(term)
             if self.weights[term.name] == 0:
@@ -384,9 +387,10 @@ class DistillationRun:
             for name, (term, share, value) in found.items()}
         losses |= {f'distill.{name}': value for name, value in own.items()}
         if compared and self._measure_agreement:
-            losses.update(_agreement(compared, outputs, context.layout))
+            losses.update(
+                measure_agreement(compared, outputs, context.layout))
         if self.diagnosis is not None and self._measure_gradients:
-            scores = _scores_and_label(compared, outputs, context.layout)
+            scores = scores_and_label(compared, outputs, context.layout)
             if scores is not None:
                 self.diagnosis.compare(*scores)
         return losses
@@ -489,50 +493,6 @@ class DistillationRun:
                f'losses, {own:,} in teachers, {others:,} in discriminators'
                f'{larger}; none of them in the saved student')
 
-    def _inherit(self) -> None:
-        """What ``inherit`` names, from the teachers into the student."""
-        for name, taken, left in self._inherited:
-            teacher = self.teachers[name]
-            assert isinstance(teacher, ModelTeacher)
-            state, own = teacher.model.state_dict(), self.student.state_dict()
-            for key in taken:
-                own[key].copy_(state[key])
-            MMLogger.get_current_instance().info(
-                f'inherited from {name}: {len(taken)} weights '
-                f'({", ".join(taken[:3])}, ...); {len(left)} of another shape '
-                'or name keep their own start')
-
-
-def inherited(student: nn.Module, teacher: Teacher, module: str,
-              key: str) -> tuple[list[str], list[str]]:
-    """The weights of ``module`` that teacher and student have in common.
-
-    Returns:
-        tuple: Names of the weights of equal name and shape, and names of the
-        student's others.
-
-    Raises:
-        ConfigError: One of them has no such module, nothing agrees, or the
-            teacher is no pretrained model.
-    """
-    where = f'{key} = {module!r}'
-    if not isinstance(teacher, ModelTeacher) or not teacher.is_pretrained:
-        raise ConfigError(f'{where}: a pretrained teacher (config=..., '
-                          'checkpoint=...) is needed to inherit from')
-    for name, model in (('student', student), ('teacher', teacher.model)):
-        modules = dict(model.named_modules())
-        if module not in modules:
-            raise ConfigError(f'{where}: the {name} has no such module' +
-                              nearest(module, modules))
-    own, state = student.state_dict(), teacher.model.state_dict()
-    names = [name for name in own if name.startswith(f'{module}.')]
-    taken = [name for name in names
-             if name in state and state[name].shape == own[name].shape]
-    if not any(own[name].dim() for name in taken):  # counters do not count
-        raise ConfigError(f'{where}: no weight has the same name and shape in '
-                          'student and teacher')
-    return taken, [name for name in names if name not in taken]
-
 
 def critic_key(name: str) -> str:
     """Under which the loss of a discriminator is logged.
@@ -558,48 +518,3 @@ def _scaled(loss: Any, factor: float) -> Any:
     if isinstance(loss, (list, tuple)):
         return [item * factor for item in loss]
     return loss * factor
-
-
-Compared = dict[LossTerm, tuple[torch.Tensor, torch.Tensor]]
-
-
-def _scores_and_label(
-        compared: Compared, outputs: dict[str, TeacherOutput],
-        layout: BatchLayout
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, int] | None:
-    """The first class scores of both sides, if there are any.
-
-    With their label maps (N, H, W), None for the scores of anchors and mixed
-    images and where labels are boxes, and the label that is ignored.
-    """
-    for term, (student, teacher) in compared.items():
-        if term.loss.channels != 'classes' or student.shape[1] < 2:
-            continue
-        place = term.matcher.place
-        is_of_image = (
-            len(teacher) == len(layout.samples)
-            and (place.class_map is not None or not layout.has_boxes)
-            and all(outputs[name].label is None
-                    for name in term.config.teachers))
-        return (student, teacher,
-                term.matcher.label(layout.label(place.class_map)
-                                   if is_of_image else None),
-                layout.padding_label if place.ignore_index is None
-                else place.ignore_index)
-    return None
-
-
-@torch.no_grad()
-def _agreement(compared: Compared, outputs: dict[str, TeacherOutput],
-               layout: BatchLayout) -> dict[str, torch.Tensor]:
-    """Of class scores where there are any, else of the first features."""
-    scores = _scores_and_label(compared, outputs, layout)
-    if scores is None:
-        student, teacher = next(iter(compared.values()))
-        return {'distill.cka': linear_cka(
-            student, resize_like(teacher, student))}
-    student, teacher, label, ignored = scores
-    found = {'distill.agreement': class_agreement(student, teacher)}
-    if label is not None:
-        found['distill.teacher_accuracy'] = accuracy(teacher, label, ignored)
-    return found

@@ -17,8 +17,8 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.utils import apply_to
 
 from ..distillation import ENTRY, DistillationRun
+from ..distillation.agreement import AGREEMENTS
 from ..distillation.diagnosis import log_names
-from ..distillation.monitor import AGREEMENTS
 from ..distillation.run import critic_key
 from .setup import unwrapped
 

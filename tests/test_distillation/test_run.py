@@ -11,7 +11,7 @@ from torch import nn
 
 from mmselfkd import ConfigError, DistillHook
 from mmselfkd.distillation import ENTRY, DistillationRun
-from mmselfkd.distillation.monitor import linear_cka
+from mmselfkd.distillation.agreement import linear_cka
 from mmselfkd.losses import DistillationLoss, kd_loss, nfd_loss
 from mmselfkd.teachers import ModelTeacher
 

@@ -24,7 +24,7 @@ from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.runner import amp
 
 from mmselfkd import DistillHook
-from mmselfkd.distillation.monitor import linear_cka
+from mmselfkd.distillation.agreement import linear_cka
 
 SCALE = 256.
 

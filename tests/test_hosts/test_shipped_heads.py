@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).parents[2] / 'benchmarks'))
 import shipped_heads  # noqa: E402
 from shipped_heads import DETECTORS, SEGMENTORS, SHIPPED  # noqa: E402
 
+from mmselfkd.distillation.agreement import class_agreement  # noqa: E402
 from mmselfkd.distillation.level_matching import LevelMatcher  # noqa: E402
 from mmselfkd.distillation.loss_config import LossConfig  # noqa: E402
-from mmselfkd.distillation.monitor import class_agreement  # noqa: E402
 from mmselfkd.hosts import host_of  # noqa: E402
 from mmselfkd.hosts.places import split_queries  # noqa: E402
 from mmselfkd.taps import Tap  # noqa: E402

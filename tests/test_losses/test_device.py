@@ -11,8 +11,8 @@ import torch
 from every_loss import CLASSES, made
 
 from mmselfkd import losses
+from mmselfkd.distillation.agreement import class_agreement, linear_cka
 from mmselfkd.distillation.level_matching import resize_like
-from mmselfkd.distillation.monitor import class_agreement, linear_cka
 
 OPTIONS = [
     losses.PairwiseLoss(pool=None), losses.PairwiseLoss(pool_mode='max'),

@@ -11,7 +11,7 @@ from torch import nn
 
 from mmselfkd import ConfigError, ModelTeacher
 from mmselfkd.datasets.toy_scenes import CLASSES
-from mmselfkd.distillation.monitor import accuracy
+from mmselfkd.distillation.agreement import accuracy
 from mmselfkd.hosts import Reading, register_head, temporary_registrations
 from mmselfkd.teachers import BatchContext, ClassMap, CombinedTeacher
 
