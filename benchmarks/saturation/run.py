@@ -6,8 +6,9 @@
 Each finished run is one line of results.jsonl, and its scalars are a file in
 logs/. The list (runs.json) is a list of groups: ``config``, ``iterations`` and
 ``seeds`` (one run for each pair), and where needed ``split`` ('held': a part
-of train takes the place of val), ``options`` (changes to the config, as
-``--cfg-options`` takes them) and ``label``, which names them.
+of train takes the place of val; 'eighth', 'quarter': so many of train's images
+have labels), ``options`` (changes to the config, as ``--cfg-options`` takes
+them) and ``label``, which names them.
 
 Several of these may run at once: each leaves alone what another one trains.
 """

@@ -27,7 +27,7 @@ def read_scores(rows, data, split):
     Args:
         rows (Iterable[dict]): Those of results.jsonl.
         data (str): 'camvid' or 'bccd'.
-        split (str): 'val' or 'held'.
+        split (str): As in the list of runs, 'val' or 'held'.
 
     Returns:
         dict[tuple, dict]: (config, label, iterations) to percent by seed.
@@ -70,12 +70,12 @@ def plain_config(config, configs):
     """The plain student that a run is compared with.
 
     Args:
-        config (str): As 'camvid_eighth_skd'.
+        config (str): As 'bccd_gfl_taught'.
         configs (Iterable[str]): Those that were run.
 
     Returns:
         str | None: The ``*_student`` that shares the most of the name's
-        beginning, as 'camvid_eighth_student'; None where there is none.
+        beginning, as 'bccd_gfl_student'; None where there is none.
     """
     stems = [name.removesuffix('student') for name in configs
              if name.endswith('_student')]
@@ -154,7 +154,8 @@ def main():
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('data', choices=list(METRICS))
-    parser.add_argument('--split', choices=['val', 'held'], default='val')
+    parser.add_argument(
+        '--split', choices=['val', 'held', 'eighth', 'quarter'], default='val')
     parser.add_argument(
         '--out', type=Path, default=HERE, help='the folder of results.jsonl')
     args = parser.parse_args()

@@ -108,6 +108,19 @@ def test_the_part_held_apart_is_not_trained_on(load, data, count):
     assert 'train' not in str(cfg.val_dataloader.dataset)
 
 
+@pytest.mark.parametrize('split, count', [('eighth', 46), ('quarter', 92)])
+def test_few_labels(load, split, count):
+    """Student and teacher have the same; the other images have none."""
+    for name in ('camvid_student', 'camvid_teacher', 'camvid_unlabelled'):
+        cfg = load(name, SPLIT=split)
+        labelled = cfg.train_dataloader.dataset.indices
+        assert len(labelled) == count
+        assert 'val' in str(cfg.val_dataloader.dataset)
+    others = cfg.custom_hooks[-1].unlabelled.dataloader.dataset
+    assert sorted([*labelled, *others.indices]) == [*range(367)]
+    assert 'LoadAnnotations' not in str(others)
+
+
 def test_length_of_the_schedule(load):
     cfg = load('camvid_teacher', ITERATIONS='8000')
     assert cfg.train_cfg.max_iters == cfg.param_scheduler[1].end == 8000

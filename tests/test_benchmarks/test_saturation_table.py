@@ -42,12 +42,12 @@ def test_plain_student_of_equal_cost():
 
 
 def test_the_plain_student_of_a_run():
-    configs = ['camvid_student', 'camvid_eighth_student', 'camvid_taught']
+    configs = ['camvid_student', 'camvid_x_student', 'camvid_taught']
     for config, plain in {
             'camvid_taught': 'camvid_student',
             'camvid_skd_cached': 'camvid_student',
-            'camvid_eighth_skd': 'camvid_eighth_student',
-            'camvid_eighth_student': 'camvid_eighth_student',
+            'camvid_x_taught': 'camvid_x_student',
+            'camvid_x_student': 'camvid_x_student',
             'bccd_taught': None}.items():
         assert table.plain_config(config, configs) == plain
 

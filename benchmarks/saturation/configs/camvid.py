@@ -1,5 +1,6 @@
 # SPLIT=held: the last fifth of each of the three sequences of train is held
-# apart and takes the place of val. RESOLUTION=full: 480x360, crops of all of
+# apart and takes the place of val. SPLIT=eighth or quarter: every eighth or
+# fourth image of train has labels. RESOLUTION=full: 480x360, crops of all of
 # the height, in place of 240x180.
 _base_ = [
     '../../../configs/_base_/mmselfkd.py',
@@ -14,7 +15,11 @@ log_processor = dict(window_size=100)
 held = [*range(50, 62), *range(143, 163), *range(326, 367)]
 train_dataloader = dict(dataset=dict())
 val_dataloader = dict(dataset=dict())
-if '{{$SPLIT:val}}' == 'held':
+split = '{{$SPLIT:val}}'
+if split in ('eighth', 'quarter'):
+    train_dataloader['dataset'].update(
+        indices=[*range(0, 367, 8 if split == 'eighth' else 4)])
+if split == 'held':
     train_dataloader['dataset'].update(
         indices=sorted({*range(367)} - {*held}))
     val_dataloader['dataset'].update(

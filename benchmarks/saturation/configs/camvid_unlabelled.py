@@ -1,5 +1,6 @@
-# the same, and the other images of train without their labels
-_base_ = './camvid_eighth_skd.py'
+# the same, and the other images of train without their labels (with
+# SPLIT=eighth or quarter)
+_base_ = './camvid_taught.py'
 custom_hooks = _base_.custom_hooks
 custom_hooks[-1].unlabelled = dict(
     dataloader=dict(
@@ -8,7 +9,8 @@ custom_hooks[-1].unlabelled = dict(
         persistent_workers=True,
         dataset=dict(
             _base_.train_dataloader.dataset,
-            indices=sorted({*range(367)} - {*range(0, 367, 8)}),
+            indices=sorted(
+                {*range(367)} - {*_base_.train_dataloader.dataset.indices}),
             pipeline=[
                 transform for transform in _base_.train_pipeline
                 if transform['type'] != 'LoadAnnotations'
