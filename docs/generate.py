@@ -137,9 +137,9 @@ def _measured(runs):
     """All runs of a method beside the plain student of the same seeds."""
     if not runs:
         return 'Not measured yet.'
-    rows = [(saturation.NAMES[run['data']], run['label'], run['iterations'],
-             ', '.join(map(str, run['plain'])), _mean(run['plain']),
-             _mean(run['distilled']),
+    rows = [(saturation.NAMES[run['data']], f'`{run["run"]}`',
+             run['iterations'], ', '.join(map(str, run['plain'])),
+             _mean(run['plain']), _mean(run['distilled']),
              paired(run['distilled'], run['plain']).write()) for run in runs]
     return ('MobileNetV1 x0.25 as student and EfficientNet-Lite2 as teacher, '
             'with ImageNet weights; mIoU or box AP in percent, gain with its '

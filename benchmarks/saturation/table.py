@@ -16,6 +16,8 @@ import numpy as np
 from mmselfkd.comparison.statistics import paired
 
 HERE = Path(__file__).resolve().parent
+# configs whose labels begin with the name of a method
+NAMED = ('taught', 'cached', 'alone', 'gfl_taught')
 NAMES = {'camvid': 'CamVid', 'bccd': 'BCCD'}
 # what the hosts log, and its factor to percent
 METRICS = {'camvid': ('mIoU', 1), 'bccd': ('coco/bbox_mAP', 100)}
@@ -128,22 +130,22 @@ def by_method(rows):
 
     Returns:
         dict[str, list[dict]]: By the name of the method: ``data``,
-        ``iterations``, ``label``, ``plain`` and ``distilled`` (percent by
-        seed, of the seeds that both have).
+        ``run`` (config and label), ``iterations``, ``plain`` and ``distilled``
+        (percent by seed, of the seeds that both have).
     """
     rows, found = list(rows), defaultdict(list)
     for data in METRICS:
         scores = read_scores(rows, data, 'val')
         configs = {config for config, _, _ in scores}
         for (config, label, iterations), values in sorted(scores.items()):
-            if not config.endswith(('_taught', '_alone')):
+            if config.removeprefix(f'{data}_') not in NAMED:
                 continue
             plain = scores.get(
                 (plain_config(config, configs), '', iterations), {})
             seeds = sorted(values.keys() & plain.keys())
             if seeds:
                 found[label.partition('-')[0]].append(dict(
-                    data=data, iterations=iterations, label=label,
+                    data=data, iterations=iterations, run=f'{config} {label}',
                     plain={seed: plain[seed] for seed in seeds},
                     distilled={seed: values[seed] for seed in seeds}))
     return dict(found)

@@ -75,9 +75,12 @@ def test_what_was_measured_of_a_method():
             row('camvid_taught', 1000, 9, 45., label='nfd'),
             row('camvid_alone', 2000, 0, 43., label='ka_dtd-tuned'),
             row('camvid_taught', 500, 0, 1., label='cwd'),
+            row('camvid_skd_cached', 1000, 0, 1., label='views1'),
             row('camvid_student', 1000, 0, 1., label='lr')]
     assert table.by_method(rows) == {
-        'nfd': [dict(data='camvid', iterations=1000, label='nfd',
-                     plain={1: 41}, distilled={1: 45.})],
-        'ka_dtd': [dict(data='camvid', iterations=2000, label='ka_dtd-tuned',
+        'nfd': [dict(data='camvid', iterations=1000,
+                     run='camvid_taught nfd', plain={1: 41},
+                     distilled={1: 45.})],
+        'ka_dtd': [dict(data='camvid', iterations=2000,
+                        run='camvid_alone ka_dtd-tuned',
                         plain={0: 44}, distilled={0: 43.})]}
