@@ -55,7 +55,7 @@ class LevelMatcher:
                  fixed_strides: bool = False) -> None:
         self.config, self.loss = config, config.loss
         self.adapters = nn.ModuleList()
-        self._where = f'{config.key}.source'
+        self._where = f'{config.key}.source = {config.source!r}'
         self._switch_off = f'switch it off, losses=dict({config.name}=None)'
         for level in [*student, *teacher]:
             if level.dim() != 4:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.autograd.graph import GradientEdge
 
 from .. import randomness
-from ..errors import ConfigError, nearest
+from ..errors import ConfigError, blamed_on, nearest
 from ..hosts import host_of
 from ..layout import BatchLayout
 from ..schedules import factor_at
@@ -124,6 +124,9 @@ class DistillationRun:
                 teacher.check_length(*plan.length)
             for config in plan.used:
                 config.loss.sync_ranks = distributed
+                if dataset_length is not None:
+                    with blamed_on(config.key):
+                        config.loss.fit_data(dataset_length)
             if twin is None:
                 twin = copy.deepcopy(student)
                 twin.train()
@@ -155,11 +158,6 @@ class DistillationRun:
         self.monitor = Monitor(self.logged)
         for name, value in self.rehearsal.values.items():
             self.monitor.check_size(name, value, self.rehearsal.task)
-        if dataset_length is not None:
-            for term in self.terms:
-                for advice in term.loss.advise(dataset_length):
-                    MMLogger.get_current_instance().warning(
-                        f'{term.key}.{advice}')
 
     # -- before training ------------------------------------------------------
 

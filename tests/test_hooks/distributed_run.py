@@ -140,6 +140,8 @@ def segmentor(name, work_dir, batch_size, norms):
         cfg.model[head].update(norm_cfg=NORMS[norms][1], dropout_ratio=0.)
     if name == 'unlabelled':
         cfg.custom_hooks[0].unlabelled.dataloader.batch_size = batch_size
+    if name == 'cirkd':  # the images of all iterations are others
+        cfg.train_dataloader.dataset.length = 20
     pipeline = cfg.train_dataloader.dataset.pipeline
     pipeline.pop(2)  # the random flip
     if name == 'ignored':  # every second image, so all of the second rank's

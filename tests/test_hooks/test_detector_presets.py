@@ -82,7 +82,7 @@ def test_ld_is_refused_where_boxes_are_no_distributions(
         detectors, tmp_path, name):
     hook = dict(type='mmselfkd.LDHook', teacher=detectors.teacher(name))
     with pytest.raises(ConfigError, match=(
-            r'loss_ld\.source: LDLoss compares the distributions.*'
+            r"loss_ld\.source = .*'boxes'}: LDLoss compares the distribut.*"
             r"of the student gives values.*GFL.*'ValueLoss'")):
         train(detectors.config(tmp_path, name, hook))
 

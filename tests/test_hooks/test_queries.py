@@ -83,7 +83,7 @@ def test_queries_and_maps_are_not_compared(detectors, tmp_path):
             ('detr', 'retinanet', '12 object queries of the student'),
             ('retinanet', 'detr', '12 object queries of the teacher')):
         with pytest.raises(ConfigError, match=(
-                rf"DistillHook\.losses\.loss_kd\.source: .*{says}.*"
+                rf"DistillHook\.losses\.loss_kd\.source = 'logits': .*{says}.*"
                 "'NFDLoss' with source='features'")):
             train(detectors.config(tmp_path, name, hook(
                 detectors, name, teacher, losses=losses)))
