@@ -353,11 +353,11 @@ def _row_of(shipped: Shipped) -> list[str]:
 
 
 def _short(cell: Cell) -> str:
-    key, _, reason = cell.message.partition(': ')
+    key, reason = re.fullmatch(  # the value may be a dict
+        r'([\w.]+)(?: = (?:{.*?}|.*?))?: (.*)', cell.message).groups()
     reason = re.sub(r'\(\d[^()]*\)(, (?=\())?', '', reason).partition('; ')[0]
     reason = reason.replace(' ()', '').replace(' ,', ',')
     reason = re.sub(r'\ba (?!BiFPN)[A-Z]\w+', 'this model', reason)
-    key = re.sub(r' = .*', '', key)
     return f'`{key}`: {reason.strip()}. What works: `{cell.way}`'
 
 

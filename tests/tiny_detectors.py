@@ -100,6 +100,26 @@ def config(tmp_path, name, *hooks, size=64, **changes):
     return cfg
 
 
+OF_QUERIES = dict(  # of a DETR and its kind
+    loss_kd=dict(type='KDLoss', source='logits', ignore_index=None),
+    loss_box=dict(type='ValueLoss', source='boxes', loss_weight=5.0))
+
+
+def without_chance(cfg):
+    """The same run with images of one size and no dropout, as a run anew."""
+    resize, = (step for step in cfg.train_dataloader.dataset.pipeline
+               if step['type'] == 'RandomResize')
+    resize.update(ratio_range=(1, 1))
+    for part in ('encoder', 'decoder'):
+        layer = cfg.model.get(part, {}).get('layer_cfg', {})
+        for name, options in layer.items():
+            if name.endswith('attn_cfg'):
+                options.dropout = 0.
+            if name == 'ffn_cfg':
+                options.ffn_drop = 0.
+    return cfg
+
+
 @TRANSFORMS.register_module()
 class NoBoxes(BaseTransform):
 

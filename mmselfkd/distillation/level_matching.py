@@ -55,7 +55,7 @@ class LevelMatcher:
                  fixed_strides: bool = False) -> None:
         self.config, self.loss = config, config.loss
         self.adapters = nn.ModuleList()
-        self._where = f'{config.key}.source'
+        self._where = f'{config.key}.source = {config.source!r}'
         self._switch_off = f'switch it off, losses=dict({config.name}=None)'
         for level in [*student, *teacher]:
             if level.dim() != 4:
@@ -436,16 +436,17 @@ class LevelMatcher:
     def _check_regions(self, pairs: Pairs) -> None:
         """RoIs and queries have no place in the image."""
         loss, key = self.loss, self.config.key
-        for option, is_used, remedy in (
-                ('foreground', self.config.foreground is not None,
+        kind = self.config.loss_name if loss.is_adversarial else None
+        for option, value, remedy in (
+                ('foreground', self.config.foreground,
                  'write foreground=None'),
-                ('adjust', getattr(loss, 'adjust', None) is not None,
+                ('adjust', getattr(loss, 'adjust', None),
                  'write adjust=None'),
-                ('type', loss.is_adversarial, self._switch_off)):
-            if is_used:
+                ('type', kind, self._switch_off)):
+            if value is not None:
                 raise ConfigError(
-                    f'{key}.{option}: needs maps of the image, but the '
-                    'source gives RoIs or queries '
+                    f'{key}.{option} = {value!r}: needs maps of the image, '
+                    'but the source gives RoIs or queries '
                     f'({_shapes(s for s, _ in pairs)}); {remedy}, or name '
                     'a source of maps')
         has_positions = any(s.shape[2] * s.shape[3] > 1 for s, _ in pairs)

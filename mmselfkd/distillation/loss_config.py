@@ -33,6 +33,7 @@ class LossConfig:
 
     Attributes:
         loss (DistillationLoss): The loss.
+        source (str | list[str] | dict): What it compares, as it was written.
         loss_weight (float): 1 where it is ``'auto'``.
         share (float | None): The wanted share of the gradient where it is.
         student_sources, teacher_sources (list[Source]): What it compares.
@@ -60,7 +61,7 @@ class LossConfig:
         if 'source' not in cfg:
             raise ConfigError(f"{key}.source is missing: for example 'logits',"
                               " 'features' or 'backbone[3]'")
-        source = cfg.pop('source')
+        self.source = cfg.pop('source')
         self.loss_weight, self.share = _weight_and_share(
             cfg.pop('loss_weight', 1.0), cfg.pop('share', None), key)
         self.foreground = cfg.pop('foreground', None)
@@ -86,7 +87,7 @@ class LossConfig:
                 f'{key}.foreground = {self.foreground!r}: {self.loss_name} '
                 'weighs objects and background by itself; leave it out')
         self.student_sources, self.teacher_sources = parse_source(
-            source, f'{key}.source', teachers)
+            self.source, f'{key}.source', teachers)
 
     def _check_declared(self) -> None:
         """A user's own loss may misspell what the contract knows."""

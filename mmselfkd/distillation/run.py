@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from mmengine.dist import get_rank
-from mmengine.logging import MMLogger
 from torch import nn
 from torch.autograd.graph import GradientEdge
 
 from .. import randomness
+from ..errors import blamed_on
 from ..hosts import host_of
 from ..schedules import factor_at
 from ..sources import STUDENT, gather
@@ -127,6 +127,9 @@ class DistillationRun:
                 teacher.check_length(*plan.length)
             for config in plan.used:
                 config.loss.sync_ranks = distributed
+                if dataset_length is not None:
+                    with blamed_on(config.key):
+                        config.loss.fit_data(dataset_length)
             if twin is None:
                 twin = copy.deepcopy(student)
                 twin.train()
@@ -158,11 +161,6 @@ class DistillationRun:
         self.monitor = Monitor(self.logged)
         for name, value in self.rehearsal.values.items():
             self.monitor.check_size(name, value, self.rehearsal.task)
-        if dataset_length is not None:
-            for term in self.terms:
-                for advice in term.loss.advise(dataset_length):
-                    MMLogger.get_current_instance().warning(
-                        f'{term.key}.{advice}')
 
     # -- before training ------------------------------------------------------
 

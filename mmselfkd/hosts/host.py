@@ -21,6 +21,7 @@ ON_FEATURES = "use a loss on features, type='NFDLoss' with source='features'"
 # whose aliases these are: another model has nothing that they could mean
 ELSEWHERE = dict(
     boxes='a detector', branches='a dense detector',
+    positives='a dense detector',  # of a loss that is divided by them
     depth='a depth estimator',
     rois='a two-stage detector', mask_rois='a two-stage instance segmentor')
 

@@ -1,5 +1,5 @@
 """The contract between a loss and the run that calls it."""
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -193,16 +193,19 @@ class DistillationLoss(nn.Module):
         """
         return None
 
-    def advise(self, images: int) -> Iterator[str]:
-        """What does not suit a training set of so many images.
+    def fit_data(self, images: int) -> None:
+        """Suit a training set of so many images.
 
-        Each is the argument, its value and what would suit, for a warning
-        before training. Here: nothing.
+        Called before the first map is seen, where that number is known.
+        Here: nothing.
 
         Args:
             images (int): How many the training set has.
+
+        Raises:
+            ValueError: An argument does not suit it; the message says what
+                would.
         """
-        return iter(())
 
     @property
     def ignored_label(self) -> int | None:

@@ -1,6 +1,5 @@
 """Cross-image relations: how a pixel resembles those of other images."""
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -30,6 +29,7 @@ from .base import DistillationLoss
 from .discriminator import InputNorm, batch_mean
 from .kd_loss import check_ignore_index
 
+LENGTHS = dict(pixel_memory=20000, region_memory=2000)  # the paper's
 CHUNK = 2**19  # similarities at a time, few enough for a CPU's cache
 # What the paper compares in a step of a GPU: two images of 64 x 128 features,
 # with each other and with 5,120 vectors of each of 19 classes
@@ -514,13 +514,14 @@ class CIRKDMemoryLoss(DistillationLoss):
     ``pixel_samples`` and ``region_samples`` of each class. In eval mode
     nothing is put in.
 
-    Projector and queues are made by :meth:`build` or at the first call. The
-    queues are longer than the data where an epoch does not fill them: beyond
-    ``pixels_per_class`` times the images of the training set, or the images,
-    they hold older vectors of the same images. That is a warning. The
-    queues are buffers, K * (pixel_memory + region_memory) * C_t numbers: 0.9
-    GB for 19 classes and 512 channels, also in each checkpoint. With several
-    ranks all must have equally many images.
+    Projector and queues are made by :meth:`build` or at the first call. An
+    epoch puts at most ``pixels_per_class`` times the images of the training
+    set into a queue of pixels, and as many as the images into one of regions.
+    A longer queue would hold older vectors of the same images: one that is
+    asked for is refused (:meth:`fit_data`). The queues are buffers, K *
+    (pixel_memory + region_memory) * C_t numbers: 0.9 GB for 19 classes and
+    512 channels, also in each checkpoint. With several ranks all must have
+    equally many images.
 
     Masks: ignored pixels, and all whose label is no class, are in no queue
     and have no value; padding likewise. ``foreground`` weighs the mean.
@@ -536,8 +537,11 @@ class CIRKDMemoryLoss(DistillationLoss):
             0.1.
         temperature, kd_temperature (float): see :func:`cirkd_memory_loss`.
             Default to 0.1 and 1.0.
-        pixel_memory (int): length of a queue of pixels. Defaults to 20000.
-        region_memory (int): length of a queue of regions. Defaults to 2000.
+        pixel_memory (int, optional): length of a queue of pixels. None:
+            20000 as in the paper, or what an epoch puts in, if that is
+            less. Defaults to None.
+        region_memory (int, optional): length of a queue of regions. None:
+            2000, or what an epoch puts in. Defaults to None.
         pixel_samples (int): pixels drawn of each class. Defaults to 4096.
         region_samples (int): regions drawn of each class. Defaults to 1024.
         pixels_per_class (int): new pixels of each class and image. Defaults
@@ -577,8 +581,8 @@ class CIRKDMemoryLoss(DistillationLoss):
                  region_weight: float = 0.1,
                  temperature: float = 0.1,
                  kd_temperature: float = 1.0,
-                 pixel_memory: int = 20000,
-                 region_memory: int = 2000,
+                 pixel_memory: int | None = None,
+                 region_memory: int | None = None,
                  pixel_samples: int = 4096,
                  region_samples: int = 1024,
                  pixels_per_class: int = 16,
@@ -588,9 +592,9 @@ class CIRKDMemoryLoss(DistillationLoss):
         check_not_negative('pixel_weight', pixel_weight)
         check_not_negative('region_weight', region_weight)
         _check_temperatures(temperature, kd_temperature)
-        for name, value in (('pixel_memory', pixel_memory),
-                            ('region_memory', region_memory),
-                            ('pixel_samples', pixel_samples),
+        check_integer_or_none('pixel_memory', pixel_memory, minimum=1)
+        check_integer_or_none('region_memory', region_memory, minimum=1)
+        for name, value in (('pixel_samples', pixel_samples),
                             ('region_samples', region_samples),
                             ('pixels_per_class', pixels_per_class)):
             check_integer(name, value, minimum=1)
@@ -602,6 +606,8 @@ class CIRKDMemoryLoss(DistillationLoss):
         self.kd_temperature = kd_temperature
         self.pixel_memory = pixel_memory
         self.region_memory = region_memory
+        self._lengths = {name: getattr(self, name) or length
+                         for name, length in LENGTHS.items()}
         self.pixel_samples = pixel_samples
         self.region_samples = region_samples
         self.pixels_per_class = pixels_per_class
@@ -619,23 +625,25 @@ class CIRKDMemoryLoss(DistillationLoss):
         channels = teacher.shape[1]
         self.projector = Projector(student.shape[1], channels)
         self.pixels = ClassQueues(
-            self.num_classes, self.pixel_memory, channels)
+            self.num_classes, self._lengths['pixel_memory'], channels)
         self.regions = ClassQueues(
-            self.num_classes, self.region_memory, channels)
+            self.num_classes, self._lengths['region_memory'], channels)
         self.to(student.device)
 
-    def advise(self, images: int) -> Iterator[str]:
-        """Say which queue is longer than what an epoch puts into it."""
+    def fit_data(self, images: int) -> None:
+        """Refuse a queue that is longer than what an epoch puts into it."""
         for name, each, of in (
                 ('pixel_memory', self.pixels_per_class,
                  f' of {self.pixels_per_class} pixels'),
                 ('region_memory', 1, '')):
-            if getattr(self, name) > each * images:
-                yield (f'{name} = {getattr(self, name)}: longer than the '
-                       f'data; {images} images{of} put {each * images} '
-                       'vectors of a class into the queue in an epoch at '
-                       'most, the rest are older ones of the same images; '
-                       f'{each * images} or fewer suit')
+            length, filled = getattr(self, name), each * images
+            if length is not None and length > filled:
+                raise ValueError(
+                    f'{name} = {length}: longer than the data; {images} '
+                    f'images{of} put {filled} vectors of a class into the '
+                    'queue in an epoch at most, the rest would be older ones '
+                    f'of the same images; {filled} or fewer, or leave it out')
+            self._lengths[name] = min(length or LENGTHS[name], filled)
 
     def check(self, student: Tensor, teacher: Tensor) -> None:
         """Refuse a teacher of one channel, whose direction is fixed."""
@@ -648,8 +656,8 @@ class CIRKDMemoryLoss(DistillationLoss):
     def check_cost(self, images: int, student: Tensor,
                    teacher: Tensor) -> str | None:
         """Warn of many pairs."""
-        pixels = min(self.pixel_samples, self.pixel_memory)
-        regions = min(self.region_samples, self.region_memory)
+        pixels = min(self.pixel_samples, self._lengths['pixel_memory'])
+        regions = min(self.region_samples, self._lengths['region_memory'])
         count = (self.num_classes or 0) * (pixels + regions)
         pairs = images * student[0, 0].numel() * count
         times, many = pairs / MEMORY_PAIRS, _limit(MANY, student)

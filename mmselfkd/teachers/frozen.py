@@ -18,7 +18,7 @@ from ..errors import ConfigError, nearest
 from ..hosts import host_of
 from ..registry import TEACHERS
 from .execution import Execution
-from .inputs import with_overrides
+from .inputs import with_size
 from .model_teacher import ModelTeacher
 from .teacher import BatchContext, TeacherOutput
 
@@ -52,8 +52,8 @@ class FrozenTeacher(ModelTeacher):
             weights and what mmengine itself saves.
         channels (list[int], optional): The channels of the student's input
             that the teacher sees. None: all.
-        input_size (tuple[int, int], optional): The only size that the
-            teacher takes; inputs are resized to it. None: as the model says.
+        input_size (tuple[int, int], optional): Height and width that inputs
+            are resized to. None: as the model says.
         classes (dict, optional): Which of its classes teach which of the
             student's, where they differ: ``dict(by='name')`` or
             ``dict(map={'car': 'vehicle', 'bus': 'vehicle'})``; see
@@ -89,8 +89,8 @@ class FrozenTeacher(ModelTeacher):
                          classes=classes, key=key)
         self._config = cfg
         if input_size is not None:
-            self.input_format = with_overrides(
-                host_of(model).input_format(model), size=tuple(input_size))
+            self.input_format = with_size(
+                host_of(model).input_format(model), input_size, key)
         self.checkpoint, self.trust = checkpoint, trust_checkpoint
         self._name = config if isinstance(config, str) else type(
             model).__name__

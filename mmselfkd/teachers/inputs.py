@@ -150,7 +150,33 @@ def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.shape == b.shape and torch.equal(a, b)
 
 
-def with_overrides(form: InputFormat, **values: Any) -> InputFormat:
-    """``form`` with those of the values that are not None."""
-    return dataclasses.replace(
-        form, **{k: v for k, v in values.items() if v is not None})
+def with_size(form: InputFormat, size: Any, key: str,
+              multiple: int = 1) -> InputFormat:
+    """``form`` of a model whose input is resized to what the user says.
+
+    Args:
+        form (InputFormat): As the model says it.
+        size (Sequence[int]): ``input_size``.
+        key (str): Of the teacher in the user's config, for the errors.
+        multiple (int): Side of the patches of a model that would leave out
+            what is no whole patch, or refuse it.
+
+    Raises:
+        ConfigError: No height and width, no whole patches, or another size
+            than the only one that the model takes.
+    """
+    where = f'{key}.input_size = {size!r}'
+    if not (isinstance(size, (list, tuple)) and len(size) == 2 and all(
+            is_integer(side) and side > 0 for side in size)):
+        raise ConfigError(f'{where}: (height, width) in pixels is needed')
+    if form.size not in (None, tuple(size)):
+        raise ConfigError(f'{where}: this model takes {form.size} alone; '
+                          'leave input_size out')
+    if any(side % multiple for side in size):
+        whole = tuple(multiple * max(1, round(side / multiple))
+                      for side in size)
+        raise ConfigError(
+            f'{where}: patches of {multiple} pixels do not divide it; take '
+            f'multiples of {multiple}, such as {whole}, or leave it out: the '
+            'input is then padded to whole patches')
+    return dataclasses.replace(form, size=tuple(size))

@@ -211,6 +211,12 @@ class ModelTeacher(Teacher):
         where = f'{self.key}.classes'
         self._map = ClassMap(
             self._class_config, self.class_names(), context.classes, where)
+        count = self._host.num_classes(self.model) or len(self.classes or ())
+        if count and count != len(self._map.theirs):
+            raise ConfigError(
+                f'{where}: the teacher has {len(self._map.theirs)} class '
+                f'names ({", ".join(self._map.theirs[:8])}), but its head '
+                f'{count} classes; say names=[...] in their order')
         self.classes = None
         if not any(self._is_mapped(tap.place) for tap in self._taps.values()):
             raise ConfigError(

@@ -12,6 +12,7 @@ from ..errors import ConfigError, nearest
 from ..hosts import InputFormat
 from ..registry import TEACHERS
 from .execution import Execution
+from .inputs import with_size
 from .libraries import blamed_on_library, import_library
 from .model_teacher import ModelTeacher
 
@@ -50,8 +51,8 @@ class TimmTeacher(ModelTeacher):
             ``timm.create_model``.
         channels (list[int], optional): The channels of the student's input
             that the teacher sees. None: all.
-        input_size (tuple[int, int], optional): The only size that the
-            teacher takes; inputs are resized to it. None: as the model says.
+        input_size (tuple[int, int], optional): Height and width that inputs
+            are resized to, whole patches. None: as the model says.
         precision, channels_last, compile, side_stream: How the forward pass
             runs; see :class:`~mmselfkd.teachers.Execution`.
         key (str): Where this stands in the user's config, for the errors.
@@ -87,8 +88,10 @@ class TimmTeacher(ModelTeacher):
                 'no forward_intermediates); use another model')
         if checkpoint == 'random':
             randomness.bound_parameters(net)
-        form = _input_format(net, is_dynamic, input_size,
-                             (model_args or {}).get('in_chans', 3))
+        form = _input_format(
+            net, is_dynamic, (model_args or {}).get('in_chans', 3))
+        if input_size is not None:
+            form = with_size(form, input_size, key, form.multiple)
         with blamed_on_library(f'{key}.out_indices = {out_indices!r}'):
             wrapped = TimmModel(net, out_indices)
         super().__init__(wrapped, form, channels, execution, key=key)
@@ -185,8 +188,7 @@ def _create(timm: Any, name: Any, checkpoint: str | None,
             return timm.create_model(name, **options), False
 
 
-def _input_format(net: Any, is_dynamic: bool, size: Sequence[int] | None,
-                  in_chans: int) -> InputFormat:
+def _input_format(net: Any, is_dynamic: bool, in_chans: int) -> InputFormat:
     """What the model was trained on; pixels of timm are from 0 to 1.
 
     What was trained on RGB and was given another number of channels has one
@@ -196,13 +198,13 @@ def _input_format(net: Any, is_dynamic: bool, size: Sequence[int] | None,
     mean, std = ([255 * x for x in cfg[name]] for name in ('mean', 'std'))
     if len(mean) != in_chans:
         mean, std = [sum(mean) / len(mean)], [sum(std) / len(std)]
-    multiple = 1
+    multiple, size = 1, None
     if is_dynamic:
         patch = net.patch_embed.patch_size
         multiple = max((patch, ) if isinstance(patch, int) else patch)
-    elif size is None and cfg.get('fixed_input_size'):
+    elif cfg.get('fixed_input_size'):
         embed = getattr(net, 'patch_embed', None)
-        size = getattr(embed, 'img_size', None) or cfg['input_size'][1:]
-    return InputFormat(
-        mean=mean, std=std, is_swapped=True, multiple=multiple,
-        size=None if size is None else tuple(size))
+        size = tuple(getattr(embed, 'img_size', None)
+                     or cfg['input_size'][1:])
+    return InputFormat(mean=mean, std=std, is_swapped=True,
+                       multiple=multiple, size=size)

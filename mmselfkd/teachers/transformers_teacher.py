@@ -12,6 +12,7 @@ from ..hosts import InputFormat, register_head
 from ..hosts.mmseg import log_share
 from ..registry import TEACHERS
 from .execution import Execution
+from .inputs import with_size
 from .libraries import blamed_on_library, import_library
 from .model_teacher import ModelTeacher
 from .timm_teacher import OutIndices, check_out_indices
@@ -61,8 +62,8 @@ class TransformersTeacher(ModelTeacher):
             order RGB, where the model has no ``preprocessor_config.json``.
         channels (list[int], optional): The channels of the student's input
             that the teacher sees. None: all.
-        input_size (tuple[int, int], optional): The only size that the
-            teacher takes; inputs are resized to it. None: as the model says.
+        input_size (tuple[int, int], optional): Height and width that inputs
+            are resized to, whole patches. None: as the model says.
         classes (dict, optional): Which of its classes teach which of the
             student's; see :class:`~mmselfkd.teachers.ClassMap`.
         precision, channels_last, compile, side_stream: How the forward pass
@@ -103,7 +104,9 @@ class TransformersTeacher(ModelTeacher):
         self._name = model
         wrapped = TransformersModel(
             net, self._architecture, out_indices, key)
-        form = _input_format(said, wrapped, input_size)
+        form = _input_format(said, wrapped)
+        if input_size is not None:
+            form = with_size(form, input_size, key, form.multiple)
         super().__init__(wrapped, form, channels, execution, classes, key)
         if wrapped.is_segmentor:
             self.classes = tuple(
@@ -260,8 +263,8 @@ def _preprocessing(transformers: Any, name: str,
     return said
 
 
-def _input_format(said: dict[str, Any], model: TransformersModel,
-                  size: Sequence[int] | None) -> InputFormat:
+def _input_format(said: dict[str, Any],
+                  model: TransformersModel) -> InputFormat:
     """Pixels are scaled first, and then normalised."""
     scale = 1 / said.get('rescale_factor', 1 / 255) if said.get(
         'do_rescale', True) else 1.
@@ -271,12 +274,10 @@ def _input_format(said: dict[str, Any], model: TransformersModel,
     patch = model.patch_size or 1
     patch = max((patch, ) if isinstance(patch, int) else patch)
     model_: Any = model.model
-    fixed = getattr(model_.config, 'image_size', None)
-    if size is None and fixed and type(model_).__name__.startswith(
-            FIXED_SIZE):
-        size = (fixed, fixed) if isinstance(fixed, int) else fixed
+    size, fixed = None, getattr(model_.config, 'image_size', None)
+    if fixed and type(model_).__name__.startswith(FIXED_SIZE):
+        size = (fixed, fixed) if isinstance(fixed, int) else tuple(fixed)
     return InputFormat(
         mean=[scale * x for x in mean], std=[scale * x for x in std],
         is_swapped=not said.get('do_flip_channel_order', False),
-        multiple=max(patch, said.get('size_divisor') or 1),
-        size=None if size is None else tuple(size))
+        multiple=max(patch, said.get('size_divisor') or 1), size=size)

@@ -15,7 +15,7 @@ def detector(work_dir, batch_size):
     """
     import tiny_detectors
 
-    cfg = tiny_detectors.config(
+    return tiny_detectors.without_chance(tiny_detectors.config(
         work_dir, 'gfl', dict(
             type='mmselfkd.DistillHook',
             teacher=tiny_detectors.teacher('gfl', 12),
@@ -32,11 +32,27 @@ def detector(work_dir, batch_size):
             'optim_wrapper.clip_grad': dict(max_norm=1.),
             'model.backbone.norm_eval': True,
             'train_dataloader.batch_size': batch_size,
-            'train_dataloader.sampler.shuffle': False})
-    resize, = (step for step in cfg.train_dataloader.dataset.pipeline
-               if step['type'] == 'RandomResize')
-    resize.update(ratio_range=(1, 1))
-    return cfg
+            'train_dataloader.sampler.shuffle': False}))
+
+
+def queries(work_dir, batch_size):
+    """Classes and boxes of the queries of a DETR, matched to a wider one's.
+
+    Its own losses weigh 0, since each rank has a normaliser of its own. By
+    SGD: the gradients of some biases of attention are 0 but for rounding,
+    which AdamW would make steps of.
+    """
+    import tiny_detectors
+
+    return tiny_detectors.without_chance(tiny_detectors.config(
+        work_dir, 'detr', dict(
+            type='mmselfkd.DistillHook',
+            teacher=tiny_detectors.teacher('detr', 12),
+            task_schedule=dict(type='LinearRamp', end=4, end_factor=0.),
+            losses=tiny_detectors.OF_QUERIES), **{
+            'train_cfg.max_iters': 4,
+            'train_dataloader.batch_size': batch_size,
+            'train_dataloader.sampler.shuffle': False}))
 
 
 HOOKS = dict(
@@ -114,7 +130,8 @@ def main(name, work_dir, batch_size, norms, backend):
         torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
     if distributed:
         dist.init_process_group(backend)
-    cfg = detector(work_dir, batch_size) if name == 'detector' else (
+    detectors = dict(detector=detector, queries=queries)
+    cfg = detectors[name](work_dir, batch_size) if name in detectors else (
         segmentor(name, work_dir, batch_size, norms))
     if distributed:
         cfg.launcher = 'pytorch'
@@ -140,6 +157,8 @@ def segmentor(name, work_dir, batch_size, norms):
         cfg.model[head].update(norm_cfg=NORMS[norms][1], dropout_ratio=0.)
     if name == 'unlabelled':
         cfg.custom_hooks[0].unlabelled.dataloader.batch_size = batch_size
+    if name == 'cirkd':  # the images of all iterations are others
+        cfg.train_dataloader.dataset.length = 20
     pipeline = cfg.train_dataloader.dataset.pipeline
     pipeline.pop(2)  # the random flip
     if name == 'ignored':  # every second image, so all of the second rank's

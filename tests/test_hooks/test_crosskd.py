@@ -145,11 +145,14 @@ def test_a_class_loss_that_is_not_divided(detectors, tmp_path):
         train(cfg)
 
 
-def test_a_segmentor(tmp_path):
+@pytest.mark.parametrize('options, named', [
+    ({}, r'branches\.-1'), (dict(source='features'), 'positives')])
+def test_a_segmentor(tmp_path, options, named):
     cfg = tiny_runs.config(tmp_path, dict(
-        type='mmselfkd.CrossKDHook', teacher=tiny_runs.teacher()))
+        type='mmselfkd.CrossKDHook', teacher=tiny_runs.teacher(),
+        losses=dict(loss_crosskd=options)))
     with pytest.raises(ConfigError, match=(
-            r"loss_crosskd\.source = 'branches\.-1': a dense detector has "
+            rf"loss_crosskd\.source = '{named}': a dense detector has "
             "such, and a EncoderDecoder is none")):
         train(cfg)
 

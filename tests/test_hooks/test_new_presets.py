@@ -7,6 +7,7 @@ from test_presets import documented
 from test_resume import stop_and_go
 
 import mmselfkd
+from mmselfkd import ConfigError
 from mmselfkd.sources import STUDENT
 
 # hook -> the folder of its configs
@@ -66,16 +67,15 @@ def test_two_and_two_are_four(tmp_path, name):
     stop_and_go(cfg, tmp_path)
 
 
-def test_queues_longer_than_the_data_are_a_warning(tmp_path, capsys):
+def test_queues_longer_than_the_data_are_refused(tmp_path):
     cfg = tiny_runs.config(tmp_path, iters=1)
     length = cfg.train_dataloader.dataset.length  # of the set, not the run
     cfg.custom_hooks = [hook('CIRKDHook', losses=dict(loss_memory=dict(
         pixel_memory=16 * length + 1, region_memory=length)))]
-    train(cfg)
-    text = capsys.readouterr().out
-    assert ('CIRKDHook.losses.loss_memory.pixel_memory = '
-            f'{16 * length + 1}: longer than the data') in text
-    assert 'region_memory' not in text
+    with pytest.raises(ConfigError, match=(
+            r'CIRKDHook\.losses\.loss_memory: pixel_memory = '
+            f'{16 * length + 1}: longer than the data.*{16 * length} or fe')):
+        train(cfg)
 
 
 def test_queues_of_two_ranks_are_those_of_one(tmp_path):

@@ -2,14 +2,15 @@
 import pytest
 import torch
 from helpers import train
+from test_distributed import assert_same, launch
+from test_resume import stop_and_go
+from tiny_detectors import OF_QUERIES
 
 from mmselfkd import ConfigError
 from mmselfkd.distillation import level_matching
 from mmselfkd.teachers import ClassMap
 
-LOSSES = dict(
-    loss_kd=dict(type='KDLoss', source='logits', ignore_index=None),
-    loss_box=dict(type='ValueLoss', source='boxes', loss_weight=5.0))
+LOSSES = OF_QUERIES
 
 
 def hook(detectors, name, teacher=None, queries=None, losses=LOSSES):
@@ -83,7 +84,27 @@ def test_queries_and_maps_are_not_compared(detectors, tmp_path):
             ('detr', 'retinanet', '12 object queries of the student'),
             ('retinanet', 'detr', '12 object queries of the teacher')):
         with pytest.raises(ConfigError, match=(
-                rf"DistillHook\.losses\.loss_kd\.source: .*{says}.*"
+                rf"DistillHook\.losses\.loss_kd\.source = 'logits': .*{says}.*"
                 "'NFDLoss' with source='features'")):
             train(detectors.config(tmp_path, name, hook(
                 detectors, name, teacher, losses=losses)))
+
+
+@pytest.mark.parametrize('name', ['detr', 'deformable'])
+def test_two_and_two_are_four(detectors, tmp_path, name):
+    """By AdamW, as these are trained, to the last bit."""
+    cfg = detectors.without_chance(detectors.config(
+        tmp_path, name, hook(detectors, name), **{
+            'train_cfg.max_iters': 4,
+            'optim_wrapper.optimizer': dict(
+                _delete_=True, type='AdamW', lr=1e-4)}))
+    whole, _ = stop_and_go(cfg, tmp_path)
+    assert len(whole['message_hub']['log_scalars'][
+        'train/distill.loss_box'].data[0]) == 4
+
+
+def test_two_ranks_are_one_of_twice_the_batch(tmp_path):
+    """Each image is matched by itself."""
+    one = launch('queries', tmp_path / 'one', 4, 1)
+    two = launch('queries', tmp_path / 'two', 2, 2)
+    assert_same(one['state_dict'], two['state_dict'], rtol=1e-4, atol=1e-6)

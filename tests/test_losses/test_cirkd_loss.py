@@ -552,9 +552,22 @@ def test_ranks_share_their_queues(two_processes):
 def test_queues_that_are_longer_than_the_data():
     loss = CIRKDMemoryLoss(
         num_classes=3, pixel_memory=200, region_memory=40, pixels_per_class=4)
-    assert list(loss.advise(50)) == []
-    only, = loss.advise(49)
-    assert only.startswith('pixel_memory = 200: longer than the data; 49 ima')
-    assert '196 or fewer suit' in only
-    _, both = loss.advise(39)
-    assert both.startswith('region_memory = 40') and '39 or fewer' in both
+    loss.fit_data(50)
+    with pytest.raises(ValueError, match=(
+            'pixel_memory = 200: longer than the data; 49 images of 4 pixels '
+            'put 196 .*196 or fewer')):
+        loss.fit_data(49)
+    loss = CIRKDMemoryLoss(num_classes=3, region_memory=40)
+    with pytest.raises(ValueError, match='region_memory = 40.*39 or fewer'):
+        loss.fit_data(39)
+
+
+@pytest.mark.parametrize('images, lengths', [
+    (None, (20000, 2000)), (9, (144, 9)), (10**4, (20000, 2000))])
+def test_queues_are_no_longer_than_the_data(images, lengths):
+    loss = CIRKDMemoryLoss(num_classes=2)
+    if images is not None:
+        loss.fit_data(images)
+    loss.build(torch.rand(1, 4, 2, 2), torch.rand(1, 3, 2, 2), None)
+    assert tuple(queues.vectors.shape[1] for queues in (
+        loss.pixels, loss.regions)) == lengths

@@ -258,7 +258,10 @@ def test_names_of_the_config_and_of_old_files(tiny, tmp_path):
     (dict(classes=dict(names=list('abcdefg'), map={'a': CLASSES[1]})),
      dict(loss_kd=KD), ['softmax over one channel']),
     (dict(classes=dict(names=list('abcde'), map={'a': CLASSES[1]})),
-     dict(loss_kd=KD), ['5 class names', '7 class scores']),
+     dict(loss_kd=KD), ['5 class names', 'its head 7 classes']),
+    (dict(classes=dict(names=list('abcdef'), map={  # no background
+        'a': CLASSES[1], 'b': CLASSES[2]})),
+     dict(loss_kd=KD), ['6 class names', 'its head 7 classes']),
     (dict(classes=dict(names=list('abcdefg'), map={'a': 'disc'})),
      dict(loss_kd=KD), ["'disc' is no class of the student; nearest"]),
     (dict(classes=dict(names=list('abcdefg'), map={

@@ -303,7 +303,8 @@ def test_channels_last(checkpoint):
     (dict(precision='half'), r"precision = 'half': .*'bf16', 'fp16'"),
     (dict(precision=16), r'precision = 16: .*fp16'),
     (dict(precision=['fp16']), r"precision = \['fp16'\]: "),
-    (dict(channels_last='yes'), r"channels_last = 'yes': True or False")])
+    (dict(channels_last='yes'), r"channels_last = 'yes': True or False"),
+    (dict(input_size=32), r'input_size = 32: \(height, width\) in pixels')])
 def test_options_that_are_unknown(options, says):
     with pytest.raises(ConfigError, match=says) as error:
         FrozenTeacher(CONFIG, 'random', key='NFDHook.teacher', **options)

@@ -15,7 +15,7 @@ from mmselfkd import ConfigError
 from mmselfkd.hosts import Host, InputFormat
 from mmselfkd.layout import BatchLayout
 from mmselfkd.teachers import BatchContext, ModelTeacher, timm_teacher
-from mmselfkd.teachers.inputs import InputAdapter, with_overrides
+from mmselfkd.teachers.inputs import InputAdapter, with_size
 
 RGB = InputFormat((10., 20., 30.), (2., 4., 8.), is_swapped=True)
 BGR = InputFormat((31., 22., 13.), (3., 5., 7.))
@@ -145,7 +145,7 @@ def test_a_level_is_cut_to_what_covers_the_input():
 
 
 def test_only_what_is_said_is_another():
-    form = with_overrides(RGB, size=(8, 8), mean=None)
+    form = with_size(RGB, (8, 8), 'teacher')
     assert form.size == (8, 8)
     assert (form.mean, form.std, form.is_swapped) == (
         RGB.mean, RGB.std, RGB.is_swapped)
@@ -207,7 +207,7 @@ def test_statistics_of_a_timm_model(in_chans, mean):
     """Those of RGB, or one for all of another number of channels."""
     net = SimpleNamespace(pretrained_cfg=dict(
         mean=(0.1, 0.2, 0.3), std=(0.2, 0.4, 0.6), input_size=(3, 8, 8)))
-    form = timm_teacher._input_format(net, False, None, in_chans)
+    form = timm_teacher._input_format(net, False, in_chans)
     assert form.mean == pytest.approx(mean)
     assert form.std == pytest.approx([2 * value for value in mean])
     inputs = torch.rand(1, in_chans, 8, 8)

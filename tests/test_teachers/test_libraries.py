@@ -138,6 +138,19 @@ def test_timm_size_that_the_user_says():
     assert 'resized from (48, 64) to (32, 32)' in teacher.describe()
 
 
+@pytest.mark.parametrize('model, args, size, says', [
+    ('vit_small_patch14_reg4_dinov2', VIT, (30, 44),
+     'patches of 14 pixels do not divide it; .*(28, 42)'),
+    ('beit_base_patch16_224', dict(VIT, img_size=32), (48, 48),
+     'this model takes (32, 32) alone'),
+    ('test_resnet', {}, 32, '(height, width)'),
+    ('test_resnet', {}, (32, 0), '(height, width)')])
+def test_timm_sizes_that_cannot_be(model, args, size, says):
+    refused(lambda: TimmTeacher(
+        model, 'random', model_args=args, input_size=size),
+        f'teacher.input_size = {size!r}', *says.split('.*'))
+
+
 def test_timm_what_cannot_be_had(tmp_path):
     make = functools.partial(functools.partial, TimmTeacher)
     refused(make('resnet19'), "teacher.model = 'resnet19'", 'nearest',
@@ -272,6 +285,9 @@ def test_tokens_are_maps(tmp_path):
     padded = TransformersTeacher(str(tmp_path))
     assert taught(padded, 'features')[0]['features'][0].shape[2:] == (4, 5)
     assert 'padded from (48, 64) to (56, 70)' in padded.describe()
+    refused(lambda: TransformersTeacher(str(tmp_path), input_size=(56, 60)),
+            'teacher.input_size = (56, 60)', 'patches of 14 pixels',
+            '(56, 56)')
 
 
 @pytest.mark.parametrize('name, config, channels, stride', [
@@ -319,6 +335,8 @@ def test_encoder_of_sam(tmp_path):
     torch.testing.assert_close(levels['features'], [wanted],
                                atol=1e-4, rtol=1e-4)
     assert 'resized from (48, 64) to (64, 64)' in teacher.describe()
+    refused(lambda: TransformersTeacher(str(tmp_path), input_size=(48, 48)),
+            'teacher.input_size = (48, 48)', 'takes (64, 64) alone')
 
 
 @pytest.mark.parametrize('said, wanted', [
