@@ -40,7 +40,9 @@ HOSTS = ['test_hosts/test_mmseg.py', 'test_hosts/test_mmdet.py']
 CACHED = 'test_teachers/test_cached.py::test_'
 UNLABELLED = [f'test_hooks/test_unlabelled.py::test_{name}' for name in (
     'both_parts_are_logged_and_weighted', 'labels_are_not_looked_at',
-    'errors_before_training', 'two_and_two_are_four')]
+    'errors_before_training', 'two_and_two_are_four',
+    'a_batch_sampler_has_the_endless_sampler_too',
+    'losses_that_need_labels_alone', 'the_student_teaches_itself_on_them')]
 MORE = {
     'base': ['test_losses/test_holistic_loss.py::test_optimizer_config'],
     'holistic_loss': ['test_losses/test_discriminator.py'],
@@ -123,8 +125,9 @@ TESTS = {
         ERRORS + 'optimizer_that_leaves_the_adapters_out',
         ERRORS + 'nothing_of_the_random_stream_is_used',
         HOOK + 'schedule_counts_epochs',
-        FEATURES + 'several_optimizers',
-        'test_hosts/test_kinds_in_runs.py::test_transforms_with_a_memory'],
+        FEATURES + 'several_optimizers', 'test_hooks/test_setup.py',
+        'test_hosts/test_kinds_in_runs.py::test_transforms_with_a_memory',
+        'test_hosts/test_padded_pipelines.py'],
     'hooks/unlabelled.py': UNLABELLED,
     'hooks/visualization.py': ['test_hooks/test_visualization.py'],
     'hooks/views.py': ['test_hooks/test_views.py'],
@@ -147,6 +150,7 @@ TESTS = {
     'models/depth_head.py': ['test_models/test_depth_head.py'],
     'teachers/building.py': [ERRORS + 'arguments_of_teachers'],
     'teachers/cache_fingerprint.py': [
+        'test_teachers/test_cache_fingerprint.py',
         CACHED + 'another_folder_where_it_differs',
         CACHED + 'the_same_folder_where_only_names_differ'],
     'teachers/cache_options.py': [CACHED + 'refuses_options'],

@@ -7,10 +7,13 @@ import copy
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmengine.config import Config
-from mmengine.registry import TRANSFORMS
+from mmengine.registry import DATA_SAMPLERS, TRANSFORMS
 from mmengine.runner import Runner
+from torch.utils.data import BatchSampler
 
 import mmselfkd  # noqa: F401  (registers the hooks)
+
+DATA_SAMPLERS.register_module('TorchBatches', module=BatchSampler)
 
 
 def model(width, classes=7, **preprocessor):

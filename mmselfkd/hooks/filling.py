@@ -11,7 +11,7 @@ from ..errors import ConfigError
 from ..hosts import host_of
 from ..teachers import BatchContext, CachedTeacher
 from .distill_hook import DistillHook
-from .setup import length, make_run, unwrapped
+from .setup import batch_size, length, make_run, unwrapped
 
 INTERVAL = 10  # seconds between two lines of progress
 
@@ -65,7 +65,7 @@ def fill_caches(runner: Any) -> list[CachedTeacher]:
 
 def _fill(runner: Any, loader: Any, teachers: list[CachedTeacher]) -> None:
     dataset = loader.dataset
-    size = loader.batch_size or loader.batch_sampler.batch_size
+    size = batch_size(loader) or 1
     total = dataset.size * dataset.views
     missing = [index for index in range(total) if not all(
         teacher.has(dataset.locate(index)) for teacher in teachers)]

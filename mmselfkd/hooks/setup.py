@@ -64,7 +64,7 @@ def make_run(runner: Any, plan: Plan,
         inputs, samples = _two_samples(runner, twin)
         return DistillationRun(
             student, plan, inputs, samples, twin, seed=runner.seed,
-            batch_size=runner.train_dataloader.batch_size,
+            batch_size=batch_size(runner.train_dataloader),
             classes=class_names(runner),
             distributed=get_world_size() > 1, recorded=recorded,
             loss_scale=partial(_loss_scale, runner),
@@ -81,6 +81,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """The model itself, without DDP."""
     inner: Any = model
     return inner.module if is_model_wrapper(model) else model
+
+
+def batch_size(loader: Any) -> int | None:
+    """Images of a full batch; a batch sampler knows, or else nobody."""
+    return loader.batch_size or getattr(
+        loader.batch_sampler, 'batch_size', None)
 
 
 def length(runner: Any) -> tuple[int, int]:

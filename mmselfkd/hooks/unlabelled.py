@@ -38,9 +38,7 @@ class UnlabelledImages:
                               'dataset=dict(...)) is needed, as in '
                               'train_dataloader')
         cfg = copy.deepcopy(dict(cfg))
-        if 'batch_sampler' not in cfg:
-            cfg.setdefault(
-                'sampler', dict(type='InfiniteSampler', shuffle=True))
+        cfg.setdefault('sampler', dict(type='InfiniteSampler', shuffle=True))
         with blamed_on(self.key), randomness.preserved():
             self._loader = runner.build_dataloader(
                 cfg, seed=runner.seed, diff_rank_seed=(

@@ -19,7 +19,7 @@ from ..sources import STUDENT
 from ..teachers import BatchContext
 from .distill_hook import DistillHook
 from .drawing import Scale, draw_maps, draw_matrices
-from .setup import class_names
+from .setup import batch_size, class_names
 
 KINDS = ('maps', 'similarity', 'classes')
 PROBABILITY = Scale('highest probability of a class', least=0, most=1)
@@ -127,12 +127,11 @@ class DistillVisualizationHook(Hook):
                 f'custom_hooks: {name} draws what distillation losses '
                 'compare, and this run has no distillation hook; add one, '
                 "such as dict(type='mmselfkd.NFDHook', teacher=...)")
-        batch_size = runner.train_dataloader.batch_size
-        if batch_size is not None and max(self.indices, default=0) >= (
-                batch_size):
+        size = batch_size(runner.train_dataloader)
+        if size is not None and max(self.indices, default=0) >= size:
             raise ConfigError(
-                f'{name}.indices = {self.indices!r}: a batch has {batch_size} '
-                f'images, 0 to {batch_size - 1}')
+                f'{name}.indices = {self.indices!r}: a batch has {size} '
+                f'images, 0 to {size - 1}')
         self._terms = self._chosen(run, runner.logger)
         if is_main_process():
             run.observers.append(self._see)

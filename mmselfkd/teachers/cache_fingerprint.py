@@ -12,7 +12,7 @@ from torch import nn
 
 from ..checkpoint_files import local_file
 from ..errors import ConfigError
-from .frozen import load_config
+from .frozen import classes_of_data, load_config
 
 WEIGHTS = ('.pth', '.pt', '.ckpt', '.bin', '.safetensors')
 
@@ -33,6 +33,8 @@ def plain(value: Any, key: str) -> Any:
         return {str(name): plain(item, key) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item, key) for item in value]
+    if isinstance(value, (set, frozenset)):  # ordered anew in each process
+        return sorted((plain(item, key) for item in value), key=str)
     if isinstance(value, (torch.Tensor, np.ndarray)):
         return value.tolist()
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -49,14 +51,17 @@ def plain(value: Any, key: str) -> Any:
 def teacher_config(cfg: Any, key: str) -> Any:
     """A teacher's arguments: the models of its configs, no names of files.
 
+    Under a class map the names of the classes in the data of a config count,
+    which say what each score is of.
+
     Raises:
         ConfigError: A config cannot be read.
     """
     if isinstance(cfg, Mapping):
         return {
-            name: _model_of(value, key) if name == 'config' else
-            teacher_config(value, key) for name, value in cfg.items()
-            if name != 'trust_checkpoint'}
+            name: _model_of(value, key, cfg.get('classes') is not None)
+            if name == 'config' else teacher_config(value, key)
+            for name, value in cfg.items() if name != 'trust_checkpoint'}
     if isinstance(cfg, (list, tuple)):
         return [teacher_config(value, key) for value in cfg]
     return '' if isinstance(cfg, str) and _is_file(cfg) else plain(cfg, key)
@@ -97,11 +102,14 @@ def state_hash(model: nn.Module) -> str:
     return word.hexdigest()
 
 
-def _model_of(config: Any, key: str) -> Any:
-    """What of a model's config the model is built from."""
+def _model_of(config: Any, key: str, has_map: bool) -> Any:
+    """What of a model's config the model is built from, or mapped by."""
     loaded = load_config(config, key)
-    return plain({name: loaded.get(name) for name in (
-        'model', 'default_scope', 'custom_imports')}, key)
+    parts = {name: loaded.get(name) for name in (
+        'model', 'default_scope', 'custom_imports')}
+    if has_map:
+        parts['classes'] = classes_of_data(loaded)
+    return plain(parts, key)
 
 
 def _is_file(value: str) -> bool:

@@ -105,7 +105,7 @@ class FrozenTeacher(ModelTeacher):
 
     def class_names(self) -> Sequence[str] | None:
         """As the checkpoint says, or the data set of the config."""
-        return self.classes or _classes_of_data(self._config)
+        return self.classes or classes_of_data(self._config)
 
     def rehearse(self, context: BatchContext) -> TeacherOutput:
         self._score = self._own_score(context)  # before parts are compiled
@@ -256,7 +256,7 @@ def _classes_of_file(meta: Any) -> tuple | None:
     return None
 
 
-def _classes_of_data(config: Any) -> Sequence[str] | None:
+def classes_of_data(config: Any) -> Sequence[str] | None:
     """The class names of the data sets in a config, if it has one."""
     for name in 'test_dataloader', 'val_dataloader', 'train_dataloader':
         data = (config.get(name) or {}).get('dataset')

@@ -60,18 +60,24 @@ def test_what_it_remembers_is_resumed(tmp_path):
         'loss_count.losses.0.calls': 4}
 
 
-def cirkd(tmp_path, **losses):
+def cirkd(tmp_path, loader=(), **losses):
     hook = dict(type='mmselfkd.CIRKDHook', teacher=tiny_runs.teacher(),
                 losses=losses)
-    return tiny_runs.config(
-        tmp_path, hook, iters=1, **{'train_dataloader.batch_size': 1})
+    cfg = tiny_runs.config(tmp_path, hook, iters=1)
+    cfg.train_dataloader.update(loader, batch_size=1)
+    return cfg
 
 
-def test_a_batch_of_one_is_refused_where_images_are_compared(tmp_path):
+# of a loader with a batch sampler torch does not say the size
+@pytest.mark.parametrize('loader', [{}, dict(batch_sampler=dict(
+    type='TorchBatches', drop_last=False))], ids=['plain', 'batch_sampler'])
+def test_a_batch_of_one_is_refused_where_images_are_compared(
+        tmp_path, loader):
     with pytest.raises(ConfigError) as error:
-        train(cirkd(tmp_path))
+        train(cirkd(tmp_path, loader))
     for part in ('train_dataloader.batch_size = 1',
                  'CIRKDHook.losses.loss_minibatch', 'at least 2'):
         assert part in str(error.value)
-    _, logs = train(cirkd(tmp_path, loss_minibatch=None))  # memory has others
+    # the memory has others
+    _, logs = train(cirkd(tmp_path, loader, loss_minibatch=None))
     assert logs.entries[0]['distill.loss_memory'] > 0

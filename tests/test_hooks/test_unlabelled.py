@@ -12,7 +12,9 @@ from helpers import (
     assert_equal,
     distillation,
     interrupt,
+    keep_order,
     load,
+    pair,
     train,
 )
 from mmcv.transforms import BaseTransform
@@ -45,11 +47,11 @@ def loader(pipeline=PIPELINE, batch_size=3, **dataset):
 
 
 def hook(losses=None, unlabelled=None, **options):
-    return dict(
+    return dict(dict(
         type='mmselfkd.DistillHook', teacher=tiny_runs.teacher(),
         losses=losses or dict(loss_kd=KD, loss_nfd=NFD),
         unlabelled=dict(dataloader=loader()) if unlabelled is None else
-        unlabelled, **options)
+        unlabelled), **options)
 
 
 def run(tmp_path, *args, iters=2, changes=None, **kwargs):
@@ -69,6 +71,15 @@ def test_both_parts_are_logged_and_weighted(tmp_path):
         assert mixed[name] == pytest.approx(0.75 * parts[0.][name], rel=1e-5)
         assert mixed[own] == pytest.approx(0.25 * parts[1.][own], rel=1e-5)
         assert mixed[own] > 0 and parts[0.][own] == parts[1.][name] == 0
+
+
+def test_a_batch_sampler_has_the_endless_sampler_too(tmp_path):
+    """Where the config names no sampler."""
+    found = [run(tmp_path / str(i), unlabelled=dict(dataloader=dict(
+        loader(), **given)))[1].entries for i, given in enumerate((
+            {}, dict(batch_sampler=None), dict(batch_sampler=dict(
+                type='TorchBatches', drop_last=False))))]
+    assert found[0] == found[1] == found[2]
 
 
 def test_share_is_that_of_the_images(tmp_path):
@@ -195,6 +206,21 @@ def test_losses_that_need_labels_take_the_labelled_images(tmp_path):
         values[1]['distill.loss_kd'])
     assert 'distill.loss_kd_unlabelled' not in values[1]
     assert 'distill.loss_kd takes the labelled images alone' in said[0]
+
+
+def test_the_student_teaches_itself_on_them(tmp_path):
+    """The same images in both streams give both parts the same value."""
+    cfg = tiny_runs.config(tmp_path, hook(
+        dict(loss_nfd=dict(NFD, source=pair('backbone[2]', 'backbone[3]'))),
+        teacher=dict(type='StudentAsTeacher')), **NO_DROPOUT)
+    keep_order(cfg)
+    cfg.custom_hooks[0].unlabelled = dict(
+        dataloader=copy.deepcopy(cfg.train_dataloader), share=0.5)
+    _, record = train(cfg)
+    for entry in record.entries:
+        assert entry['distill.loss_nfd'] > 0
+        assert entry['distill.loss_nfd_unlabelled'] == pytest.approx(
+            entry['distill.loss_nfd'])
 
 
 @pytest.mark.parametrize('changes', [

@@ -25,6 +25,7 @@ from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.registry import MODELS, TRANSFORMS
 from torch import nn
 
+from mmselfkd.datasets import ToySegDataset
 from mmselfkd.datasets.toy_scenes import CLASSES
 from mmselfkd.errors import ConfigError
 from mmselfkd.hosts import host_of
@@ -190,6 +191,7 @@ def test_no_model_where_every_answer_is_there(again):
     runner, _ = train(again(), look=lambda runner: distillation(
         runner).teachers['teacher'].is_built)
     assert runner.hooks[-1].seen == [False] * 4
+    assert not runner.train_dataloader.dataset.companions
     assert_clean(runner)
 
 
@@ -203,6 +205,8 @@ def test_half_precision_is_close_and_the_same_cold_and_warm(seg):
     half = CacheStore(folder(seg)).read((0, 0), (32, 32))
     assert name == '0-0-32x32.safetensors'
     assert {x.dtype for x in half.tensors.values()} == {torch.float16}
+    assert CacheStore(folder(seg)).meta()['made_with'] == dict(
+        torch=torch.__version__, device='cpu')  # for who looks into it
 
 
 @pytest.mark.parametrize('cache, images', [(EXACT, 2), ({}, 1)])
@@ -330,8 +334,11 @@ CHANGES = dict(
     teacher=lambda cfg, teacher, seg: teacher.update(precision='bf16'),
     sources=lambda cfg, teacher, seg: cfg.custom_hooks[0].losses.pop(
         'loss_nfd'),
-    student_input=lambda cfg, teacher, seg: cfg.merge_from_dict({
-        'model.data_preprocessor.mean': [0., 0., 0.]}),
+    **{f'student_input.{name}': lambda cfg, teacher, seg, change={
+        f'model.data_preprocessor.{name}': value}: cfg.merge_from_dict(change)
+        for name, value in dict(
+            mean=[0., 0., 0.], std=[1., 1., 1.], bgr_to_rgb=False,
+            pad_val=7).items()},
     data=lambda cfg, teacher, seg: cfg.merge_from_dict({
         'train_dataloader.dataset.dataset.pipeline.2.prob': 0.25}),
     views=lambda cfg, teacher, seg: cfg.merge_from_dict({
@@ -354,7 +361,7 @@ def test_another_folder_where_it_differs(again, part):
         distillation(runner).describe())[1])
     named = {'views': 'data', 'seed': 'data', 'top_k': 'sources, top_k'}
     assert ': 2 of ' in logs.seen[0]
-    assert f'with other {named.get(part, part)}' in logs.seen[0]
+    assert f'with other {named.get(part, part.split(".")[0])}' in logs.seen[0]
     assert len(list(again.dir.iterdir())) == 2
 
 
@@ -365,6 +372,25 @@ def test_the_same_folder_where_only_names_differ(again, tmp_path, asked):
     entries(again(dict(EXACT, limit=None), teacher=dict(
         checkpoint=str(moved))))
     assert not asked and folder(again)
+
+
+@pytest.mark.parametrize('seeds, folders', [((5, 5), 1), ((5, 6), 2)])
+def test_weights_that_are_in_no_file(seg, seeds, folders):
+    """Those of an untrained teacher, which follow from the seed of the run."""
+    for seed in seeds:
+        entries(seg(teacher=dict(checkpoint='random'), **{
+            'randomness.seed': seed}))
+    assert len(list(seg.dir.iterdir())) == folders
+
+
+def test_another_folder_where_the_data_have_grown(again, monkeypatch):
+    """Sample 0 is another one, though the config is the same."""
+    load = ToySegDataset.load_data_list
+    monkeypatch.setattr(ToySegDataset, 'load_data_list', lambda self: [
+        *load(self)[-1:], *load(self)])
+    live = entries(again(None))
+    assert_equal(live, entries(again()))
+    assert len(list(again.dir.iterdir())) == 2
 
 
 def test_mixed_precision_has_its_own(again, monkeypatch):
@@ -414,8 +440,20 @@ def test_a_limit(seg, log):
     assert_equal(live, entries(seg(dict(EXACT, limit='5KB'))))
     told = [text for text in log if 'the limit of 5.0 KB is reached' in text]
     assert len(told) == 1
-    assert 0 < sum(path.stat().st_size for path in files(folder(seg))) <= 5e3
+    stored = files(folder(seg))
+    assert 0 < sum(path.stat().st_size for path in stored) <= 5e3
     assert log[-1].endswith('asked for 4 could not be stored')
+    assert_equal(live, entries(seg(dict(EXACT, limit='5KB'))))
+    assert files(folder(seg)) == stored  # of both runs together
+
+
+def test_ranks_share_the_limit(seg, monkeypatch):
+    """Each stores what its share allows, here the only one of two."""
+    monkeypatch.setattr(
+        'mmselfkd.teachers.cached.get_world_size', lambda: 2)
+    entries(seg(dict(EXACT, limit='10KB')))
+    stored = [path.stat().st_size for path in files(folder(seg))]
+    assert 0 < sum(stored) <= 5e3 < sum(stored) + stored[0]
 
 
 def test_no_space(seg, log, monkeypatch):
@@ -592,7 +630,7 @@ def test_of_images_without_labels_it_is_asked_live(seg, asked):
     assert len(files(folder(seg))) == 8
 
 
-def test_answers_by_a_class_map(seg, asked):
+def test_answers_by_a_class_map(seg, asked, monkeypatch):
     losses = dict(loss_kd=dict(KD, ignore_index=None))
 
     def config(cache, theirs):
@@ -612,6 +650,27 @@ def test_answers_by_a_class_map(seg, asked):
     assert_equal(live, entries(config(EXACT, 'x')))
     assert not asked
     entries(config(EXACT, 'y'))
+    assert len(list(seg.dir.iterdir())) == 2
+    # the names of the student's, which the code of the data set has
+    monkeypatch.setattr(ToySegDataset, 'METAINFO', dict(
+        ToySegDataset.METAINFO, classes=CLASSES[::-1]))
+    assert_equal(entries(config(None, 'y')), entries(config(EXACT, 'y')))
+    assert len(list(seg.dir.iterdir())) == 3
+
+
+def test_names_of_a_teacher_in_another_order(seg):
+    """The same model and map, but other classes have the names."""
+    def config(cache, *names):
+        cfg = seg(cache, losses=dict(loss_kd=dict(KD, ignore_index=None)))
+        teacher = cfg.custom_hooks[0].teacher
+        teacher.config.val_dataloader = dict(dataset=dict(
+            metainfo=dict(classes=[*'abcde', *names])))
+        teacher.classes = dict(map=dict(x=CLASSES[3], y=CLASSES[0]))
+        return cfg
+
+    for names in ('xy', 'yx'):
+        assert_equal(entries(config(None, *names)),
+                     entries(config(EXACT, *names)))
     assert len(list(seg.dir.iterdir())) == 2
 
 

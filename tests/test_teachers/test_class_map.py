@@ -235,15 +235,15 @@ def test_the_start_of_the_log_shows_the_map(tiny, tmp_path):
 
 
 def test_names_of_the_config_and_of_old_files(tiny, tmp_path):
-    from mmselfkd.teachers.frozen import _classes_of_data, _classes_of_file
+    from mmselfkd.teachers.frozen import _classes_of_file, classes_of_data
     wrapped = dict(
         default_scope='mmseg', test_dataloader=dict(dataset=dict(
             type='RepeatDataset', dataset=dict(type='CityscapesDataset'))))
-    assert _classes_of_data(wrapped)[:2] == ('road', 'sidewalk')
+    assert classes_of_data(wrapped)[:2] == ('road', 'sidewalk')
     own = dict(val_dataloader=dict(dataset=dict(
         type='CityscapesDataset', metainfo=dict(classes=['a', 'b']))))
-    assert _classes_of_data(own) == ['a', 'b']
-    assert _classes_of_data(dict(test_dataloader=dict(
+    assert classes_of_data(own) == ['a', 'b']
+    assert classes_of_data(dict(test_dataloader=dict(
         dataset=dict(type='TheirOwnDataset')))) is None
     assert _classes_of_file(dict(CLASSES=['a'])) == ('a', )
     assert _classes_of_file(None) is None

@@ -16,7 +16,10 @@ from mmselfkd.teachers import ModelTeacher
 
 @pytest.fixture
 def make(tmp_path, monkeypatch):
-    """Configs of runs that see 5 images in 3 views in batches of 2."""
+    """Configs of runs that see 5 images in 3 views in batches of 2.
+
+    Training pads them, as evaluation would not.
+    """
     monkeypatch.setattr(Config, 'pretty_text', '')
     path = tmp_path / 'teacher.pth'
     torch.save(MODELS.build(dict(tiny_runs.model(8), _scope_='mmseg')
@@ -32,7 +35,8 @@ def make(tmp_path, monkeypatch):
             losses=dict(loss_kd=KD)), iters=8, log_level='INFO',
             # mmengine gives runs of one name and second one logger
             experiment_name=tmp_path.name,
-            **{'default_hooks.checkpoint': None})
+            **{'default_hooks.checkpoint': None,
+               'model.data_preprocessor.size': (40, 40)})
         cfg.train_dataloader.dataset.update(length=5, serialize_data=False)
         return record(cfg, 3)
 
