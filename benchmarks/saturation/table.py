@@ -68,6 +68,16 @@ def at_cost(plain, iterations):
             for seed in sorted(plain[low].keys() & plain[high].keys())}
 
 
+def read_costs(folder):
+    """What a step costs against the plain one, by config and label.
+
+    Args:
+        folder (Path): Where costs.json is, if it was measured.
+    """
+    path = folder / 'costs.json'
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
 def plain_config(config, configs):
     """The plain student that a run is compared with.
 
@@ -162,10 +172,9 @@ def main():
         '--out', type=Path, default=HERE, help='the folder of results.jsonl')
     args = parser.parse_args()
     lines = (args.out / 'results.jsonl').read_text().splitlines()
-    costs = args.out / 'costs.json'
-    costs = json.loads(costs.read_text()) if costs.exists() else {}
     rows = make_rows(
-        read_scores(map(json.loads, lines), args.data, args.split), costs)
+        read_scores(map(json.loads, lines), args.data, args.split),
+        read_costs(args.out))
     for i, cells in enumerate(rows):
         print('| ' + ' | '.join(cells) + ' |')
         if i == 0:
