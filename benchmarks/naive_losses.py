@@ -281,16 +281,28 @@ def ifvd(s, t, label, image):
 
 def attnfd(s, t, label, image, module):
     """Maps behind their gates, each image of length 1."""
-    s = module.connector_norm(module.connector(module.attention(s)))
+    gate = module.attention
+    s = s * torch.sigmoid(sum(gate.layers(x) for x in (
+        s.mean((2, 3)), s.amax((2, 3)))))[:, :, None, None]
+    s = s * torch.sigmoid(standardised(gate.conv(torch.stack(
+        [s.amax(1), s.mean(1)], 1)), gate.norm))
+    s = standardised(module.connector(s), module.connector_norm)
     t = t * torch.sigmoid(t.mean((2, 3)) + t.amax((2, 3)))[:, :, None, None]
     t = t * torch.sigmoid(t.mean(1) + t.amax(1))[:, None]
     return sum(((one / one.norm() - other / other.norm())**2).sum()
                for one, other in zip(s, t)) / len(s)
 
 
+def standardised(f, norm):
+    """Each channel over the batch, scaled and shifted."""
+    mean = f.mean((0, 2, 3), keepdim=True)
+    variance = ((f - mean)**2).mean((0, 2, 3), keepdim=True)
+    return (f - mean) / (variance + norm.eps).sqrt() * norm.weight + norm.bias
+
+
 def srd(s, t, label, image, module):
     """Both features through the classifier, and the means of the channels."""
-    s = F.relu(module.norm(module.connector(s)))
+    s = F.relu(standardised(module.connector(s), module.norm))
     classifier = module.classifier
     return (((classifier(s) - classifier(t))**2).mean()
             + ((s.mean((2, 3)) - t.mean((2, 3)))**2).mean())

@@ -205,12 +205,19 @@ def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
         (2, 3)).mean()
 
 
+def tempered(maps: Tensor, temperature: float | Tensor) -> Tensor:
+    """The maps through the temperature; 1 leaves them as they are."""
+    if not isinstance(temperature, Tensor) and temperature == 1:
+        return maps
+    return maps / temperature
+
+
 class _SoftmaxDivergence(torch.autograd.Function):
     """The slope is ready with the value: one map is kept, not four."""
 
     @staticmethod
     def forward(ctx, student, teacher, dim, temperature):
-        ours, theirs = (F.log_softmax(x / temperature, dim=dim)
+        ours, theirs = (F.log_softmax(tempered(x, temperature), dim=dim)
                         for x in (student, teacher))
         share = theirs.exp()
         value = theirs.sub_(ours).mul_(share).sum(dim, keepdim=True)
@@ -280,7 +287,7 @@ def correlation(a: Tensor, b: Tensor,
     Where one side is all the same it is 0.
     """
     ours, theirs = total(a.square()), total(b.square())
-    known = (ours > LEAST) & (theirs > LEAST)
+    known = torch.minimum(ours, theirs) > LEAST
     norms = (ours * theirs).where(known, 1).sqrt()
     return (total(a * b) / (norms + EPS)).where(known, 0)
 

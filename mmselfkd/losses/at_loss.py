@@ -4,6 +4,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ..checks import (
     check_choice,
@@ -133,15 +134,35 @@ def _check_arguments(p, reduction):
     check_choice('reduction', reduction, REDUCTIONS)
 
 
+class _MeanPower(torch.autograd.Function):
+    """Mean of |F / scale|^p over the channels; keeps F and no power of it."""
+
+    @staticmethod
+    def forward(ctx, features, scale, p):
+        ctx.save_for_backward(features, scale)
+        ctx.p = p
+        powers = features / scale
+        powers = powers.square_() if p == 2 else powers.abs_().pow_(p)
+        return powers.mean(1, keepdim=True)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        features, scale = ctx.saved_tensors
+        slope = features / scale
+        if ctx.p != 2:
+            slope = slope.sign() * slope.abs_().pow_(ctx.p - 1)
+        factor = ctx.p / features.shape[1] / scale
+        return slope.mul_(grad * factor), None, None
+
+
 def _attention(features, p):
     """Attention maps of unit length (N, 1, H, W)."""
     # the unit length takes the scale away again, its gradient too
     values, axes = features.detach(), (1, 2, 3)
     scale = torch.maximum(
         values.amax(axes, keepdim=True), -values.amin(axes, keepdim=True))
-    features = features / scale.clamp(min=EPS)
-    powers = features.square() if p == 2 else features.abs().pow(p)
-    attention = powers.mean(dim=1, keepdim=True)
+    attention = _MeanPower.apply(features, scale.clamp(min=EPS), p)
     length = attention.norm(dim=(2, 3), keepdim=True)
     return attention / length.clamp(min=EPS)
 

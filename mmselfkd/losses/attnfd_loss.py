@@ -2,6 +2,7 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checks import check_bool, check_choice, check_integer
@@ -90,7 +91,7 @@ def attnfd_loss(student: Tensor,
             teacher = teacher.masked_fill(weight == 0, 0) * weight.sqrt()
         axes = (1, 2, 3) if norm == 'image' else (0, 1, 2, 3)
         student, teacher = (_unit(x, axes) for x in (student, teacher))
-        return (student - teacher).square().sum() / len(student)
+        return F.mse_loss(student, teacher, reduction='sum') / len(student)
 
 
 def _unit(maps, axes):

@@ -15,6 +15,7 @@ from ._maps import (
     correlation,
     full_precision,
     mean_over,
+    tempered,
     weight_of_valid,
 )
 from .base import DistillationLoss
@@ -112,7 +113,8 @@ def dist_loss(student: Tensor,
         weight = weight_of_valid(student, label, ignore_index, weight)
         student, teacher = (
             x.sigmoid() if activation == 'sigmoid' else F.softmax(x, dim=1)
-            for x in (student / temperature, teacher / temperature))
+            for x in (tempered(student, temperature),
+                      tempered(teacher, temperature)))
         inter = correlation(
             student - student.mean(1, keepdim=True),
             teacher - teacher.mean(1, keepdim=True),

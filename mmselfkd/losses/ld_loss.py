@@ -180,6 +180,7 @@ class LDLoss(DistillationLoss):
         if student.ndim == 4 and student.shape[1] > count:
             score = student.detach()[:, count:].amax(
                 1, keepdim=True).float().sigmoid()
+            student = student[:, :count]
         return ld_loss(
-            student[:, :count], teacher[:, :count], regions=regions,
-            score=score, temperature=self.temperature, vlr=self.vlr)
+            student, teacher, regions=regions, score=score,
+            temperature=self.temperature, vlr=self.vlr)

@@ -225,8 +225,8 @@ class FeatureDiscriminator(nn.Module):
         hidden (int): width between the two layers. Defaults to 128.
 
     Shape:
-        - features: (N, channels, H, W).
-        - Output: (N, 2).
+        - features: one or more (N, channels, H, W).
+        - Output: (N, 2), of several batches one after another.
 
     Raises:
         ValueError: if an argument is out of range or shapes do not agree.
@@ -252,12 +252,14 @@ class FeatureDiscriminator(nn.Module):
         self.layers = nn.Sequential(
             nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, 2))
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Two logits for every map, shape (N, 2)."""
-        if features.ndim != 4 or features.shape[1] != self.channels:
-            raise ValueError(f'features must have shape (N, {self.channels}, '
-                             f'H, W), but got {tuple(features.shape)}')
-        return self.layers(features.mean((2, 3)))
+    def forward(self, *features: Tensor) -> Tensor:
+        """Two logits for every map, of all batches one after another."""
+        for maps in features:
+            if maps.ndim != 4 or maps.shape[1] != self.channels:
+                raise ValueError(
+                    f'features must have shape (N, {self.channels}, H, W), '
+                    f'but got {tuple(maps.shape)}')
+        return self.layers(torch.cat([x.mean((2, 3)) for x in features]))
 
 
 class MixSKDAdversarialLoss(AdversarialLoss):
@@ -372,12 +374,11 @@ class MixSKDAdversarialLoss(AdversarialLoss):
         """The loss, by ``parameters`` in place of the discriminator's."""
         with autocast_off(student):
             dtype = next(self.discriminator.parameters()).dtype
-            scores = torch.stack([
-                functional_call(
-                    self.discriminator, parameters, (maps.to(dtype), ))
-                for maps in (student, teacher)])
+            scores = functional_call(
+                self.discriminator, parameters,
+                (student.to(dtype), teacher.to(dtype)))
             target = torch.eye(2, dtype=dtype, device=scores.device)
-            target = target[:, None].expand_as(scores)
+            target = target.repeat_interleave(len(student), 0)
             return F.binary_cross_entropy_with_logits(scores, target)
 
     def _prepare(self, student, teacher):
