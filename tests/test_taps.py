@@ -303,6 +303,20 @@ def test_tokens_and_vectors_become_maps():
     assert not tap.place.is_map
 
 
+def test_maps_with_their_channels_last_become_maps():
+    """As the shape of the image tells them; others stay as they are."""
+    model = Model()
+    model.odd = Odd()
+    tap = tapped(model, 'odd')
+    last, first = torch.rand(2, 4, 6, 5), torch.rand(2, 5, 4, 6)
+    tap.open()
+    model.odd((last, first))
+    found = tap.take((2, 3, 32, 48))
+    assert torch.equal(found[0], last.movedim(-1, 1))
+    assert torch.equal(found[1], first)
+    assert tap.place.is_map
+
+
 def test_module_list_gives_its_members_in_order():
     model = Model()
     model.parts = nn.ModuleList([nn.Conv2d(3, 1, 1), nn.Conv2d(3, 2, 1)])

@@ -22,12 +22,14 @@ class Given(DistillationLoss):
     needs_label = True
     calls: list = []
     built: list = []
+    teachers: list = []
 
     def build(self, student, teacher, image):
         Given.built.append((student, teacher, image))
 
     def forward(self, student, teacher, *, label=None, weight=None):
         Given.calls.append((student, label, weight))
+        Given.teachers.append(teacher)
         return student.new_tensor(float(student[0, 0].numel()))
 
 
@@ -51,7 +53,7 @@ def layout():
 
 def term_of(kind, layout, is_map=True, **options):
     """On two levels of a head with anchors, and their pairs."""
-    Given.calls, Given.built = [], []
+    Given.calls, Given.built, Given.teachers = [], [], []
     config = LossConfig('loss_x', dict(type=kind, source='x', **options),
                         'key', ['teacher'])
     levels = [torch.rand(2, ANCHORS * CLASSES, side, side) for side in (8, 4)]
@@ -74,6 +76,24 @@ def test_every_anchor_has_the_weight_and_label_of_its_image(
         for i in range(2 * ANCHORS):  # image by image
             assert torch.equal(weight[i], expected[i // ANCHORS])
             assert (labels[i] == i // ANCHORS).all()
+
+
+def test_what_is_no_map_has_each_label_once(layout):
+    term, pairs = term_of(Given, layout, is_map=False)
+    label = torch.arange(2)[:, None, None].expand(2, 8, 8)
+    term.value(pairs, label, torch.zeros(2, 3, 8, 8), layout)
+    assert len(Given.calls) == 2
+    for _, labels, weight in Given.calls:
+        assert torch.equal(labels, label) and weight is None
+
+
+def test_it_is_given_both_sides(layout):
+    term, pairs = term_of(Given, layout)
+    term.value(pairs, torch.zeros(2, 8, 8).long(), torch.zeros(2, 3, 8, 8),
+               layout)
+    for (student, *_), teacher, pair in zip(
+            Given.calls, Given.teachers, pairs, strict=True):
+        assert student is pair[0] and teacher is pair[1]
 
 
 def test_it_is_built_on_each_pair(layout):

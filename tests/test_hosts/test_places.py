@@ -11,7 +11,16 @@ from mmselfkd.hosts.places import watched_modules
 MEAN, STD = [1., 2., 3.], [4., 5., 6.]
 
 
+class Upstream(nn.Module):
+    """With the names of the original mmseg."""
+
+    _enable_normalize, channel_conversion = True, True
+    mean, std = (torch.tensor(x)[:, None, None] for x in (MEAN, STD))
+    size_divisor, pad_val = 16, 7
+
+
 @pytest.mark.parametrize('preprocessor, swapped, pad_value, multiple', [
+    (Upstream(), True, 7, 16),
     (SegDataPreProcessor(MEAN, STD, size=(8, 8), pad_val=7), False, 7, 1),
     (SegDataPreProcessor(MEAN, STD, size_divisor=16, bgr_to_rgb=True),
      True, 0, 16),
