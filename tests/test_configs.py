@@ -210,6 +210,9 @@ def small(name, work_dir):
             if is_big:
                 teacher.config = dict(
                     model=narrowed(inheriting(teacher.config)))
+        for loss in filter(None, hook.get('losses', {}).values()):
+            for key in ('pixel_memory', 'region_memory'):
+                loss.pop(key, None)  # longer than two images fill them
         for key in ('begin', 'interval'):  # what teaches the second one
             if key in teacher:
                 teacher[key] = 1
