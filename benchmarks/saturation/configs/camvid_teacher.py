@@ -8,3 +8,5 @@ model = dict(
             type='Pretrained', checkpoint='{{$WEIGHTS:weights}}/lite2.pth')),
     neck=dict(in_channels=[24, 48, 120, 352], out_channels=64),
     decode_head=dict(in_channels=[64] * 4, channels=64))
+# the best of four trials on the part held apart
+optim_wrapper = dict(optimizer=dict(lr=3e-3))
