@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from benchmarks.saturation import table
+from benchmarks.saturation import pages, table
 
 
 def row(config, iterations, seed, value, split='val', label=''):
@@ -84,3 +84,39 @@ def test_what_was_measured_of_a_method():
         'ka_dtd': [dict(data='camvid', iterations=2000,
                         run='camvid_alone ka_dtd-tuned',
                         plain={0: 44}, distilled={0: 43.})]}
+
+
+def test_runs_of_one_length_on_a_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(table, 'HERE', tmp_path)  # no costs.json
+    rows = [*PLAIN, row('camvid_teacher', 2000, 0, 60., label='lr'),
+            row('camvid_taught', 2000, 0, 9., label='nfd'),
+            row('camvid_taught', 2000, 0, 47., label='cwd')]
+
+    def written(*words):
+        return [line.split(' | ')[:6] for line in pages.some_runs(
+            rows, 'camvid', *words).splitlines()[2:]]
+
+    # the best first; the plain student's gain would be over half of its
+    # schedule, a teacher's none at all
+    assert written('val', '2000') == [
+        ['| camvid_taught cwd', '2000', '1', '47.00', '-', '+3.00'],
+        ['| camvid_student', '2000', '3', '44.00', '0.00', ''],
+        ['| camvid_taught nfd', '2000', '1', '9.00', '-', '-35.00']]
+    assert written('val', 'plain') == [
+        ['| camvid_student', '1000', '3', '41.00', '1.00', '-'],
+        ['| camvid_student', '2000', '3', '44.00', '0.00', '+3.00 ± 2.48'],
+        ['| camvid_student', '4000', '3', '46.00', '1.00', '+2.00 ± 2.48'],
+        ['| camvid_teacher lr', '2000', '1', '60.00', '-', '']]
+
+
+def test_only_what_stands_between_the_comments_is_written(tmp_path):
+    page = tmp_path / 'page.md'
+    begin = '<!-- by benchmarks/saturation/pages.py'
+    page.write_text(f'a\n{begin}: val 1 -->\nold\n<!-- end -->\nb\n'
+                    f'{begin} -->\n<!-- end -->\n')
+    assert pages.filled(page, lambda words: f'{words}!\n') == (
+        f'a\n{begin}: val 1 -->\nval 1!\n<!-- end -->\nb\n'
+        f'{begin} -->\nNone!\n<!-- end -->\n')
+    page.write_text('a\n')
+    with pytest.raises(ValueError, match='page.md: has no <!-- by'):
+        pages.filled(page, str)
