@@ -49,7 +49,9 @@ def measured(steps, stored, warmup, iters):
         if stored:
             variants = with_cache(variants, f'{folder}/answers')
         for number, variant in enumerate(variants):
-            variant.cfg = stripped(variant.cfg, folder, str(number))
+            # names of runs are for the whole process
+            variant.cfg = stripped(variant.cfg, folder,
+                                   f'{Path(folder).name}_{number}')
         step_cost.train_together(
             variants,
             partial(step_cost.measure, variants, warmup, iters, cpu_time=True),
