@@ -1,6 +1,9 @@
 """Backbones, conversion of weights and configs of benchmarks/saturation."""
+import mmcv
+import numpy as np
 import pytest
 import torch
+from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
@@ -109,7 +112,7 @@ def test_the_part_held_apart_is_not_trained_on(load, data, count):
 
 
 @pytest.mark.parametrize('split, count', [('eighth', 46), ('quarter', 92)])
-def test_few_labels(load, split, count):
+def test_few_labels(load, split, count, tmp_path):
     """Student and teacher have the same; the other images have none."""
     for name in ('camvid_student', 'camvid_teacher', 'camvid_unlabelled'):
         cfg = load(name, SPLIT=split)
@@ -119,6 +122,13 @@ def test_few_labels(load, split, count):
     others = cfg.custom_hooks[-1].unlabelled.dataloader.dataset
     assert sorted([*labelled, *others.indices]) == [*range(367)]
     assert 'LoadAnnotations' not in str(others)
+    image = tmp_path / 'image.jpg'
+    mmcv.imwrite(np.zeros((360, 480, 3), np.uint8), str(image))
+    init_default_scope('mmseg')
+    packed = Compose(others.pipeline)(dict(img_path=str(image)))
+    channels, height, width = packed['inputs'].shape
+    assert channels == 3 and height <= 120 and width <= 160
+    assert 'gt_sem_seg' not in packed['data_samples']
 
 
 def test_length_of_the_schedule(load):

@@ -11,7 +11,9 @@ custom_hooks[-1].unlabelled = dict(
             _base_.train_dataloader.dataset,
             indices=sorted(
                 {*range(367)} - {*_base_.train_dataloader.dataset.indices}),
-            pipeline=[
-                transform for transform in _base_.train_pipeline
-                if transform['type'] != 'LoadAnnotations'
-            ])))
+            # a crop with cat_max_ratio would look at the labels
+            pipeline=[{
+                key: value
+                for key, value in transform.items() if key != 'cat_max_ratio'
+            } for transform in _base_.train_pipeline
+                      if transform['type'] != 'LoadAnnotations'])))
